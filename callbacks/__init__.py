@@ -1,0 +1,1 @@
+"""The optional optimisations; each one vanishes when its YAML entry is deleted."""

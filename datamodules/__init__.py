@@ -1,0 +1,1 @@
+"""From a CSV of bars to the tensors of one fold. Knows no policy."""
