@@ -1,0 +1,112 @@
+"""Files that are whole or absent: every file a resume reads is written here.
+
+    temporary file in the SAME directory -> flush -> fsync -> os.replace -> fsync of the directory
+
+A kill at any moment leaves the old file or the new one, never a torn one. The system's temp directory is not used: a
+rename across filesystems is a copy. Nothing but the standard library is imported: the light commands write with it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import uuid
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".lit-ppo-tmp"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+# A fault-injection test sets LIT_PPO_FAILPOINT="STAGE[@FILE NAME ENDING][:NTH]": the process kills itself (SIGKILL)
+# when it reaches that stage for the NTH time, e.g. "after_fsync@manifest.json:2". Read once, so unset costs nothing.
+_FAILPOINT = os.environ.get("LIT_PPO_FAILPOINT")
+_reached = 0
+
+
+def failpoint(stage: str, name: str = "") -> None:
+    """Die here if the environment variable LIT_PPO_FAILPOINT asks for it (fault-injection tests only)."""
+    if _FAILPOINT is None:
+        return
+    global _reached
+    where, _, nth = _FAILPOINT.partition(":")
+    wanted, _, ending = where.partition("@")
+    if stage == wanted and name.endswith(ending):
+        _reached += 1
+        if _reached == int(nth or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path` so that a reader, or a kill, sees the old content or the new one.
+
+    Raises:
+        OSError: the directory is missing, not writable, or full; names the file, the bytes needed and the bytes free.
+            The old file is untouched and no temporary file is left.
+    """
+    target = Path(path)
+    if isinstance(data, str):
+        data = data.encode()
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    failpoint("before_write", target.name)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            if _FAILPOINT is None:
+                _write_all(descriptor, data)
+            else:
+                half = len(data) // 2
+                _write_all(descriptor, data[:half])
+                failpoint("mid_write", target.name)
+                _write_all(descriptor, data[half:])
+            failpoint("after_write", target.name)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        failpoint("after_fsync", target.name)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _NO_ROOM:
+            free = shutil.disk_usage(target.parent).free
+            raise OSError(
+                error.errno,
+                f"No room to write {target}: {len(data)} bytes needed, {free} free on its disk. The previous file, if "
+                "there was one, is untouched. Free some space or choose another directory",
+            ) from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+    failpoint("after_replace", target.name)
+
+
+def remove_temporaries(directory: str | os.PathLike[str]) -> list[Path]:
+    """Remove what killed writers left in `directory`; only its owner may call this. Returns what was removed."""
+    found = sorted(Path(directory).glob(f".*{TEMPORARY_SUFFIX}"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
