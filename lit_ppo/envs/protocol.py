@@ -1,0 +1,63 @@
+"""What the stepwise collector asks of a vector environment, and what one step of it returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Transition(NamedTuple):
+    """One step of B environments side by side.
+
+    Attributes:
+        observations: [B, D] float32, what the next decision sees: the first observation of the next episode where
+            this step ended one.
+        rewards: [B] float32.
+        terminated: [B] bool: the action ended the episode for good; the future is worth 0.
+        truncated: [B] bool: the window ended here; the future is worth V(final observation). Never with `terminated`.
+        final_observations: [B, D] float32, the state this step led to, *before* any reset; equal to `observations`
+            where no episode ended.
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observations: Tensor
+
+
+class VectorEnv(Protocol):
+    """B environments side by side that reset themselves inside `step`.
+
+    Attributes:
+        num_envs: B.
+        observation_size: D.
+        num_actions: number of discrete actions; None: continuous ones.
+        action_size: number of continuous actions; 0: discrete ones.
+        hold_column, positions: on a market, the observation column with the held exposure and the exposures that the
+            actions stand for; None elsewhere.
+    """
+
+    num_envs: int
+    observation_size: int
+    num_actions: int | None
+    action_size: int
+    hold_column: int | None
+    positions: tuple[float, ...] | None
+
+    def reset(self) -> Tensor:
+        """Start an episode in every environment; returns the first observations [B, D]."""
+        ...
+
+    def step(self, actions: Tensor) -> Transition:
+        """Take `actions` ([B] int64, or [B, A] float32)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next steps depend on, as tensors, numbers, strings, lists and dicts."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state` as if never interrupted."""
+        ...
