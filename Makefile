@@ -1,0 +1,44 @@
+# From a bare checkout: `make train`, `make test`. The environment is .venv, built from constraints.txt (exact versions).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.complete
+WORKERS ?= auto
+DATA   ?=
+ARGS   ?=
+
+.PHONY: train test test-all check bench clean
+
+train: $(STAMP)
+ifeq ($(DATA),)
+	$(BIN)/lit-ppo walk-forward --config configs/quickstart.yaml $(ARGS)
+else
+	$(BIN)/lit-ppo walk-forward --config configs/walk_forward.yaml --data.path "$(DATA)" $(ARGS)
+endif
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: $(STAMP)
+	$(BIN)/lit-ppo benchmark $(ARGS)
+
+clean:
+	rm -rf $(VENV)
+
+# torch comes first and alone: it is the one package whose version decides which build of everything else fits.
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lit-ppo needs Python >= 3.11, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
