@@ -64,12 +64,13 @@ class WalkForwardSplit:
         Raises:
             ValueError: not even one fold fits; says how many bars are needed and how many there are.
         """
-        count = (len(usable) - self.bars_needed) // self.step_size + 1
+        bars = max(usable.stop - usable.start, 0)
+        count = (bars - self.bars_needed) // self.step_size + 1
         if count < 1:
             raise ValueError(
                 f"WalkForwardSplit needs train_size {self.train_size} + purged_size {self.purged_size} + "
                 f"validation_size {self.validation_size} + embargo_size {self.embargo_size} + "
-                f"test_size {self.test_size} = {self.bars_needed} bars, but {source} has {max(len(usable), 0)}"
+                f"test_size {self.test_size} = {self.bars_needed} bars, but {source} has {bars}"
                 f"{' after ' + lost if lost else ''}. Lower one of the sizes or give a longer file."
             )
         return [self._fold(index, usable.start) for index in range(count)]

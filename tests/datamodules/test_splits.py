@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -34,11 +35,13 @@ def test_a_file_that_just_fits_gives_one_fold_and_one_bar_less_none():
     assert SPLIT.split(BarRange(0, 20)) == [Fold(0, BarRange(0, 10), BarRange(12, 16), BarRange(17, 20))]
     with pytest.raises(ValueError, match="= 20 bars, but the bar file has 19"):
         SPLIT.split(BarRange(0, 19))
+    with pytest.raises(ValueError, match="but the bar file has 0"):
+        SPLIT.split(BarRange(30, 19))  # a file shorter than its warm-up
 
 
 def test_the_refusal_states_every_number():
     split = WalkForwardSplit(20000, 500, 2000, 2000, purged_size=96, embargo_size=2)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="WalkForwardSplit needs") as error:
         split.split(BarRange(200, 18411), source="XAUUSDm_15min.csv", lost="200 warm-up bars")
     assert str(error.value) == (
         "WalkForwardSplit needs train_size 20000 + purged_size 96 + validation_size 500 + embargo_size 2 + "
@@ -110,5 +113,5 @@ def test_last_train_bar_plus_purge_lies_before_the_first_test_bar_in_every_mode(
         assert fold.test.stop <= usable.stop
         assert (len(fold.validation), len(fold.test)) == (validation, test)
         assert len(fold.train) == train + (index * (test + beyond) if expand else 0)
-    for one, following in zip(folds, folds[1:], strict=False):
+    for one, following in pairwise(folds):
         assert one.test.stop <= following.test.start
