@@ -1,1 +1,1 @@
-"""Markets and environments."""
+"""Markets and environments: the market as tensors (`market`), its scalar twin, and gymnasium in both directions."""

@@ -1,0 +1,116 @@
+"""Save and restore a gymnasium environment in the middle of an episode, as tensors and plain values.
+
+gymnasium has no such call. What an environment and its wrappers remember are their attributes: numbers, strings and
+arrays are saved; spaces and specifications never change and are not; anything else is refused, because a resume that
+silently forgets a part of the state is worse than none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+_FIXED = (gymnasium.Space, EnvSpec, np.random.Generator)  # the generator is saved by its own state
+
+
+def environment_state(env: gymnasium.Env) -> dict[str, Any]:
+    """Return what the next steps of `env` depend on: physics, wrappers (elapsed steps), generator.
+
+    An environment that has `state_dict` and `load_state_dict` describes its own physics.
+
+    Raises:
+        TypeError: it keeps something that cannot be saved.
+    """
+    inner = env.unwrapped
+    own: Any = getattr(inner, "state_dict", None)
+    physics = own() if own is not None else _attributes(inner)
+    generator = inner.np_random.bit_generator
+    return {
+        "physics": physics,
+        "wrappers": [_attributes(wrapper, skip="env") for wrapper in _wrappers(env)],
+        "generator": encode(dict(generator.state), f"generator of {inner}"),
+    }
+
+
+def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
+    """Put `env`, made as the saved one was, where the saved one stood.
+
+    Raises:
+        ValueError: it has other wrappers.
+    """
+    inner, wrappers = env.unwrapped, _wrappers(env)
+    if len(wrappers) != len(state["wrappers"]):
+        raise ValueError(
+            f"The saved environment had {len(state['wrappers'])} wrappers, {env} has {len(wrappers)}. "
+            "Make it with the same arguments as before."
+        )
+    own: Any = getattr(inner, "load_state_dict", None)
+    if own is not None:
+        own(state["physics"])
+    else:
+        _set_attributes(inner, state["physics"])
+    for wrapper, attributes in zip(wrappers, state["wrappers"], strict=True):
+        _set_attributes(wrapper, attributes)
+    inner.np_random.bit_generator.state = decode(state["generator"])
+
+
+def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
+    found = []
+    while isinstance(env, gymnasium.Wrapper):
+        found.append(env)
+        env = env.env
+    return found
+
+
+def _attributes(owner: Any, skip: str = "") -> dict[str, Any]:
+    return {
+        name: encode(value, f"{type(owner).__name__}.{name}")
+        for name, value in vars(owner).items()
+        if name != skip and not isinstance(value, _FIXED) and not callable(value)
+    }
+
+
+def _set_attributes(owner: Any, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        setattr(owner, name, decode(value))
+
+
+def encode(value: Any, where: str) -> Any:
+    """Return `value` as tensors, numbers, strings, lists and dicts; `where` names it in the error."""
+    if value is None or (isinstance(value, bool | float | str) and not isinstance(value, np.generic)):
+        return value
+    if isinstance(value, int):
+        return {"int": str(value)}  # generator states have 128 bits
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": torch.tensor(value)}
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return {"scalar": torch.tensor(value)}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [encode(item, where) for item in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}}
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. Give the environment `state_dict` and "
+        "`load_state_dict` methods, or train it without checkpoints."
+    )
+
+
+def decode(value: Any) -> Any:
+    """Undo `encode`."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "int":
+        return int(content)
+    if kind == "array":
+        return content.cpu().numpy().copy()
+    if kind == "scalar":
+        return content.cpu().numpy()[()]
+    if kind == "dict":
+        return {key: decode(item) for key, item in content.items()}
+    items = [decode(item) for item in content]
+    return tuple(items) if kind == "tuple" else items
