@@ -32,7 +32,7 @@ NUISANCE_KINDS = ("iid", "random_walk", "lagged", "noisy")
 SIGNAL_COLUMN = "signal"
 
 START_PRICE = 1000.0
-# Prices have six digits, so that rounding costs 1e-5 units at the default scale and a spread is a whole number of points.
+# Six digits: rounding a price costs 1e-5 units at the default scale, and a spread is a whole number of points.
 PRICE_DIGITS = 6
 POINT = 10.0**-PRICE_DIGITS
 COLUMN_DIGITS = 6
@@ -149,8 +149,8 @@ class SyntheticMarket:
             rho, beta = values["rho"], values["beta"]
             shocks = self._generator("signal").standard_normal(n + 1)
             before = shocks[0] * beta / np.sqrt(1 - rho**2)  # p_{-1}, from the stationary distribution
-            signal, _ = lfilter([1.0], [1.0, -rho], beta * shocks[1:], zi=[rho * before])
-            return Draw(np.concatenate(([before], signal[:-1])), signal, None)
+            signal: FloatArray = lfilter([1.0], [1.0, -rho], beta * shocks[1:], zi=[rho * before])[0]
+            return Draw(np.append(before, signal[:-1]), signal, None)
         noise = self._noise(n, values)
         if self.kind == "random_walk":
             return Draw(noise, None, None)
