@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM: finish the PPO iteration, save, leave with the signal's exit code; twice: leave at once.
+
+Lightning turns SIGTERM into exit code 0 and Ctrl-C into 1; a scheduler then takes a killed run for a finished one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop and has saved what a resume needs.
+
+    Attributes:
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}; --resume goes on from here")
+        self.exit_code = 128 + number
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _received:
+        os._exit(128 + number)  # every file is whole or absent at any moment, so leaving at once is safe
+    _received.append(number)
+    name = signal.Signals(number).name
+    message = f"\n{name}: stopping after this PPO iteration, with everything saved; once more to leave at once.\n"
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
+
+
+def install() -> None:
+    """Take Ctrl-C and SIGTERM over for this process (main thread, by the command line only)."""
+    _received.clear()
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+
+
+def requested() -> bool:
+    """Whether this process was asked to stop."""
+    return bool(_received)
+
+
+def raise_if_requested() -> None:
+    """Stop here, between two stages.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    if _received:
+        raise Interrupted(_received[0])
+
+
+class StopOnSignal(Checkpoint):
+    """Leave the training after the PPO iteration in which a signal came, once every other callback has saved.
+
+    Reads `pl_module.stop_requested` (agreed on by all ranks). A `Checkpoint`, because Lightning calls those last; the
+    command line puts it behind all others.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if pl_module.stop_requested:
+            # Another rank may have got the signal: the scheduler's SIGTERM is then the likelier one.
+            raise Interrupted(_received[0] if _received else signal.SIGTERM)
