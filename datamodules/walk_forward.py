@@ -1,0 +1,385 @@
+"""From a bar file to the tensors of one walk-forward fold, as a LightningDataModule."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from datamodules import cache as disk_cache
+from datamodules.bars import Bars, read_bars
+from datamodules.features import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.scaling import Scaler
+from datamodules.splits import WalkForwardSplit
+from datamodules.synthetic import SyntheticMarket
+from lit_ppo.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
+from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors
+
+DEFAULT_COSTS = Costs()
+
+
+class OneBatch:
+    """A data loader of one batch. (A plain list would be taken for a list of data loaders.)"""
+
+    def __init__(self, market: MarketTensors) -> None:
+        self.market = market
+
+    def __iter__(self) -> Iterator[MarketTensors]:
+        yield self.market
+
+    def __len__(self) -> int:
+        return 1
+
+
+class WalkForwardDataModule(pl.LightningDataModule):
+    """The folds of a walk-forward over one bar file; every segment is one batch, a `MarketTensors`.
+
+    Features are computed over the whole file once (they are causal) and cached on disk; a fold is a slice of them,
+    scaled with the statistics of its own train bars.
+
+    Args:
+        path: bar file; give this or `synthetic`.
+        synthetic: a market made by a formula instead of a file.
+        fold: the fold that the data loaders serve, from 0.
+        fold_limit: use the first so many folds only.
+        train_size, validation_size, test_size, step_size: bars; see `WalkForwardSplit`.
+        purged_size, embargo_size: bars; None is the least allowed: the fill delay plus one, so that the last reward
+            of a segment is known before the next segment starts.
+        expand_train: keep all earlier bars in train.
+        fill: next_open, next_close or same_close: the price a decision is executed at.
+        features: "default", "full", a YAML file, or a list of entries; see `datamodules.features`.
+        costs: what trading costs.
+        warmup_bars: bars before each segment that only warm the LSTM up (as far as there are any).
+        cache: keep computed features on disk.
+        cache_dir: where; default is the user's cache home.
+        cache_max_bytes: bound on the cache's size.
+        allow_modules: modules that features may be imported from, besides this project's.
+        point: size of a point in price units; None infers it from the quotes' digits.
+        timezone: time zone of naive times in the file; None is UTC.
+        date_format: strptime format of the file's dates where they are ambiguous.
+        separator, decimal: of the file; None detects them.
+        drop_bad_rows: leave out a few defective rows instead of refusing the file.
+        sort: sort an unordered file by time.
+
+    Attributes:
+        row_accesses: by fold and role, the bars whose features (`train`, `validation`, `test`, `scaler`) and whose
+            prices (`train_fills`, ...; a reward reaches beyond its segment by the fill delay plus one) were read.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        synthetic: SyntheticMarket | None = None,
+        fold: int = 0,
+        fold_limit: int | None = None,
+        train_size: int = 2000,
+        validation_size: int = 500,
+        test_size: int = 500,
+        step_size: int = 500,
+        purged_size: int | None = None,
+        embargo_size: int | None = None,
+        expand_train: bool = False,
+        fill: str = "next_open",
+        features: str | list[dict[str, Any]] = "default",
+        costs: Costs = DEFAULT_COSTS,
+        warmup_bars: int = 200,
+        cache: bool = True,
+        cache_dir: str | None = None,
+        cache_max_bytes: int = disk_cache.DEFAULT_MAX_BYTES,
+        allow_modules: list[str] | None = None,
+        point: float | None = None,
+        timezone: str | None = None,
+        date_format: str | None = None,
+        separator: str | None = None,
+        decimal: str | None = None,
+        drop_bad_rows: bool = False,
+        sort: bool = False,
+    ) -> None:
+        super().__init__()
+        if (path is None) == (synthetic is None):
+            raise ValueError(
+                f"Give a bar file (data.path) or data.synthetic, one of them; got {path!r} and {synthetic!r}"
+            )
+        least = fill_delay(fill) + 1
+        for name, size in (("purged_size", purged_size), ("embargo_size", embargo_size)):
+            if size is not None and size < least:
+                raise ValueError(
+                    f"data.{name} {size} is too small for fill {fill}: the last reward of a segment is known "
+                    f"{least} bars later, so it must be >= {least} (null for that)"
+                )
+        if fold < 0 or (fold_limit is not None and fold_limit < 1):
+            raise ValueError(f"data.fold counts from 0 and data.fold_limit from 1, got {fold} and {fold_limit}")
+        if warmup_bars < 0:
+            raise ValueError(f"data.warmup_bars is a number of bars >= 0, got {warmup_bars}")
+        self.path, self.synthetic, self.fold, self.fold_limit = path, synthetic, fold, fold_limit
+        self.split = WalkForwardSplit(
+            train_size=train_size,
+            validation_size=validation_size,
+            test_size=test_size,
+            step_size=step_size,
+            purged_size=least if purged_size is None else purged_size,
+            embargo_size=least if embargo_size is None else embargo_size,
+            expand_train=expand_train,
+        )
+        self.fill, self.costs, self.warmup_bars = fill, costs, warmup_bars
+        self.specs: list[FeatureSpec] = load_features(features, allow_modules or ())
+        self.cache = disk_cache.FeatureCache(cache_dir, cache_max_bytes) if cache else None
+        self._cache_dir = cache_dir
+        self._reader_options: dict[str, Any] = {
+            "point": point,
+            "timezone": timezone,
+            "date_format": date_format,
+            "separator": separator,
+            "decimal": decimal,
+            "drop_bad_rows": drop_bad_rows,
+            "sort": sort,
+        }
+        self.row_accesses: dict[int, dict[str, BarRange]] = {}
+        self.load_seconds = 0.0
+        self._bars: Bars | None = None
+        self._served: FoldData | None = None
+        self._scalers: dict[int, Scaler] = {}
+        self._on_device: tuple[MarketTensors, MarketTensors] | None = None
+        if fill == "same_close":
+            warnings.warn(
+                "data.fill same_close executes a decision at the very close it was made from; no account can do that",
+                stacklevel=2,
+            )
+
+    # Loading
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the bars and lay out the folds; does nothing the second time."""
+        if self._bars is not None:
+            return
+        start = time.perf_counter()
+        bars = self._read()
+        self._content = _content_hash(bars)
+        key = hashlib.sha256(f"{features_key(self.specs)} {self._content}".encode()).hexdigest()
+        self._fills: FillArrays = fill_arrays(bars.frame, self.costs, self.fill, bars.point, self.source)
+        self._time = bar_times(bars.frame)
+        first, last = warmup_bars(self.specs), len(bars.frame) - fill_delay(self.fill) - 1
+        lost = f"{first} warm-up bars and {len(bars.frame) - last} without a fill"
+        folds = self.split.split(BarRange(first, last), self.source, lost)
+        self.folds: list[Fold] = folds[: self.fold_limit]
+        if self.fold >= len(self.folds):
+            raise ValueError(
+                f"data.fold is {self.fold}, but {self.source} has folds 0 to {len(self.folds) - 1} at these sizes"
+            )
+
+        def compute() -> np.ndarray:
+            return compute_features(bars.frame, self.specs, bars.bar_seconds)
+
+        self._features: np.ndarray = self.cache.get(key, compute) if self.cache else compute()
+        self.usable = BarRange(first, last)
+        self._check_usable()
+        self._bars = bars
+        self.load_seconds = time.perf_counter() - start
+
+    @property
+    def source(self) -> str:
+        """Name of the market in messages."""
+        if self.path is not None:
+            return Path(self.path).name
+        assert self.synthetic is not None
+        return f"the synthetic {self.synthetic.kind} market"
+
+    @property
+    def bars(self) -> Bars:
+        self.setup()
+        assert self._bars is not None
+        return self._bars
+
+    def _read(self) -> Bars:
+        if self.synthetic is not None:
+            return self.synthetic.bars()
+        assert self.path is not None
+        return read_bars(self.path, **self._reader_options)
+
+    def _check_usable(self) -> None:
+        """Every row of a segment must be a number: NaN would spread through the LSTM or the equity in silence."""
+        rows = slice(self.usable.start, self.usable.stop)
+        for name, values in zip(FillArrays._fields, self._fills, strict=True):
+            bad = np.flatnonzero(~np.isfinite(values[rows]))
+            if bad.size:
+                raise ValueError(
+                    f"{self.source}: {name} is not a number at bar {bad[0] + rows.start}; correct its prices or spread"
+                )
+
+    # Folds
+
+    def fold_data(self, index: int) -> FoldData:
+        """Train and validation of fold `index`, scaled on its train bars; cheap, the last one asked for is kept."""
+        fold = self._fold(index)
+        if self._served is None or self._served.fold.index != index:
+            self._on_device = None
+            train, validation = (self._segment(fold, role) for role in ("train", "validation"))
+            self._served = FoldData(fold, train, validation, self._scaler(fold).to_dict())
+        return self._served
+
+    def test_segment(self, index: int) -> MarketTensors:
+        """Test of fold `index`, scaled on its train bars: to be asked for once, after selection."""
+        return self._segment(self._fold(index), "test")
+
+    def _fold(self, index: int) -> Fold:
+        self.setup()
+        if not 0 <= index < len(self.folds):
+            raise ValueError(f"There is no fold {index}; {self.source} has folds 0 to {len(self.folds) - 1}")
+        return self.folds[index]
+
+    def _segment(self, fold: Fold, role: str) -> MarketTensors:
+        decisions: BarRange = getattr(fold, role)
+        first = max(decisions.start - self.warmup_bars, self.usable.start)
+        rows = self._access(fold, role, BarRange(first, decisions.stop))
+        scaler = self._scaler(fold)
+        self._access(fold, f"{role}_fills", self._fill_bars(BarRange(first, decisions.stop)))
+        fills = FillArrays(*(torch.from_numpy(values[rows].copy()) for values in self._fills))
+        return MarketTensors(
+            features=torch.from_numpy(scaler.apply(self._features[rows])),
+            time=torch.from_numpy(self._time[rows].copy()),
+            first_bar=first,
+            warmup=decisions.start - first,
+            reward_scale=scaler.reward_scale,
+            bars_per_year=self.bars.bars_per_year,
+            feature_names=tuple(spec.label for spec in self.specs),
+            feature_parity=tuple(spec.parity for spec in self.specs),
+            **fills._asdict(),
+        )
+
+    def _scaler(self, fold: Fold) -> Scaler:
+        if fold.index not in self._scalers:
+            rows = self._access(fold, "scaler", fold.train)
+            self._access(fold, "scaler_fills", self._fill_bars(fold.train))
+            returns = self._fills.price_return[rows]
+            if not returns.std() > 0:
+                raise ValueError(
+                    f"{self.source}: the price does not move in the train bars {fold.train} of fold {fold.index}"
+                )
+            parity = tuple(spec.parity for spec in self.specs)
+            self._scalers[fold.index] = Scaler.fit(self._features[rows], parity, float(returns.std()))
+        return self._scalers[fold.index]
+
+    def _access(self, fold: Fold, role: str, rows: BarRange) -> slice:
+        """Record that `role` reads `rows`: what the look-ahead audit goes by."""
+        self.row_accesses.setdefault(fold.index, {})[role] = rows
+        return slice(rows.start, rows.stop)
+
+    def _fill_bars(self, decisions: BarRange) -> BarRange:
+        """Bars whose prices the rewards of `decisions` are made of: fill t to fill t+1."""
+        delay = fill_delay(self.fill)
+        return BarRange(decisions.start + delay, decisions.stop + delay + 1)
+
+    # Lightning
+
+    def train_dataloader(self) -> OneBatch:
+        return OneBatch(self.fold_data(self.fold).train)
+
+    def val_dataloader(self) -> OneBatch:
+        return OneBatch(self.fold_data(self.fold).validation)
+
+    def test_dataloader(self) -> OneBatch:
+        return OneBatch(self.test_segment(self.fold))
+
+    def predict_dataloader(self) -> OneBatch:
+        return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a segment once: the train bars come back every epoch as the same object."""
+        if not isinstance(batch, MarketTensors):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self._served is None or batch is not self._served.train:
+            return batch.to(device)
+        if self._on_device is None or self._on_device[0] is not batch:
+            self._on_device = (batch, batch.to(device))
+        return self._on_device[1].to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which data, which fold and its scaler: what makes a checkpoint's inputs its own."""
+        scaler = self._scaler(self._fold(self.fold))
+        return {
+            "fingerprint": self.fingerprint(),
+            "fold": self.fold,
+            "scaler": scaler.to_dict(),
+            "reward_scale": scaler.reward_scale,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the checkpoint's scaler.
+
+        Raises:
+            ValueError: the checkpoint was made from other data, sizes, features, costs, code or another fold; lists
+                what differs.
+        """
+        then = {**state_dict["fingerprint"], "fold": state_dict["fold"]}
+        now = {**self.fingerprint(), "fold": self.fold}
+        differences = list(_differences(then, now))
+        if differences:
+            raise ValueError(
+                "The checkpoint was made with other data or settings: "
+                + "; ".join(differences)
+                + ". Restore them, or start a new run without the checkpoint."
+            )
+        mean, std = (np.array(state_dict["scaler"][name]) for name in ("mean", "std"))
+        self._scalers[self.fold] = Scaler(mean, std, state_dict["reward_scale"])
+        self._served = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the tensors of a fold depend on: the bars' content, features and their code, sizes, fills and costs."""
+        bars = self.bars
+        return {
+            "bars_sha256": self._content,
+            "rows": len(bars.frame),
+            "first_time": bars.frame["time"].iloc[0].isoformat(),
+            "last_time": bars.frame["time"].iloc[-1].isoformat(),
+            "bar_seconds": float(bars.bar_seconds),
+            "point": float(bars.point),
+            "features": [spec.label for spec in self.specs],
+            "features_sha256": features_key(self.specs),
+            "fill": self.fill,
+            "costs": asdict(self.costs),
+            "split": asdict(self.split),
+            "warmup_bars": self.warmup_bars,
+        }
+
+    # The old script's names
+
+    def get_optimization_info(self) -> dict[str, Any]:
+        """What the preprocessing cache holds and did: directory, entries, bytes, hits, misses, seconds saved."""
+        on_disk = asdict(disk_cache.info(self._cache_dir)) if self.cache else {}
+        return {
+            "cache_enabled": self.cache is not None,
+            "load_seconds": self.load_seconds,
+            **on_disk,
+            **disk_cache.statistics_dict(self.cache),
+        }
+
+    def clear_optimization_cache(self) -> None:
+        """Remove every entry of the preprocessing cache; features in memory stay valid."""
+        if self.cache:
+            disk_cache.clear(self._cache_dir)
+
+
+def _content_hash(bars: Bars) -> str:
+    """SHA-256 of the bars as they were understood: another time zone or point makes other bars of the same file."""
+    digest = hashlib.sha256(repr((float(bars.bar_seconds), float(bars.point))).encode())
+    for name in sorted(bars.frame.columns):
+        values = bar_times(bars.frame) if name == "time" else bars.frame[name].to_numpy(np.float64)
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(then.keys() | now.keys()):
+        before, after = then.get(key), now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key} was {before!r} and is {after!r}"
