@@ -149,7 +149,8 @@ class SyntheticMarket:
             rho, beta = values["rho"], values["beta"]
             shocks = self._generator("signal").standard_normal(n + 1)
             before = shocks[0] * beta / np.sqrt(1 - rho**2)  # p_{-1}, from the stationary distribution
-            signal: FloatArray = lfilter([1.0], [1.0, -rho], beta * shocks[1:], zi=[rho * before])[0]
+            filtered, _ = lfilter([1.0], [1.0, -rho], beta * shocks[1:], zi=[rho * before])
+            signal = filtered.astype(np.float64)
             return Draw(np.append(before, signal[:-1]), signal, None)
         noise = self._noise(n, values)
         if self.kind == "random_walk":
@@ -157,7 +158,7 @@ class SyntheticMarket:
         flips = self._generator("regime").random(n)
         switched = flips < values["q"]
         switched[0] = flips[0] < 0.5  # either regime at the start
-        regime = 1.0 - 2.0 * (np.cumsum(switched) & 1)
+        regime = (1 - 2 * (np.cumsum(switched) & 1)).astype(np.float64)
         return Draw(values["mu"] * regime + noise, None, regime)
 
     def frame(self) -> pd.DataFrame:

@@ -135,7 +135,7 @@ def _evaluate(
     matrix = system.reshape(num_positions * n, num_positions * n)
     reference = num_positions // 2 * n + n // 2
     matrix[:, reference] = 1.0  # W is 0 there; its column holds the average reward instead
-    after: FloatArray = np.linalg.solve(matrix, income.ravel())
+    after = np.linalg.solve(matrix, income.ravel()).astype(np.float64)
     value, after[reference] = float(after[reference]), 0.0
     return value, after.reshape(num_positions, n)
 
