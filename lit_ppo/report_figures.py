@@ -1,0 +1,250 @@
+"""The charts of the report as plotly.js dictionaries. No plotly import: only the page needs its script.
+
+Colours are names of the page's CSS variables ("agent", "loss"); the page's script puts the theme's values in.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ppo.accounting import Trades
+
+Figure = dict[str, Any]
+Floats = NDArray[np.float64]
+MILLISECOND = 10**6  # nanoseconds
+MOST_POINTS = 1_500  # of one drawn curve: more than a screen has columns
+
+
+def iso_times(time: NDArray[np.int64]) -> list[str]:
+    """Nanoseconds since 1970 UTC as plotly's date text, to the minute."""
+    return [str(text).replace("T", " ") for text in time.astype("datetime64[ns]").astype("datetime64[m]")]
+
+
+def rounded(values: Floats, digits: int = 6) -> list[float | None]:
+    """Numbers to `digits` significant digits, for a small page; what is not finite becomes null."""
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
+
+
+def rows_to_draw(values: Floats, most: int = MOST_POINTS) -> NDArray[np.int64]:
+    """Rows that keep the shape of a curve: the first, lowest and highest of each of `most` / 3 buckets, and the last."""
+    size = len(values)
+    if size <= most:
+        return np.arange(size)
+    rows = {size - 1}
+    for bucket in np.array_split(np.arange(size), max(most // 3, 1)):
+        part = values[bucket]
+        rows |= {int(bucket[0]), int(bucket[part.argmin()]), int(bucket[part.argmax()])}
+    return np.array(sorted(rows))
+
+
+def line(x: list[str], y: list[float | None], name: str, color: str, **more: Any) -> Figure:
+    style = {"color": color, "width": more.pop("width", 1.5)} | more.pop("style", {})
+    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": style, **more}
+
+
+def equity(
+    time: NDArray[np.int64],
+    curves: Sequence[tuple[str, str, Floats]],
+    drawdown: Floats,
+    fold_starts: Sequence[int],
+) -> Figure:
+    """Equity of ours and the baselines over time, fold borders, and our drawdown below.
+
+    Args:
+        time: [D].
+        curves: (label, colour, equity [D]); the first one is ours.
+        drawdown: [D] ours, fraction of the highest equity before, >= 0.
+        fold_starts: rows at which a fold begins.
+    """
+    rows = rows_to_draw(curves[0][2])
+    x = iso_times(time[rows])
+    data = [
+        line(x, rounded(values[rows]), label, color, width=2.4 if order == 0 else 1.3)
+        for order, (label, color, values) in enumerate(curves)
+    ]
+    depth = line(x, rounded(-100.0 * drawdown[rows], 4), "drawdown", "loss", yaxis="y2", fill="tozeroy", width=1)
+    depth |= {"showlegend": False, "hovertemplate": "%{x}<br>%{y:.2f} % below the high<extra></extra>"}
+    shown = np.concatenate([values[rows] for _, _, values in curves])
+    shown = shown[np.isfinite(shown) & (shown > 0)]
+    # Compounded paths that span decades are only comparable on a logarithmic axis.
+    scale = "log" if len(shown) and shown.max() > 20 * shown.min() else "linear"
+    borders = [
+        {
+            "type": "line",
+            "x0": text,
+            "x1": text,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": "line", "width": 1, "dash": "dot"},
+        }
+        for text in iso_times(time[np.asarray(fold_starts, dtype=np.int64)])
+    ]
+    layout = {
+        "height": 480,
+        "shapes": borders,
+        "xaxis": {"type": "date", "anchor": "y2"},
+        "yaxis": {"domain": [0.3, 1], "type": scale, "title": {"text": "equity (start = 1)"}},
+        "yaxis2": {"domain": [0, 0.24], "title": {"text": "drawdown, %"}},
+    }
+    return {"data": [*data, depth], "layout": layout}
+
+
+def timeline(folds: Sequence[dict[str, Any]]) -> Figure:
+    """Bars in time for train, validation and test of every fold.
+
+    Args:
+        folds: index, note (hover text) and `train`, `validation`, `test` as [first bar, bar after the last].
+    """
+    labels = [f"fold {fold['index']}" for fold in folds]
+    data = []
+    for role in ("train", "validation", "test"):
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": role,
+                "y": labels,
+                "base": [fold[role][0] for fold in folds],
+                "x": [fold[role][1] - fold[role][0] for fold in folds],
+                "marker": {"color": role},
+                "customdata": [[fold[role][0], fold[role][1] - 1, fold["note"]] for fold in folds],
+                "hovertemplate": f"%{{y}}, {role}: bars %{{customdata[0]}} to %{{customdata[1]}}"
+                "<br>%{customdata[2]}<extra></extra>",
+            }
+        )
+    layout = {
+        "barmode": "overlay",
+        "bargap": 0.25,
+        "height": int(min(900, 130 + 22 * len(folds))),
+        "xaxis": {"title": {"text": "bar of the file"}},
+        "yaxis": {"autorange": "reversed", "nticks": 20},
+    }
+    return {"data": data, "layout": layout}
+
+
+def price(time: NDArray[np.int64], prices: Floats, positions: Floats, trades: Trades) -> Figure:
+    """Every test bar, packed: the page draws what its window can show and redraws when zoomed."""
+    minutes = (time // (60_000 * MILLISECOND)).astype("<i4")
+    entry, exit_ = (x // MILLISECOND for x in (trades.entry_time, trades.exit_time))
+    columns = (entry, exit_, trades.entry_price, trades.exit_price, trades.side * trades.size, trades.result)
+    digits = (13, 13, 8, 8, 4, 5)
+    rows = zip(*(rounded(c.astype(np.float64), d) for c, d in zip(columns, digits, strict=True)), strict=True)
+    return {
+        "times": _packed(minutes),
+        "prices": _packed(prices.astype("<f4")),
+        "positions": _packed(positions.astype("<f4")),
+        "trades": [list(row) for row in rows],
+    }
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def distribution(net_returns: Floats, normal_std: float) -> Figure:
+    """Histogram of the net returns per bar, in percent, against a normal of the same standard deviation.
+
+    The middle 99.8 % is drawn; what lies beyond is counted in the outermost columns.
+    """
+    percent = 100.0 * net_returns
+    low, high = np.quantile(percent, [0.001, 0.999])
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    edges = np.linspace(low, high, 61)
+    counts, _ = np.histogram(np.clip(percent, low, high), edges)
+    middles = (edges[1:] + edges[:-1]) / 2
+    data: list[Figure] = [
+        {
+            "type": "bar",
+            "name": "bars",
+            "x": rounded(middles, 4),
+            "y": counts.tolist(),
+            "marker": {"color": ["gain" if middle >= 0 else "loss" for middle in middles]},
+            "hovertemplate": "%{x:.3f} %: %{y} bars<extra></extra>",
+            "showlegend": False,
+        }
+    ]
+    if normal_std > 0:
+        density = np.exp(-0.5 * ((middles - percent.mean()) / (100 * normal_std)) ** 2)
+        expected = density / density.sum() * len(percent)
+        name = "normal distribution of the same mean and deviation"
+        data.append(line(rounded(middles, 4), rounded(expected, 4), name, "flat", width=1.5))  # type: ignore[arg-type]
+    return {
+        "data": data,
+        "layout": {
+            "height": 320,
+            "bargap": 0.05,
+            "xaxis": {"title": {"text": "net return of a bar, %"}},
+            "yaxis": {"title": {"text": "bars (log scale)"}, "type": "log"},
+        },
+    }
+
+
+def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, digits: int = 2) -> Figure:
+    """One column per label, green above zero and red below."""
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "x": list(labels),
+                "y": rounded(np.asarray(values, dtype=np.float64), 5),
+                "marker": {"color": ["gain" if value >= 0 else "loss" for value in values]},
+                "hovertemplate": f"%{{x}}: %{{y:.{digits}f}} {unit}<extra></extra>",
+            }
+        ],
+        "layout": {
+            "height": 280,
+            "xaxis": {"type": "category", "title": {"text": title}},
+            "yaxis": {"title": {"text": unit}},
+        },
+    }
+
+
+def learning(curves: Sequence[tuple[str, str, list[float], Sequence[tuple[int, list[float], list[float]]]]]) -> Figure:
+    """Small multiples of what was logged while training: one panel per key, every fold thin, the median thick.
+
+    Args:
+        curves: per panel: title, unit, the median's values on a common grid of 0..100 % of training, and per fold
+            (fold, share of training in percent, values).
+    """
+    data: list[Figure] = []
+    columns = 2
+    lines = -(-len(curves) // columns)
+    layout: Figure = {"height": 60 + 210 * lines, "showlegend": False, "annotations": []}
+    for panel, (title, unit, median, folds) in enumerate(curves):
+        row, column = divmod(panel, columns)
+        suffix = "" if panel == 0 else str(panel + 1)
+        left, right = column * 0.54, column * 0.54 + 0.46
+        top = 1 - row / lines
+        bottom = top - 1 / lines + 0.32 / lines
+        for fold, share, values in folds:
+            trace = line(rounded(np.array(share), 4), rounded(np.array(values), 5), f"fold {fold}", "train", width=0.8)  # type: ignore[arg-type]
+            data.append(trace | {"xaxis": "x" + suffix, "yaxis": "y" + suffix, "opacity": 0.6})
+        grid = np.linspace(0, 100, len(median))
+        trace = line(rounded(grid, 4), rounded(np.array(median), 5), "median of the folds", "agent", width=2.2)  # type: ignore[arg-type]
+        data.append(trace | {"xaxis": "x" + suffix, "yaxis": "y" + suffix})
+        layout["xaxis" + suffix] = {
+            "domain": [left, right],
+            "anchor": "y" + suffix,
+            "title": {"text": "training done, %" if row == lines - 1 else ""},
+        }
+        layout["yaxis" + suffix] = {"domain": [bottom, top - 0.04], "anchor": "x" + suffix}
+        layout["annotations"].append(
+            {
+                "text": f"{title}, {unit}" if unit else title,
+                "xref": "paper",
+                "yref": "paper",
+                "x": left,
+                "y": top,
+                "xanchor": "left",
+                "yanchor": "middle",
+                "showarrow": False,
+            }
+        )
+    return {"data": data, "layout": layout}
