@@ -38,6 +38,7 @@ TRADE_COLUMNS = (
     *("fold", "entry_time", "exit_time", "side", "size", "entry_price", "exit_price"),
     *("result", "cost", "bars_held", "closed"),
 )
+_NOT_FLOAT = {"time", "fold", "entry_time", "exit_time", "side", "bars_held", "closed"}
 # What `--overwrite` removes besides fold_000/ ...; anything else in the folder is the user's.
 _RUN_FILES = (
     *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.json", "baselines.csv"),
@@ -346,7 +347,10 @@ def _read_csv(path: Path, columns: Sequence[str] | None, times: Sequence[str]) -
     text = text[: text.rfind(b"\n") + 1]  # a killed writer leaves half a line
     if not text:
         text = (",".join(columns or times) + "\n").encode()
-    frame = pd.read_csv(io.BytesIO(text), float_precision="round_trip")
+    header = pd.read_csv(io.BytesIO(text), nrows=0).columns
+    # Python's float reads back what repr wrote to the last bit; pandas' own parser does so in some versions only.
+    exact = {name: float for name in header if name not in _NOT_FLOAT}
+    frame = pd.read_csv(io.BytesIO(text), converters=exact)
     if columns is not None and tuple(frame.columns) != tuple(columns):
         raise ValueError(f"{path} has the columns {list(frame.columns)}, expected {list(columns)}")
     for name in times:
