@@ -1,0 +1,281 @@
+"""gymnasium environments as the collector's vector environment: actions, ends, normalisation, resume."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import SyncVectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_ppo.envs.gymnasium_state import decode, encode
+from lit_ppo.envs.gymnasium_vector import GymnasiumVectorEnv, make_environments
+from lit_ppo.envs.running_moments import RewardNormaliser, RunningMoments
+
+
+def make(env_id: str = "CartPole-v1", num_envs: int = 3, **options: Any) -> GymnasiumVectorEnv:
+    return GymnasiumVectorEnv(make_environments(env_id, num_envs), **{"seed": 0, **options})
+
+
+def random_actions(env: GymnasiumVectorEnv, generator: torch.Generator) -> torch.Tensor:
+    if env.num_actions is not None:
+        return torch.randint(env.num_actions, (env.num_envs,), generator=generator)
+    return torch.randn(env.num_envs, env.action_size, generator=generator)
+
+
+class Recorder(gymnasium.Env):
+    """Rewards its action and keeps it; ends after three steps as told. Observations count the steps."""
+
+    observation_space = gymnasium.spaces.Box(-100, 100, (2, 2), np.float32)
+
+    def __init__(self, action_space: gymnasium.Space, end: str = "truncated") -> None:
+        self.action_space, self.end, self.steps, self.last_action = action_space, end, 0, None
+
+    def _observe(self) -> np.ndarray:
+        return np.array([[self.steps, 10], [20, 30]], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps, self.last_action = self.steps + 1, action
+        ended = self.steps == 3
+        return self._observe(), 5.0, ended and self.end != "truncated", ended and self.end != "terminated", {}
+
+
+def recorder(action_space: gymnasium.Space, end: str = "truncated", num_envs: int = 2, **options: Any):
+    envs = SyncVectorEnv([lambda: Recorder(action_space, end)] * num_envs, autoreset_mode="SameStep")
+    plain = {"seed": 0, "normalise_observations": False, "normalise_rewards": False}
+    return GymnasiumVectorEnv(envs, **{**plain, **options})
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_resumed_environment_equals_the_uninterrupted_one_bit_for_bit(env_id, training):
+    env, generator = make(env_id), torch.Generator().manual_seed(1)
+    env.reset()
+    env.training = training
+    for _ in range(150):
+        env.step(random_actions(env, generator))
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    file.seek(0)
+    resumed = make(env_id, seed=77)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    ends = 0
+    for _ in range(250):
+        actions = random_actions(env, generator)
+        one, other = env.step(actions), resumed.step(actions)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        ends += int((one.terminated | one.truncated).sum())
+    assert ends >= 3
+    assert env.take_episodes() == resumed.take_episodes()
+
+
+def test_the_saved_state_does_not_change_while_the_environment_goes_on():
+    env, generator = make("Pendulum-v1"), torch.Generator().manual_seed(1)
+    env.reset()
+    states = []
+    for _ in range(2):
+        state = env.state_dict()
+        file = io.BytesIO()
+        torch.save(state, file)
+        states.append((state, file.getvalue()))
+        env.step(random_actions(env, generator))
+    file = io.BytesIO()
+    torch.save(states[0][0], file)
+    assert file.getvalue() == states[0][1]
+    assert states[0][1] != states[1][1]
+
+
+@pytest.mark.parametrize(
+    ("end", "terminated", "truncated"),
+    [("terminated", True, False), ("truncated", False, True), ("both", True, False)],
+)
+def test_an_ended_episode_shows_its_true_last_observation(end, terminated, truncated):
+    env = recorder(gymnasium.spaces.Discrete(2), end)
+    assert env.reset()[:, 0].tolist() == [0, 0]
+    for steps in (1, 2):
+        step = env.step(torch.tensor([0, 1]))
+        assert step.observations[:, 0].tolist() == step.final_observations[:, 0].tolist() == [steps, steps]
+        assert not (step.terminated | step.truncated).any()
+    step = env.step(torch.tensor([0, 1]))
+    assert step.final_observations[:, 0].tolist() == [3, 3]
+    assert step.observations[:, 0].tolist() == [0, 0]
+    assert step.terminated.tolist() == [terminated] * 2
+    assert step.truncated.tolist() == [truncated] * 2
+    assert env.take_episodes() == [(15.0, 3), (15.0, 3)]
+    assert env.take_episodes() == []
+
+
+def test_the_time_limit_truncates_and_a_fallen_pole_terminates():
+    pendulum, cartpole = make("Pendulum-v1", 2), make("CartPole-v1", 2)
+    pendulum.reset(), cartpole.reset()
+    for _ in range(200):
+        assert not (step := pendulum.step(torch.zeros(2, 1))).terminated.any()
+    assert step.truncated.all()
+    while not (step := cartpole.step(torch.zeros(2, dtype=torch.int64))).terminated.any():
+        assert not step.truncated.any()
+
+
+@pytest.mark.parametrize(
+    ("rescale", "actions", "expected"),
+    [(True, [-1.0, 0.5], [-3.0, 3.0]), (True, [7.0, -7.0], [5.0, -3.0]), (False, [4.0, -9.0], [4.0, -3.0])],
+)
+def test_continuous_actions_are_rescaled_and_clipped(rescale, actions, expected):
+    env = recorder(gymnasium.spaces.Box(-3, 5, (1,), np.float32), rescale_actions=rescale)
+    assert (env.num_actions, env.action_size) == (None, 1)
+    env.reset()
+    env.step(torch.tensor(actions).unsqueeze(1))
+    assert [inner.last_action.tolist() for inner in env.envs.envs] == [[value] for value in expected]
+    assert env.envs.envs[0].last_action.dtype == np.float32
+
+
+def test_discrete_actions_count_from_the_first_of_the_space():
+    env = recorder(gymnasium.spaces.Discrete(3, start=-1))
+    assert (env.num_actions, env.action_size) == (3, 0)
+    env.reset()
+    env.step(torch.tensor([0, 2]))
+    assert [int(inner.last_action) for inner in env.envs.envs] == [-1, 1]
+
+
+def test_masked_observations_are_gone():
+    env = recorder(gymnasium.spaces.Discrete(2), mask_observations=[1, 3])
+    assert env.observation_size == 2
+    assert env.reset().tolist() == [[0, 20], [0, 20]]
+    with pytest.raises(ValueError, match="columns 0 to 3"):
+        recorder(gymnasium.spaces.Discrete(2), mask_observations=[4])
+    pair = make(mask_observations=[1, 3], normalise_observations=False), make(normalise_observations=False)
+    masked, full = (env.reset() for env in pair)
+    assert torch.equal(masked, full[:, [0, 2]])
+
+
+def test_observations_are_normalised_by_everything_seen_so_far():
+    env, raw = make(num_envs=4), make(num_envs=4, normalise_observations=False)
+    generator = torch.Generator().manual_seed(0)
+    normalised, seen = env.reset(), [raw.reset()]
+    for _ in range(60):
+        every = torch.cat(seen).double()
+        expected = (seen[-1].double() - every.mean(0)) / (every.var(0, correction=0) + 1e-8).sqrt()
+        torch.testing.assert_close(normalised, expected.clamp(-10, 10).float(), rtol=1e-5, atol=1e-5)
+        actions = random_actions(env, generator)
+        step, raw_step = env.step(actions), raw.step(actions)
+        normalised = step.observations
+        seen.append(raw_step.observations)
+        every = torch.cat(seen).double()
+        final = (raw_step.final_observations.double() - every.mean(0)) / (every.var(0, correction=0) + 1e-8).sqrt()
+        torch.testing.assert_close(step.final_observations, final.clamp(-10, 10).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_changes_no_statistic_and_reports_raw_rewards():
+    env, generator = make("Pendulum-v1"), torch.Generator().manual_seed(0)
+    env.reset()
+    for _ in range(30):
+        env.step(random_actions(env, generator))
+    frozen = env.evaluation_copy(make_environments("Pendulum-v1", 5), seed=9)
+    before = {name: encode_bytes(frozen.state_dict()[name]) for name in ("observations", "rewards")}
+    assert before["observations"] == encode_bytes(env.state_dict()["observations"])
+    frozen.reset()
+    total = 0.0
+    for _ in range(200):
+        total += frozen.step(random_actions(frozen, generator)).rewards[0].item()
+    assert {name: encode_bytes(frozen.state_dict()[name]) for name in before} == before
+    assert frozen.take_episodes()[0].total_reward == pytest.approx(total, rel=1e-4)
+    env.training = False
+    statistics = encode_bytes(env.state_dict()["observations"]) + encode_bytes(env.state_dict()["rewards"])
+    env.step(random_actions(env, generator))
+    assert encode_bytes(env.state_dict()["observations"]) + encode_bytes(env.state_dict()["rewards"]) == statistics
+
+
+def encode_bytes(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def test_ranks_and_seeds_see_different_episodes():
+    first = [make(seed=seed, rank=rank).reset() for seed, rank in ((0, 0), (0, 1), (1, 0))]
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+    assert torch.equal(first[0], make(seed=0, rank=0).reset())
+    env = make(normalise_observations=False)
+    assert not torch.equal(env.reset(), env.reset())  # later resets go on with the generators
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8), seed=st.integers(0, 999), offset=st.floats(-1e3, 1e3))
+def test_running_moments_equal_those_of_all_rows_together(sizes, seed, offset):
+    rows = np.random.default_rng(seed).normal(offset, 2, (sum(sizes), 3))
+    moments = RunningMoments(3)
+    for batch in np.split(rows, np.cumsum(sizes)[:-1]):
+        moments.update(batch)
+    np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(moments.variance, rows.var(0), rtol=1e-8, atol=1e-8)
+
+
+def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
+    rng = np.random.default_rng(0)
+    rewards, ended = rng.normal(3, 2, (50, 2)), rng.random((50, 2)) < 0.1
+    normaliser = RewardNormaliser(2, gamma=0.9, clip=1.5)
+    seen, running = [], [0.0, 0.0]
+    for t in range(50):
+        for b in range(2):
+            running[b] = 0.9 * running[b] + rewards[t, b]
+            seen.append(running[b])
+        expected = np.clip(rewards[t] / np.sqrt(np.var(seen) + 1e-8), -1.5, 1.5)
+        np.testing.assert_allclose(normaliser(rewards[t], ended[t]), expected, rtol=1e-9)
+        running = [0.0 if ended[t, b] else running[b] for b in range(2)]
+
+
+def test_environments_that_cannot_be_adapted_are_refused():
+    with pytest.raises(ValueError, match="SAME_STEP"):
+        GymnasiumVectorEnv(gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync"), seed=0)
+    with pytest.raises(ValueError, match="SyncVectorEnv"):
+        GymnasiumVectorEnv(gymnasium.make_vec("CartPole-v1", 2), seed=0)
+    with pytest.raises(ValueError, match="Discrete or a Box"):
+        recorder(gymnasium.spaces.MultiDiscrete([2, 2]))
+    with pytest.raises(ValueError, match="bounded"):
+        recorder(gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32))
+    with pytest.raises(RuntimeError, match="before"):
+        make().step(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="num_envs"):
+        make(num_envs=2).load_state_dict(make(num_envs=3).state_dict())
+
+
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused_by_name():
+    env = recorder(gymnasium.spaces.Discrete(2))
+    env.reset()
+    env.envs.envs[1].memory = {"deep": [object()]}
+    with pytest.raises(TypeError, match=r"Recorder\.memory\['deep'\] is a object"):
+        env.state_dict()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        3,
+        2**127 + 1,
+        -0.1,
+        "text",
+        np.float32(0.1),
+        np.float64(0.1),
+        np.int64(7),
+        np.bool_(True),
+        np.arange(6, dtype=np.float64).reshape(2, 3),
+        [1, (2.5, "x")],
+        {"a": {"array": np.zeros(2, np.int32)}},
+    ],
+)
+def test_saved_values_come_back_with_their_type(value):
+    back = decode(encode(value, "value"))
+    assert type(back) is type(value)
+    np.testing.assert_equal(back, value)
