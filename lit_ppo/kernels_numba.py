@@ -1,0 +1,410 @@
+"""The LSTM layer on a CPU in float32: one fused pass over the sequence in each direction.
+
+Four sequences and one vector of units are taken at a time, so that the recurrent product of all four gates (forward)
+and of the gradient (backward) stays in registers until the activations are applied. The weights are packed to be read
+in order. No sequence's numbers depend on another's, nor on how sequences are grouped or spread over threads: every
+sum runs over k in order, and a reset is a selection, so NaN stays in its sequence.
+
+Relative to exact arithmetic the activations are off by at most about 2e-7 (exp by its Taylor series to degree 6 on
+[-ln 2 / 2, ln 2 / 2]).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from lit_ppo.kernels import recurrent_weight_gradient
+from lit_ppo.simd import BYTES, LANES, clamp, constant, exponent_of, fma, load, load_all, load_flag, store
+
+ROWS = 4  # sequences taken together
+INFERENCE_ROWS = 8192  # input gates held at a time without gradient: 4 MiB at H = 32
+THREAD_WORK = 2**20  # multiply-adds worth handing to another thread (waking it takes about 50 us)
+
+
+def _compile(**options: Any) -> Callable[[Callable], Callable]:
+    def decorate(function: Callable) -> Callable:
+        try:
+            return numba.njit(cache=True, error_model="numpy", **options)(function)
+        except RuntimeError as error:  # numba found no directory it may write to
+            warnings.warn(f"LSTM kernels are compiled anew in every process (seconds): {error}", stacklevel=2)
+            return numba.njit(error_model="numpy", **options)(function)
+
+    return decorate
+
+
+@_compile(forceinline=True)
+def _exp(x):
+    shift = constant(12582912.0)  # 1.5 * 2**23: adding it rounds to a whole number
+    x = clamp(x, constant(-87.0), constant(88.0))
+    shifted = fma(x, constant(1.4426950408889634), shift)
+    whole = shifted - shift
+    r = fma(whole, constant(-0.693359375), x)  # ln 2 in two parts, the first exact in 10 bits
+    r = fma(whole, constant(2.1219444005469057e-4), r)
+    p = fma(constant(1.0 / 720.0), r, constant(1.0 / 120.0))
+    p = fma(p, r, constant(1.0 / 24.0))
+    p = fma(p, r, constant(1.0 / 6.0))
+    p = fma(p, r, constant(0.5))
+    p = fma(p, r, constant(1.0))
+    p = fma(p, r, constant(1.0))
+    return p * exponent_of(shifted)
+
+
+@_compile(forceinline=True)
+def _sigmoid(x):
+    return constant(1.0) / (constant(1.0) + _exp(constant(0.0) - x))
+
+
+@_compile(forceinline=True)
+def _tanh(x):
+    return constant(1.0) - constant(2.0) / (constant(1.0) + _exp(x + x))
+
+
+@_compile(forceinline=True)
+def _finish_forward(entrance, forget, candidate, exit_, start, gates, cell, output, cells, width):
+    """Activate one sequence's unit vector; all arguments from `gates` on are addresses, `width` is H in bytes."""
+    if start:
+        entrance, forget, candidate, exit_ = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+        previous = constant(0.0)
+    else:
+        previous = load(cell)
+    entrance = _sigmoid(entrance + load(gates))
+    forget = _sigmoid(forget + load(gates + width))
+    candidate = _tanh(candidate + load(gates + 2 * width))
+    exit_ = _sigmoid(exit_ + load(gates + 3 * width))
+    current = fma(forget, previous, entrance * candidate)
+    store(cell, current)
+    store(output, exit_ * _tanh(current))
+    if cells != 0:
+        store(gates, entrance)
+        store(gates + width, forget)
+        store(gates + 2 * width, candidate)
+        store(gates + 3 * width, exit_)
+        store(cells, current)
+
+
+@_compile(nogil=True)
+def _forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, packed):
+    """Sequences first..last-1 of a layer.
+
+    Addresses: gates [T, S, 4H] (in: of the inputs; out, if cells: activations), hidden [S, H] and cell [S, H] before
+    the first step (cell out: after the last), outputs [T, S, H], cells [T, S, H] or 0 (without gradient),
+    starts [T, S] bytes or 0, packed [H / LANES, H, 4, LANES] recurrent weights.
+    """
+    width = 4 * H
+    for t in range(T):
+        if t > 0:
+            hidden = outputs + (t - 1) * S * width
+        s = first
+        while s < last:
+            rows = ROWS if s + ROWS <= last else 1
+            source = hidden + s * width
+            flags = starts + t * S + s
+            for block in range(H // LANES):
+                offset = (t * S + s) * width + block * BYTES
+                gate = gates + 4 * (t * S + s) * width + block * BYTES
+                state = cell + s * width + block * BYTES
+                kept = cells + offset if cells != 0 else 0
+                weights = packed + block * H * 4 * BYTES
+                i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                if rows == 1:
+                    for k in range(H):
+                        row = weights + k * 4 * BYTES
+                        h0 = load_all(source + 4 * k)
+                        i0 = fma(load(row), h0, i0)
+                        f0 = fma(load(row + BYTES), h0, f0)
+                        g0 = fma(load(row + 2 * BYTES), h0, g0)
+                        o0 = fma(load(row + 3 * BYTES), h0, o0)
+                    start = starts != 0 and load_flag(flags)
+                    _finish_forward(i0, f0, g0, o0, start, gate, state, outputs + offset, kept, width)
+                    continue
+                i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                i2, f2, g2, o2 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                i3, f3, g3, o3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                for k in range(H):
+                    row = weights + k * 4 * BYTES
+                    wi, wf = load(row), load(row + BYTES)
+                    wg, wo = load(row + 2 * BYTES), load(row + 3 * BYTES)
+                    h = load_all(source + 4 * k)
+                    i0, f0, g0, o0 = fma(wi, h, i0), fma(wf, h, f0), fma(wg, h, g0), fma(wo, h, o0)
+                    h = load_all(source + width + 4 * k)
+                    i1, f1, g1, o1 = fma(wi, h, i1), fma(wf, h, f1), fma(wg, h, g1), fma(wo, h, o1)
+                    h = load_all(source + 2 * width + 4 * k)
+                    i2, f2, g2, o2 = fma(wi, h, i2), fma(wf, h, f2), fma(wg, h, g2), fma(wo, h, o2)
+                    h = load_all(source + 3 * width + 4 * k)
+                    i3, f3, g3, o3 = fma(wi, h, i3), fma(wf, h, f3), fma(wg, h, g3), fma(wo, h, o3)
+                output = outputs + offset
+                start = starts != 0 and load_flag(flags)
+                _finish_forward(i0, f0, g0, o0, start, gate, state, output, kept, width)
+                gate, state, output = gate + 4 * width, state + width, output + width
+                kept = kept + width if kept != 0 else 0
+                start = starts != 0 and load_flag(flags + 1)
+                _finish_forward(i1, f1, g1, o1, start, gate, state, output, kept, width)
+                gate, state, output = gate + 4 * width, state + width, output + width
+                kept = kept + width if kept != 0 else 0
+                start = starts != 0 and load_flag(flags + 2)
+                _finish_forward(i2, f2, g2, o2, start, gate, state, output, kept, width)
+                gate, state, output = gate + 4 * width, state + width, output + width
+                kept = kept + width if kept != 0 else 0
+                start = starts != 0 and load_flag(flags + 3)
+                _finish_forward(i3, f3, g3, o3, start, gate, state, output, kept, width)
+            s += rows
+
+
+@_compile(forceinline=True)
+def _finish_backward(product, starts_next, starts, grad_output, gates, grad_gates, cell, previous, carry, width):
+    """Turn one sequence's unit vector of dL/dh_t into the gradient of its gates; arguments from `grad_output` on are
+    addresses. `carry` holds dL/dc_t from later steps, and gets that for the step before.
+    """
+    grad_hidden = load(grad_output)
+    grad_cell = constant(0.0)
+    if not starts_next:
+        grad_hidden = grad_hidden + product
+        grad_cell = load(carry)
+    one = constant(1.0)
+    entrance, forget = load(gates), load(gates + width)
+    candidate, exit_ = load(gates + 2 * width), load(gates + 3 * width)
+    squashed = _tanh(load(cell))
+    grad_cell = fma(grad_hidden * exit_, one - squashed * squashed, grad_cell)
+    before = constant(0.0)
+    if not starts:
+        before = load(previous)
+    store(grad_gates, grad_cell * candidate * entrance * (one - entrance))
+    store(grad_gates + width, grad_cell * before * forget * (one - forget))
+    store(grad_gates + 2 * width, grad_cell * entrance * (one - candidate * candidate))
+    store(grad_gates + 3 * width, grad_hidden * squashed * exit_ * (one - exit_))
+    store(carry, grad_cell * forget)
+
+
+@_compile(nogil=True)
+def _backward(first, last, T, S, H, grad_outputs, gates, grad_gates, cells, cell, carry, starts, packed):
+    """Sequences first..last-1 of a layer, from the last step to the first.
+
+    Addresses: grad_outputs [T, S, H], gates [T, S, 4H] activations, grad_gates [T, S, 4H] out, cells [T, S, H],
+    cell [S, H] before the first step, carry [S, H] (in: gradient of the last cell; out: of the cell before the first
+    step, where no reset stands between), starts [T, S] bytes or 0, packed [H / LANES, 4H, LANES].
+    """
+    width = 4 * H
+    for t in range(T - 1, -1, -1):
+        inner = t < T - 1
+        s = first
+        while s < last:
+            rows = ROWS if s + ROWS <= last else 1
+            source = grad_gates + 4 * ((t + 1) * S + s) * width
+            flags = starts + t * S + s
+            for block in range(H // LANES):
+                p0, p1, p2, p3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                weights = packed + block * 4 * H * BYTES
+                if inner and rows == 1:
+                    q0 = constant(0.0)
+                    for k in range(0, 4 * H, 2):  # even and odd k apart: two chains of additions in flight
+                        p0 = fma(load(weights + k * BYTES), load_all(source + 4 * k), p0)
+                        q0 = fma(load(weights + (k + 1) * BYTES), load_all(source + 4 * k + 4), q0)
+                    p0 = p0 + q0
+                elif inner:
+                    q0, q1, q2, q3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+                    for k in range(0, 4 * H, 2):
+                        even, odd = load(weights + k * BYTES), load(weights + (k + 1) * BYTES)
+                        a = source + 4 * k
+                        p0, q0 = fma(even, load_all(a), p0), fma(odd, load_all(a + 4), q0)
+                        a += 4 * width
+                        p1, q1 = fma(even, load_all(a), p1), fma(odd, load_all(a + 4), q1)
+                        a += 4 * width
+                        p2, q2 = fma(even, load_all(a), p2), fma(odd, load_all(a + 4), q2)
+                        a += 4 * width
+                        p3, q3 = fma(even, load_all(a), p3), fma(odd, load_all(a + 4), q3)
+                    p0, p1, p2, p3 = p0 + q0, p1 + q1, p2 + q2, p3 + q3
+                for row in range(rows):
+                    product = p0
+                    if row == 1:
+                        product = p1
+                    elif row == 2:
+                        product = p2
+                    elif row == 3:
+                        product = p3
+                    offset = (t * S + s + row) * width + block * BYTES
+                    gate = 4 * (t * S + s + row) * width + block * BYTES
+                    state = (s + row) * width + block * BYTES
+                    _finish_backward(
+                        product,
+                        starts != 0 and inner and load_flag(flags + S + row),
+                        starts != 0 and load_flag(flags + row),
+                        grad_outputs + offset,
+                        gates + gate,
+                        grad_gates + gate,
+                        cells + offset,
+                        cells + offset - S * width if t > 0 else cell + state,
+                        carry + state,
+                        width,
+                    )
+            s += rows
+
+
+class NumbaLayer(torch.autograd.Function):
+    """A layer whose H is a multiple of LANES; arguments and results as in `LayerFunction`, tensors contiguous."""
+
+    @staticmethod
+    def forward(ctx, inputs, hidden, cell, weight_ih, weight_hh, bias, episode_starts):
+        """One input GEMM for all T, then the fused recurrence, which turns the input gates into activations."""
+        T, S, _ = inputs.shape
+        gates = _empty(T, S, len(bias))
+        torch.addmm(bias, inputs.flatten(0, 1), weight_ih.t(), out=gates.flatten(0, 1))
+        outputs, cells = _empty(T, S, hidden.shape[-1]), _empty(T, S, hidden.shape[-1])
+        last_cell = cell.clone()
+        _run_forward(gates, hidden, last_cell, outputs, cells, episode_starts, pack_forward(weight_hh))
+        ctx.save_for_backward(inputs, hidden, cell, weight_ih, weight_hh, gates, outputs, cells, episode_starts)
+        return outputs, last_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_outputs, grad_cell):
+        """The fused recurrence backwards, then one GEMM for each weight."""
+        inputs, hidden, cell, weight_ih, weight_hh, gates, outputs, cells, episode_starts = ctx.saved_tensors
+        T, S, H = outputs.shape
+        grad_gates = _empty(*gates.shape)
+        carry = grad_cell.clone(memory_format=torch.contiguous_format)
+        grad_outputs, packed = grad_outputs.contiguous(), pack_backward(weight_hh)
+        starts = 0 if episode_starts is None else episode_starts.data_ptr()
+        addresses = [tensor.data_ptr() for tensor in (grad_outputs, gates, grad_gates, cells, cell, carry)]
+        _over_sequences(_backward, T, S, H, (*addresses, starts, packed.data_ptr()))
+        grad_hidden = grad_gates[0] @ weight_hh if ctx.needs_input_grad[1] else None
+        if episode_starts is not None:
+            mask = episode_starts[0].unsqueeze(-1)
+            carry = carry.masked_fill(mask, 0.0)
+            grad_hidden = None if grad_hidden is None else grad_hidden.masked_fill(mask, 0.0)
+        flat = grad_gates.flatten(0, 1)  # [T S, 4H]
+        return (
+            grad_gates @ weight_ih if ctx.needs_input_grad[0] else None,
+            grad_hidden,
+            carry,
+            (inputs.flatten(0, 1).t() @ flat).t(),
+            recurrent_weight_gradient(grad_gates, outputs, hidden, episode_starts),
+            flat.sum(0),
+            None,
+        )
+
+
+def numba_layer(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    episode_starts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A `LayerFunction` for float32 on the CPU.
+
+    Raises:
+        ValueError: another dtype or device.
+    """
+    if inputs.dtype != torch.float32 or inputs.device.type != "cpu":
+        raise ValueError(f"The numba LSTM kernel needs float32 on the CPU, got {inputs.dtype} on {inputs.device}")
+    H = hidden.shape[-1]
+    padding = -H % LANES
+    if padding:  # units with zero weights stay zero and touch nothing
+        hidden, cell = functional.pad(hidden, (0, padding)), functional.pad(cell, (0, padding))
+        weight_ih = functional.pad(weight_ih.unflatten(0, (4, H)), (0, 0, 0, padding)).flatten(0, 1)
+        weight_hh = functional.pad(weight_hh.unflatten(0, (4, H)), (0, padding, 0, padding)).flatten(0, 1)
+        bias = functional.pad(bias.unflatten(0, (4, H)), (0, padding)).flatten()
+    tensors = [tensor.contiguous() for tensor in (inputs, hidden, cell, weight_ih, weight_hh, bias)]
+    starts = None if episode_starts is None else episode_starts.contiguous()
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    outputs, last_cell = NumbaLayer.apply(*tensors, starts) if differentiable else _infer(*tensors, starts)
+    last_hidden = outputs[-1]
+    if padding:
+        outputs, last_hidden, last_cell = outputs[..., :H], last_hidden[..., :H], last_cell[..., :H]
+    return outputs, last_hidden, last_cell
+
+
+def pack_forward(weight_hh: Tensor) -> Tensor:
+    """[4H, H] -> [H / LANES, H, 4, LANES]: for each k, the four gates of one vector of units side by side."""
+    H = weight_hh.shape[1]
+    return weight_hh.view(4, H // LANES, LANES, H).permute(1, 3, 0, 2).contiguous()
+
+
+def pack_backward(weight_hh: Tensor) -> Tensor:
+    """[4H, H] -> [H / LANES, 4H, LANES]."""
+    rows, H = weight_hh.shape
+    return weight_hh.view(rows, H // LANES, LANES).permute(1, 0, 2).contiguous()
+
+
+def _infer(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    episode_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass without gradient: gates exist for a piece of the sequence at a time."""
+    T, S, F = inputs.shape
+    outputs = _empty(T, S, hidden.shape[-1])
+    cell, packed = cell.clone(), pack_forward(weight_hh)
+    steps = min(T, max(1, INFERENCE_ROWS // S))
+    buffer = hidden.new_empty(steps * S, len(bias))
+    for start in range(0, T, steps):
+        piece = slice(start, min(start + steps, T))
+        flat = inputs[piece].view(-1, F)
+        gates = torch.addmm(bias, flat, weight_ih.t(), out=buffer[: len(flat)])
+        starts = None if episode_starts is None else episode_starts[piece]
+        _run_forward(gates, hidden, cell, outputs[piece], None, starts, packed)
+        hidden = outputs[piece.stop - 1]
+    return outputs, cell
+
+
+def _run_forward(
+    gates: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    outputs: Tensor,
+    cells: Tensor | None,
+    episode_starts: Tensor | None,
+    packed: Tensor,
+) -> None:
+    """Call `_forward` on tensors."""
+    starts = 0 if episode_starts is None else episode_starts.data_ptr()
+    kept = 0 if cells is None else cells.data_ptr()
+    addresses = [tensor.data_ptr() for tensor in (gates, hidden, cell, outputs)]
+    _over_sequences(_forward, *outputs.shape, (*addresses, kept, starts, packed.data_ptr()))
+
+
+def _empty(*shape: int) -> Tensor:
+    """Return an unset float32 tensor. numpy asks for huge pages from 4 MiB on and torch does not: the first touch of
+    the 32 MiB of gates at H = 256 is several times cheaper.
+    """
+    return torch.from_numpy(numpy.empty(shape, numpy.float32))
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
+
+
+def _over_sequences(kernel: Callable, T: int, S: int, H: int, arguments: tuple[int, ...]) -> None:
+    """Run a kernel over sequences 0..S-1, spread over at most `torch.get_num_threads()` threads.
+
+    The kernels release the GIL, and each thread runs its sequences through all T steps without meeting another.
+    """
+    groups = -(-S // ROWS)
+    pieces = min(torch.get_num_threads(), groups, 1 + T * S * H * 4 * H // THREAD_WORK)
+    if pieces == 1:
+        kernel(0, S, T, S, H, *arguments)
+        return
+    edges = [min(S, groups * piece // pieces * ROWS) for piece in range(pieces + 1)]
+    pool = _pools.get(os.getpid())
+    if pool is None:
+        pool = _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="lstm")
+    futures = [pool.submit(kernel, edges[i], edges[i + 1], T, S, H, *arguments) for i in range(1, pieces)]
+    kernel(edges[0], edges[1], T, S, H, *arguments)
+    for future in futures:
+        future.result()
