@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write
 
@@ -30,7 +29,6 @@ SCHEMA = "1"
 SUFFIX = ".safetensors"
 DEFAULT_MAX_BYTES = 2 * 2**30
 _STALE_TEMPORARY_SECONDS = 3600.0
-_CHUNK_BYTES = 1 << 24
 
 
 @dataclass
@@ -172,15 +170,21 @@ class FeatureCache:
 
 
 def encode_entry(key: str, values: np.ndarray, seconds: float) -> bytes:
-    """The bytes of an entry: the matrix and, as metadata, its key, hash and the seconds it took to compute."""
+    """The bytes of an entry: the matrix and, as metadata, its key, hash and the seconds it took to compute.
+
+    The format is safetensors'; its own writer would hold two more copies of a matrix that may have 300 MB.
+    """
     metadata = {"schema": SCHEMA, "key": key, "sha256": _payload_hash(values), "seconds": repr(seconds)}
-    return save({"features": values}, metadata=metadata)
+    array = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]}
+    header = json.dumps({"__metadata__": metadata, "features": array}).encode()
+    header += b" " * (-len(header) % 8)  # the array starts at a multiple of 8, as the format demands
+    return b"".join([len(header).to_bytes(8, "little"), header, _bytes_of(values)])
 
 
 def load_entry(path: Path, key: str) -> tuple[np.ndarray, float]:
     """Map an entry into memory, read-only, and check it.
 
-    safetensors' own loader copies; its format is a length (8 bytes, little endian), a JSON header and the raw array.
+    The format is a length (8 bytes, little endian), a JSON header and the raw array; safetensors' own loader copies it.
 
     Returns:
         The matrix [N, F] float32 and the seconds it took to compute.
@@ -274,7 +278,9 @@ def _info(root: Path) -> CacheInfo:
 
 def _payload_hash(values: np.ndarray) -> str:
     digest = hashlib.sha256(repr(values.shape).encode())
-    flat = values.reshape(-1).view(np.uint8)
-    for start in range(0, len(flat), _CHUNK_BYTES):
-        digest.update(flat[start : start + _CHUNK_BYTES])
+    digest.update(_bytes_of(values))
     return digest.hexdigest()
+
+
+def _bytes_of(values: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(values, dtype="<f4").reshape(-1)).cast("B")

@@ -135,7 +135,7 @@ def macd(data: BarArrays, fast: int = 12, slow: int = 26) -> np.ndarray:
     return talib.EMA(data.log("close"), fast) - talib.EMA(data.log("close"), slow)
 
 
-@indicator(parity=-1, warmup=lambda fast=12, slow=26, signal=9: _ema(max(fast, slow)) + _ema(signal))
+@indicator(parity=-1, warmup=lambda fast=12, slow=26, signal=9: _ema(max(fast, slow, signal)) + 4 * signal)
 def macd_histogram(data: BarArrays, fast: int = 12, slow: int = 26, signal: int = 9) -> np.ndarray:
     """MACD minus its own exponential average over `signal` bars."""
     line = macd(data, fast, slow)
@@ -186,7 +186,7 @@ def cci(data: BarArrays, period: int = 20) -> np.ndarray:
     return talib.CCI(data.log("high"), data.log("low"), data.log("close"), period) / 100
 
 
-@indicator(parity=1, warmup=lambda period=14: 2 * _wilder(period))
+@indicator(parity=1, warmup=lambda period=14: _wilder(period) + 5 * period)  # smoothed twice at the same pace
 def adx(data: BarArrays, period: int = 14) -> np.ndarray:
     """Average directional index of log prices / 100: how steady the trend is, whichever way it goes."""
     return talib.ADX(data.log("high"), data.log("low"), data.log("close"), period) / 100
@@ -296,13 +296,13 @@ def hour_cos(data: BarArrays) -> np.ndarray:
 @indicator(parity=1, warmup=_none)
 def weekday_sin(data: BarArrays) -> np.ndarray:
     """Sine of the weekday on a circle of seven days, UTC."""
-    return np.sin(data.time.dayofweek.to_numpy(np.float64) * (2 * np.pi / 7))
+    return np.sin(data.time.day_of_week.to_numpy(np.float64) * (2 * np.pi / 7))
 
 
 @indicator(parity=1, warmup=_none)
 def weekday_cos(data: BarArrays) -> np.ndarray:
     """Cosine of the weekday on a circle of seven days, UTC."""
-    return np.cos(data.time.dayofweek.to_numpy(np.float64) * (2 * np.pi / 7))
+    return np.cos(data.time.day_of_week.to_numpy(np.float64) * (2 * np.pi / 7))
 
 
 @indicator(parity=1, warmup=_none)

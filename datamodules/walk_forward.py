@@ -241,7 +241,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         rows = self._access(fold, role, BarRange(first, decisions.stop))
         scaler = self._scaler(fold)
         self._access(fold, f"{role}_fills", self._fill_bars(BarRange(first, decisions.stop)))
-        fills = FillArrays(*(torch.from_numpy(values[rows].copy()) for values in self._fills))
+        fills = {name: torch.from_numpy(values[rows].copy()) for name, values in self._fills._asdict().items()}
         return MarketTensors(
             features=torch.from_numpy(scaler.apply(self._features[rows])),
             time=torch.from_numpy(self._time[rows].copy()),
@@ -251,7 +251,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             bars_per_year=self.bars.bars_per_year,
             feature_names=tuple(spec.label for spec in self.specs),
             feature_parity=tuple(spec.parity for spec in self.specs),
-            **fills._asdict(),
+            **fills,
         )
 
     def _scaler(self, fold: Fold) -> Scaler:
