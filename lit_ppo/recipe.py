@@ -1,0 +1,155 @@
+"""One training's settings in one flat list, and the way from them to policy, optimizer and source of experience.
+
+Both shells build with these functions, so that equal settings give equal weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lit_ppo.envs.market import MarketEnv
+from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.initialisation import InitScheme
+from lit_ppo.learner import PPOConfig
+from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.seeding import make_generator
+from lit_ppo.types import MarketTensors
+
+Policy = MarketPolicy | ObservationPolicy
+Source = MarketTensors | VectorEnv
+
+
+@dataclass
+class Recipe(PPOConfig):
+    """`PPOConfig` and the network: the `model.*` keys of recipes and flags.
+
+    Attributes:
+        positions: target exposures, share of notional, rising, with 0; an action is the next position.
+        num_networks: networks that learn side by side and vote (account at the heads only).
+        hidden_size, num_layers: H and number of LSTM layers.
+        shared_encoder: one LSTM for policy and critic, or one each.
+        policy_layers, value_layers: widths of the heads' hidden layers.
+        activation: "tanh", "relu" or "mish".
+        hold_bias: start of the learned bias on the logit of keeping the held position.
+        recurrent: False is the memoryless control.
+        init: start values of the LSTM, "chrono" or "orthogonal".
+        episode_bars: bars of one episode of the market environment (account at the encoder only); None: the segment.
+    Where None is allowed it means the default of the policy that `account_at` chooses.
+    """
+
+    positions: Sequence[float] = (-1.0, 0.0, 1.0)
+    num_networks: int = 1
+    hidden_size: int | None = None
+    num_layers: int = 1
+    shared_encoder: bool | None = None
+    policy_layers: Sequence[int] | None = None
+    value_layers: Sequence[int] | None = None
+    activation: str = "tanh"
+    hold_bias: float = 3.0
+    recurrent: bool = True
+    init: InitScheme | None = None
+    episode_bars: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.account_at == "encoder" and self.num_networks != 1:
+            raise ValueError(f"`account_at: encoder` has one network, got model.num_networks {self.num_networks}")
+        if self.account_at == "heads" and self.episode_bars is not None:
+            raise ValueError(
+                "model.episode_bars belongs to `account_at: encoder`; at the heads a stretch is num_steps bars long"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, strings and lists only, as a checkpoint keeps them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Read `to_dict` back.
+
+        Raises:
+            ValueError: a name that this version does not know.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"The checkpoint's settings {unknown} are of another version of lit-ppo")
+        return cls(**values)
+
+
+NETWORK: tuple[str, ...] = ("positions", "num_networks", "hidden_size", "num_layers", "shared_encoder", "policy_layers")
+NETWORK += ("value_layers", "activation", "recurrent", "account_at", "account_features")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
+    """List what differs between two `to_dict`s, ready for a message."""
+    names = names or sorted(then.keys() | now.keys())
+    return [
+        f"model.{name} was {then.get(name)!r} and is {now.get(name)!r}"
+        for name in names
+        if then.get(name) != now.get(name)
+    ]
+
+
+def experience(recipe: Recipe, market: Source, seed: int, rank: int = 0) -> Source:
+    """Return what `Learner.attach` wants: the bars (account at the heads), or the market as an environment."""
+    if not isinstance(market, MarketTensors) or recipe.account_at == "heads":
+        return market
+    generator = make_generator(seed, rank, "environment", market.features.device)
+    return MarketEnv(
+        market,
+        recipe.positions,
+        recipe.num_envs,
+        generator=generator,
+        episode_bars=recipe.episode_bars,
+        account_features=recipe.account_features,
+    )
+
+
+def build_policy(recipe: Recipe, source: Source, seed: int) -> Policy:
+    """Build the policy for a source of experience; the start values depend on `seed` alone (every rank's are equal)."""
+    if isinstance(source, MarketTensors):
+        return build_market_policy(recipe, len(source.feature_names), seed)
+    sizes = {
+        "observation_size": source.observation_size,
+        "num_actions": source.num_actions,
+        "action_size": source.action_size,
+        "hold_column": source.hold_column,
+    }
+    return build_observation_policy(recipe, sizes, seed)
+
+
+def _network(recipe: Recipe) -> dict[str, Any]:
+    names: tuple[str, ...] = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers")
+    names += ("activation", "hold_bias", "recurrent", "init")
+    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+
+
+def build_market_policy(recipe: Recipe, num_features: int, seed: int) -> MarketPolicy:
+    return MarketPolicy(
+        num_features,
+        recipe.positions,
+        recipe.num_networks,
+        num_account=len(recipe.account_features) - 1,  # the held position enters by itself
+        generator=make_generator(seed, 0, "weights"),
+        **_network(recipe),
+    )
+
+
+def build_observation_policy(recipe: Recipe, sizes: Mapping[str, Any], seed: int) -> ObservationPolicy:
+    return ObservationPolicy(
+        **sizes, positions=recipe.positions, generator=make_generator(seed, 0, "weights"), **_network(recipe)
+    )
+
+
+def build_optimizer(policy: Policy, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam with eps 1e-5 (arXiv:2005.12729); the learner sets the learning rate before each iteration.
+
+    Not fused: fused Adam unscales gradients itself, which `16-mixed` must do before they are clipped.
+    """
+    return torch.optim.Adam(policy.parameters(), lr=learning_rate, eps=1e-5, foreach=True)
