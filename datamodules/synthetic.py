@@ -7,6 +7,7 @@ optimum of `lit_ppo.oracles`.
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+
+from lit_ppo.atomic import atomic_write
 
 Kind = Literal["regime", "predictor", "random_walk"]
 NuisanceKind = Literal["iid", "random_walk", "lagged", "noisy", "mixed"]
@@ -35,7 +38,6 @@ START_PRICE = 1000.0
 # Six digits: rounding a price costs 1e-5 units at the default scale, and a spread is a whole number of points.
 PRICE_DIGITS = 6
 POINT = 10.0**-PRICE_DIGITS
-COLUMN_DIGITS = 6
 START_TIME = np.datetime64("2000-01-03T00:00:00", "ns")
 
 
@@ -178,10 +180,10 @@ class SyntheticMarket:
             "spread": np.round(2 * self.parameters["cost"] * self.scale * open_ / POINT),
         }
         if draw.signal is not None:
-            columns[SIGNAL_COLUMN] = np.round(draw.signal, COLUMN_DIGITS)
+            columns[SIGNAL_COLUMN] = np.round(draw.signal, PRICE_DIGITS)
         observed = draw.returns if draw.signal is None else draw.signal
         for k in range(self.nuisances):
-            columns[f"nuisance_{k:02d}"] = np.round(self._nuisance(k, observed), COLUMN_DIGITS)
+            columns[f"nuisance_{k:02d}"] = np.round(self._nuisance(k, observed), PRICE_DIGITS)
         return pd.DataFrame(columns)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -191,15 +193,11 @@ class SyntheticMarket:
         frame = self.frame()
         for name in ("volume", "spread"):
             frame[name] = frame[name].astype(np.int64)
-        compression: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None  # same bytes each time
-        frame.to_csv(
-            path,
-            index=False,
-            float_format=f"%.{PRICE_DIGITS}f",
-            date_format="%Y-%m-%dT%H:%M:%SZ",
-            lineterminator="\n",
-            compression=compression,
+        text = frame.to_csv(
+            index=False, float_format=f"%.{PRICE_DIGITS}f", date_format="%Y-%m-%dT%H:%M:%SZ", lineterminator="\n"
         )
+        data = text.encode()
+        atomic_write(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)  # same bytes each time
         return path
 
     def _noise(self, n: int, values: dict[str, Any]) -> FloatArray:
