@@ -34,7 +34,11 @@ class LitPPO(pl.LightningModule):
         policy: built from the first train batch (a `MarketTensors` or a vector environment), or by `build`.
         learner: made when training starts.
         metrics: what the last PPO iteration measured, keys of docs/metrics.md.
+        validation: what the last validation of this iteration measured, keys of docs/metrics.md; empty if none.
         stop_requested: some rank was asked to stop; all ranks agree.
+        stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
+        selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
+        fold: number of this fold and number of folds, for displays.
     """
 
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
@@ -44,8 +48,10 @@ class LitPPO(pl.LightningModule):
         self.policy: Policy | None = None
         self.learner: Learner | None = None
         self.metrics: dict[str, float] = {}
-        self.validation: Evaluation | None = None
-        self.stop_requested = False
+        self.validation: dict[str, float] = {}
+        self.stop_requested, self.stop_reason = False, ""
+        self.selection: dict[str, float] = {}
+        self.fold = (0, 1)
         self._resume: dict[str, Any] | None = None
         self._skipped = SkippedSteps()
 
@@ -134,6 +140,7 @@ class LitPPO(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         assert self.learner is not None
+        self.validation = {}
         self.metrics = self.learner.iterate(self._apply_loss)
         self._record(self.metrics)
         stop = self.trainer.strategy.reduce_boolean_decision(interrupts.requested(), all=False)
@@ -167,8 +174,7 @@ class LitPPO(pl.LightningModule):
         return evaluate(self.policy, market, self.recipe.account_features)
 
     def validation_step(self, batch: MarketTensors, batch_idx: int) -> None:
-        self.validation = self.evaluate(batch)
-        self._report("validation", self.validation)
+        self.validation = self._report("validation", self.evaluate(batch))
 
     def test_step(self, batch: MarketTensors, batch_idx: int) -> None:
         self._report("test", self.evaluate(batch))
@@ -176,7 +182,7 @@ class LitPPO(pl.LightningModule):
     def predict_step(self, batch: MarketTensors, batch_idx: int) -> Evaluation:
         return self.evaluate(batch)
 
-    def _report(self, stage: str, evaluation: Evaluation) -> None:
+    def _report(self, stage: str, evaluation: Evaluation) -> dict[str, float]:
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
         metrics[f"{stage}/score"] = evaluation.score
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -184,6 +190,7 @@ class LitPPO(pl.LightningModule):
             self._record(metrics)
         else:
             self.log_dict(metrics, batch_size=1)
+        return metrics
 
     # Checkpoints
 

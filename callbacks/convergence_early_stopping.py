@@ -1,0 +1,74 @@
+"""End a fold's training when its validation score has stopped improving."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class ConvergenceEarlyStopping(pl.Callback):
+    """Stop when the smoothed validation score has not improved by `convergence_threshold` for `patience` validations.
+
+        s_k = smoothing * s_{k-1} + (1 - smoothing) * score_k,    s_1 = score_1
+
+    Reads the monitored metric after each validation; writes `trainer.should_stop` and `pl_module.stop_reason`. Ends one
+    fold's training, never the walk-forward; which weights are kept is `ValidationSelection`'s affair. Smoothing,
+    best score, waiting time and history are part of the checkpoint.
+
+    Args:
+        patience: validations without an improvement.
+        convergence_threshold: what counts as one, in units of the score.
+        smoothing: weight of the past, in [0, 1); 0 compares the raw scores.
+        min_progress: share of the budget before which training never ends.
+        monitor: metric, larger is better.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        patience: int = 5,
+        convergence_threshold: float = 1e-3,
+        smoothing: float = 0.5,
+        min_progress: float = 0.25,
+        monitor: str = "validation/score",
+    ) -> None:
+        if patience < 1 or convergence_threshold < 0 or not 0 <= smoothing < 1 or not 0 <= min_progress <= 1:
+            raise ValueError(
+                "ConvergenceEarlyStopping needs patience >= 1, convergence_threshold >= 0, smoothing in [0, 1) and "
+                f"min_progress in [0, 1]; got {patience}, {convergence_threshold}, {smoothing}, {min_progress}"
+            )
+        self.patience, self.convergence_threshold = patience, convergence_threshold
+        self.smoothing, self.min_progress, self.monitor = smoothing, min_progress, monitor
+        self.best = -math.inf
+        self.wait = 0
+        self.history: list[float] = []  # smoothed scores
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if self.history:
+            score = self.smoothing * self.history[-1] + (1 - self.smoothing) * score
+        self.history.append(score)
+        if score > self.best + self.convergence_threshold:
+            self.best, self.wait = score, 0
+        else:
+            self.wait += 1
+        if self.wait >= self.patience and pl_module.progress >= self.min_progress and not trainer.should_stop:
+            trainer.should_stop = True
+            pl_module.stop_reason = (
+                f"early stopping: {self.monitor} within {self.convergence_threshold:g} of {self.best:.4g} for "
+                f"{self.wait} validations"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "wait": self.wait, "history": list(self.history)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.wait = state_dict["best"], state_dict["wait"]
+        self.history = list(state_dict["history"])

@@ -1,0 +1,71 @@
+"""Where the training stands: a Rich bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+class RunProgress(pl.Callback):
+    """Show bars done, steps per second, time left, fold and validation score.
+
+    Reads `pl_module.timesteps`, `total_timesteps`, `fold` and `validation`; writes to the terminal only (rank zero).
+    Time left counts the folds still to come, at this training's pace.
+
+    Args:
+        every_seconds: distance of two plain lines where there is no terminal.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        if every_seconds <= 0:
+            raise ValueError(f"RunProgress needs every_seconds > 0, got {every_seconds}")
+        self.every_seconds = every_seconds
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._score = float("nan")
+        self._started = self._said = 0.0
+        self._first_timesteps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._started = self._said = time.monotonic()
+        self._first_timesteps = pl_module.timesteps
+        console = Console()
+        if trainer.is_global_zero and console.is_terminal:
+            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
+            self._task = self._bar.add_task("", total=pl_module.total_timesteps, completed=pl_module.timesteps)
+            self._bar.start()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._score = pl_module.validation.get("validation/score", self._score)
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=pl_module.timesteps, description=self._line(pl_module, now))
+        elif trainer.is_global_zero and now - self._said >= self.every_seconds:
+            self._said = now
+            print(self._line(pl_module, now), flush=True)
+
+    def _line(self, pl_module: Any, now: float) -> str:
+        fold, num_folds = pl_module.fold
+        total = pl_module.total_timesteps
+        pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)
+        left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1)
+        return (
+            f"fold {fold} of {num_folds}: {pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "
+            f"{duration(left / max(pace, 1e-9))} left, validation score {self._score:.4f}"
+        )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
