@@ -94,7 +94,7 @@ def test_one_flipped_bit_anywhere_is_noticed_and_the_entry_rebuilt(tmp_path):
         bad[place] ^= 1 << (place % 8)
         entry(tmp_path).write_bytes(bad)
         try:
-            values, seconds = load_entry(entry(tmp_path), KEY)
+            values, _ = load_entry(entry(tmp_path), KEY)
         except module.CorruptEntryError:
             continue
         # What remains may only be a time, or a blank of the header's padding: never another matrix.
@@ -135,7 +135,7 @@ def test_an_entry_of_another_key_or_layout_is_rebuilt(tmp_path, monkeypatch):
 
 def test_the_least_recently_used_entries_go_first(tmp_path):
     size = len(encode_entry(KEY, matrix(), 0.123))
-    cache = FeatureCache(tmp_path, max_bytes=3 * size + 60)
+    cache = FeatureCache(tmp_path, max_bytes=7 * size // 2)
     for age, key in enumerate("abc"):
         cache.get(key * 64, matrix)
         os.utime(entry(tmp_path, key * 64), (1000 + age, 1000 + age))
@@ -193,7 +193,7 @@ def test_the_default_directory_is_the_users_cache_home(monkeypatch, tmp_path):
 def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
     FeatureCache(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(PermissionError, match="belongs to user id .* --data.cache_dir"):
+    with pytest.raises(PermissionError, match=r"belongs to user id .* --data\.cache_dir"):
         FeatureCache(tmp_path)
 
 

@@ -118,7 +118,7 @@ def test_a_column_of_the_file_is_a_feature_with_the_parity_it_is_given():
 
 
 def test_a_missing_column_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="'mood'; the bars have time, open, .*sentiment"):
+    with pytest.raises(ValueError, match=r"'mood'; the bars have time, open, .*sentiment"):
         compute_features(bars(), load_features([{"column": "mood"}]), SECONDS)
 
 
