@@ -319,7 +319,7 @@ def money_account(
     def lots_for(exposure: float, balance: float) -> float:
         if exposure == 0.0:
             return 0.0
-        # 1e-9 of a step: 0.03 / 0.01 is 2.9999... in binary, and is three steps.
+        # 1e-9 of a step: 0.29 / 0.01 is 28.9999... in binary, and is 29 steps.
         steps = int(abs(exposure) * balance / balance_per_lot / lot_step + 1e-9)
         lots = min(max_lots, max(min_lots, steps * lot_step))
         return lots if exposure > 0 else -lots

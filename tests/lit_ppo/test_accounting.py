@@ -193,13 +193,24 @@ def test_money_follows_price_change_times_lots_minus_costs():
 
 @pytest.mark.parametrize(
     ("balance", "exposure", "lots"),
-    [(500, 1.0, 0.5), (5, 1.0, 0.01), (30, -1.0, -0.03), (1e6, 1.0, 2.0), (37.9, 1.0, 0.03), (500, 0.5, 0.25)],
+    [(500, 1.0, 0.5), (5, 1.0, 0.01), (290, -1.0, -0.29), (1e6, 1.0, 2.0), (37.9, 1.0, 0.03), (500, 0.5, 0.25)],
 )
 def test_lots_are_stepped_and_clamped(balance, exposure, lots):
     market = random_market(1, seed=0)
     ledger = keep_books(market, np.array([exposure]))
     money = money_account(ledger, market["fill_price"][:-1], initial_balance=balance, max_lots=2.0)
     assert money.lots[0] == pytest.approx(lots, abs=1e-12)
+
+
+def test_inherited_and_dropped_positions_cost_no_money():
+    market = random_market(4, seed=13, carry=0.0)
+    first = {name: values[:2] for name, values in market.items()}
+    second = {name: values[2:] for name, values in market.items()}
+    ledger = stitch([keep_books(first, np.full(2, -1.0), first_position=-1.0), keep_books(second, np.zeros(2))])
+    money = money_account(ledger, market["fill_price"][:-1], initial_balance=1000, contract_size=1)
+    assert money.lots.tolist() == [-1, -1, 0, 0]
+    assert money.cost.tolist() == [0, 0, 0, 0]
+    np.testing.assert_allclose(money.profit[:2], -np.diff(market["fill_price"])[:2], rtol=1e-9)
 
 
 def test_a_ruined_balance_stays_at_zero_and_trades_no_more():

@@ -154,6 +154,16 @@ def test_ruin_terminates_and_equals_the_scalar_twin():
     assert step.observations[0].tolist() == [*market.features[0].tolist(), 0.0]  # a fresh flat account
 
 
+def test_ruin_in_the_last_bar_of_a_window_terminates_and_does_not_truncate():
+    market = tiny_market(size=4, warmup=0, price_return=[0.0, 0.0, -0.97, 0.0])
+    env = MarketEnv(market, num_envs=2, generator=generator(), random_start=False)
+    env.reset()
+    for _ in range(3):
+        step = env.step(torch.tensor([2, 1]))  # long and flat
+    assert step.terminated.tolist() == [True, False]
+    assert step.truncated.tolist() == [False, True]
+
+
 def test_a_window_visits_every_bar_in_order_and_only_looks_at_the_last():
     market = tiny_market(size=12, warmup=2)
     env = MarketEnv(market, num_envs=2, generator=generator(), random_start=False)
@@ -220,8 +230,8 @@ def test_a_resumed_market_equals_the_uninterrupted_one_bit_for_bit():
     file.seek(0)
     resumed = make(1)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    for _ in range(80):
-        actions = torch.randint(3, (6,), generator=draw)
+    for t in range(80):
+        actions = torch.randint(3, (6,), generator=draw) if t else env.account.held  # holding shows the holding time
         for one, other in zip(env.step(actions), resumed.step(actions), strict=True):
             assert torch.equal(one, other)
 
