@@ -8,6 +8,7 @@ optimum of `lit_ppo.oracles`.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from datamodules.bar_checks import calendar_of, duration, oddities, when
+from datamodules.bars import Bars
+from datamodules.data_card import DataCard
 from lit_ppo.atomic import atomic_write
 
 Kind = Literal["regime", "predictor", "random_walk"]
@@ -38,7 +42,8 @@ START_PRICE = 1000.0
 # Six digits: rounding a price costs 1e-5 units at the default scale, and a spread is a whole number of points.
 PRICE_DIGITS = 6
 POINT = 10.0**-PRICE_DIGITS
-START_TIME = np.datetime64("2000-01-03T00:00:00", "ns")
+START_TIME = np.datetime64("1971-01-04T00:00:00", "ns")  # a Monday, so early that a million quarter hours are past
+END_TIME = np.datetime64("2100-01-01T00:00:00", "ns")  # the bar reader takes later times for mistakes
 
 
 class Draw(NamedTuple):
@@ -121,7 +126,7 @@ class SyntheticMarket:
                 f"synthetic.dof belongs to noise student_t, and student_t needs it; "
                 f"got noise {values['noise']!r} and dof {values['dof']}"
             )
-        self._require("num_bars", self.num_bars, self.num_bars >= 2, ">= 2")
+        self._require("num_bars", self.num_bars, self.num_bars >= 3, ">= 3")
         self._require("seed", self.seed, self.seed >= 0, ">= 0")
         self._require("nuisances", self.nuisances, 0 <= self.nuisances <= 1000, "in [0, 1000]")
         self._require("scale", self.scale, 0 < self.scale <= 0.01, "in (0, 0.01]")
@@ -165,6 +170,12 @@ class SyntheticMarket:
 
     def frame(self) -> pd.DataFrame:
         """Bars as a table: time (UTC), open, high, low, close, volume, spread in points, then the extra columns."""
+        most = int((END_TIME - START_TIME) // np.timedelta64(self.bar_seconds, "s"))
+        if self.num_bars > most:
+            raise ValueError(
+                f"synthetic.num_bars is {self.num_bars}, but from {START_TIME} to {END_TIME} there are only {most} bars of "
+                f"{self.bar_seconds} seconds; ask for fewer or make synthetic.bar_seconds smaller"
+            )
         draw = self.draw()
         close = np.round(START_PRICE * np.exp(self.scale * np.cumsum(draw.returns)), PRICE_DIGITS)
         open_ = np.concatenate(([START_PRICE], close[:-1]))
@@ -185,6 +196,46 @@ class SyntheticMarket:
         for k in range(self.nuisances):
             columns[f"nuisance_{k:02d}"] = np.round(self._nuisance(k, observed), PRICE_DIGITS)
         return pd.DataFrame(columns)
+
+    def bars(self) -> Bars:
+        """Build the bars that `read_bars` gives for the written file, without writing it.
+
+        Their sha256 is that of the columns in memory; `path` names the market, there is no such file.
+        """
+        frame = self.frame()
+        columns = {name: frame[name].to_numpy(np.float64) for name in frame.columns if name != "time"}
+        digest = hashlib.sha256(repr((list(columns), self.bar_seconds)).encode())
+        for values in columns.values():
+            digest.update(values.tobytes())
+        time = frame["time"].to_numpy("datetime64[ns]").astype(np.int64)
+        calendar = calendar_of(time)
+        spread = float(np.median(columns["spread"]))
+        card = DataCard(
+            name=f"synthetic {self.kind}, seed {self.seed}",
+            sha256=digest.hexdigest(),
+            size_bytes=sum(values.nbytes for values in columns.values()),
+            dialect={"style": "made by a formula", "time zone": "UTC"},
+            columns={name: name for name in frame.columns},
+            rows_read=len(frame),
+            rows_kept=len(frame),
+            dropped={},
+            first=when(time[0]),
+            last=when(time[-1]),
+            bar=duration(calendar.bar),
+            bar_seconds=self.bar_seconds,
+            bars_per_year=calendar.bars_per_year,
+            gaps=calendar.gaps,
+            missing_bars=calendar.missing_bars,
+            longest_gap="none",
+            steps=tuple(f"{duration(step)} x {count:,}" for step, count in calendar.top_steps),
+            point=POINT,
+            point_source="given",
+            spread=f"median {spread:g} points = {spread * POINT:g}",
+            notes=(f"parameters: {self.parameters}",),
+            warnings=tuple(oddities(time, columns, POINT)),
+        )
+        path = Path(f"synthetic_{self.kind}_{self.seed}.csv")
+        return Bars(frame, POINT, self.bar_seconds, calendar.bars_per_year, card.sha256, path, card)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the market as a CSV file (gzipped if it ends in .gz) that the bar reader takes like any other."""
