@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pytest
 
+from datamodules.bars import read_bars
 from datamodules.synthetic import POINT, SyntheticMarket
 from lit_ppo.costs import Costs, fill_arrays
 
@@ -24,6 +25,40 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(kind, tmp_pa
     assert text(1, "a.csv") == text(1, "b.csv")
     assert text(1, "a.csv") != text(2, "b.csv")
     assert text(1, "a.csv.gz") == text(1, "b.csv.gz")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_written_file_reads_back_as_the_bars_in_memory(kind, tmp_path):
+    market = SyntheticMarket(kind=kind, num_bars=3000, seed=2)
+    made, read = market.bars(), read_bars(market.write(tmp_path / "market.csv"))
+    for name in ("time", "open", "high", "low", "close", "volume", "spread"):
+        assert made.frame[name].equals(read.frame[name]), name
+    assert made.point == read.point
+    assert (made.bar_seconds, made.bars_per_year) == (read.bar_seconds, read.bars_per_year)
+    assert not read.card.warnings
+    assert not made.card.warnings
+    assert made.card.text().startswith("file")
+
+
+@pytest.mark.xfail(reason="the bar reader leaves out columns that it does not know")
+def test_the_extra_columns_read_back_too(tmp_path):
+    market = SyntheticMarket(kind="predictor", num_bars=500, nuisances=4, nuisance_kind="mixed")
+    made, read = market.bars(), read_bars(market.write(tmp_path / "market.csv"))
+    assert made.frame.equals(read.frame)
+
+
+def test_different_markets_have_different_hashes():
+    markets = [
+        SyntheticMarket(num_bars=50, seed=seed, nuisances=n, cost=c)
+        for seed, n, c in ((0, 0, 0.1), (1, 0, 0.1), (0, 1, 0.1), (0, 0, 0.2))
+    ]
+    assert len({market.bars().sha256 for market in markets}) == 4
+    assert markets[0].bars().sha256 == SyntheticMarket(num_bars=50, cost=0.1).bars().sha256
+
+
+def test_more_bars_than_there_is_time_for_are_refused():
+    with pytest.raises(ValueError, match="ask for fewer or make synthetic"):
+        SyntheticMarket(num_bars=100_000, bar_seconds=86_400).frame()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +167,7 @@ def test_every_parameter_of_a_kind_changes_its_file():
         ({"noise": "student_t", "dof": 2.0}, "no variance"),
         ({"dof": 4.0}, "belongs to noise student_t"),
         ({"nuisance_kind": "copies"}, "nuisance_kind"),
-        ({"num_bars": 1}, "num_bars"),
+        ({"num_bars": 2}, "num_bars"),
     ],
 )
 def test_a_market_that_cannot_be_is_refused(settings, message):
