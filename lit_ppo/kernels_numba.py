@@ -11,25 +11,15 @@ Relative to exact arithmetic the activations are off by at most about 2e-7 (exp 
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
-import numpy
-import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from lit_ppo.kernels import recurrent_weight_gradient
 from lit_ppo.simd import BYTES, LANES, clamp, constant, exponent_of, fma, load, load_all, load_flag, store
 
 ROWS = 4  # sequences taken together
-INFERENCE_ROWS = 8192  # input gates held at a time without gradient: 4 MiB at H = 32
-THREAD_WORK = 2**20  # multiply-adds worth handing to another thread (waking it takes about 50 us)
 
 
 def _compile(**options: Any) -> Callable[[Callable], Callable]:
@@ -94,7 +84,7 @@ def _finish_forward(entrance, forget, candidate, exit_, start, gates, cell, outp
 
 
 @_compile(nogil=True)
-def _forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, packed):
+def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, packed):
     """Sequences first..last-1 of a layer.
 
     Addresses: gates [T, S, 4H] (in: of the inputs; out, if cells: activations), hidden [S, H] and cell [S, H] before
@@ -162,9 +152,11 @@ def _forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, 
 
 
 @_compile(forceinline=True)
-def _finish_backward(product, starts_next, starts, grad_output, gates, grad_gates, cell, previous, carry, width):
-    """Turn one sequence's unit vector of dL/dh_t into the gradient of its gates; arguments from `grad_output` on are
-    addresses. `carry` holds dL/dc_t from later steps, and gets that for the step before.
+def _finish_backward(product, starts_next, starts, grad_output, gates, cell, previous, carry, width):
+    """Turn one sequence's unit vector of dL/dh_t into the gradient of its gates, written over their activations.
+
+    Arguments from `grad_output` on are addresses. `carry` holds dL/dc_t from later steps, and gets that for the step
+    before.
     """
     grad_hidden = load(grad_output)
     grad_cell = constant(0.0)
@@ -179,19 +171,18 @@ def _finish_backward(product, starts_next, starts, grad_output, gates, grad_gate
     before = constant(0.0)
     if not starts:
         before = load(previous)
-    store(grad_gates, grad_cell * candidate * entrance * (one - entrance))
-    store(grad_gates + width, grad_cell * before * forget * (one - forget))
-    store(grad_gates + 2 * width, grad_cell * entrance * (one - candidate * candidate))
-    store(grad_gates + 3 * width, grad_hidden * squashed * exit_ * (one - exit_))
+    store(gates, grad_cell * candidate * entrance * (one - entrance))
+    store(gates + width, grad_cell * before * forget * (one - forget))
+    store(gates + 2 * width, grad_cell * entrance * (one - candidate * candidate))
+    store(gates + 3 * width, grad_hidden * squashed * exit_ * (one - exit_))
     store(carry, grad_cell * forget)
 
 
 @_compile(nogil=True)
-def _backward(first, last, T, S, H, grad_outputs, gates, grad_gates, cells, cell, carry, starts, packed):
+def backward(first, last, T, S, H, grad_outputs, gates, cells, cell, carry, starts, packed):
     """Sequences first..last-1 of a layer, from the last step to the first.
 
-    Addresses: grad_outputs [T, S, H], gates [T, S, 4H] activations, grad_gates [T, S, 4H] out, cells [T, S, H],
-    cell [S, H] before the first step, carry [S, H] (in: gradient of the last cell; out: of the cell before the first
+    Addresses: grad_outputs [T, S, H], gates [T, S, 4H] (in: activations; out: their gradient), cells [T, S, H], cell [S, H] before the first step, carry [S, H] (in: gradient of the last cell; out: of the cell before the first
     step, where no reset stands between), starts [T, S] bytes or 0, packed [H / LANES, 4H, LANES].
     """
     width = 4 * H
@@ -200,7 +191,7 @@ def _backward(first, last, T, S, H, grad_outputs, gates, grad_gates, cells, cell
         s = first
         while s < last:
             rows = ROWS if s + ROWS <= last else 1
-            source = grad_gates + 4 * ((t + 1) * S + s) * width
+            source = gates + 4 * ((t + 1) * S + s) * width
             flags = starts + t * S + s
             for block in range(H // LANES):
                 p0, p1, p2, p3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -241,170 +232,9 @@ def _backward(first, last, T, S, H, grad_outputs, gates, grad_gates, cells, cell
                         starts != 0 and load_flag(flags + row),
                         grad_outputs + offset,
                         gates + gate,
-                        grad_gates + gate,
                         cells + offset,
                         cells + offset - S * width if t > 0 else cell + state,
                         carry + state,
                         width,
                     )
             s += rows
-
-
-class NumbaLayer(torch.autograd.Function):
-    """A layer whose H is a multiple of LANES; arguments and results as in `LayerFunction`, tensors contiguous."""
-
-    @staticmethod
-    def forward(ctx, inputs, hidden, cell, weight_ih, weight_hh, bias, episode_starts):
-        """One input GEMM for all T, then the fused recurrence, which turns the input gates into activations."""
-        T, S, _ = inputs.shape
-        gates = _empty(T, S, len(bias))
-        torch.addmm(bias, inputs.flatten(0, 1), weight_ih.t(), out=gates.flatten(0, 1))
-        outputs, cells = _empty(T, S, hidden.shape[-1]), _empty(T, S, hidden.shape[-1])
-        last_cell = cell.clone()
-        _run_forward(gates, hidden, last_cell, outputs, cells, episode_starts, pack_forward(weight_hh))
-        ctx.save_for_backward(inputs, hidden, cell, weight_ih, weight_hh, gates, outputs, cells, episode_starts)
-        return outputs, last_cell
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_outputs, grad_cell):
-        """The fused recurrence backwards, then one GEMM for each weight."""
-        inputs, hidden, cell, weight_ih, weight_hh, gates, outputs, cells, episode_starts = ctx.saved_tensors
-        T, S, H = outputs.shape
-        grad_gates = _empty(*gates.shape)
-        carry = grad_cell.clone(memory_format=torch.contiguous_format)
-        grad_outputs, packed = grad_outputs.contiguous(), pack_backward(weight_hh)
-        starts = 0 if episode_starts is None else episode_starts.data_ptr()
-        addresses = [tensor.data_ptr() for tensor in (grad_outputs, gates, grad_gates, cells, cell, carry)]
-        _over_sequences(_backward, T, S, H, (*addresses, starts, packed.data_ptr()))
-        grad_hidden = grad_gates[0] @ weight_hh if ctx.needs_input_grad[1] else None
-        if episode_starts is not None:
-            mask = episode_starts[0].unsqueeze(-1)
-            carry = carry.masked_fill(mask, 0.0)
-            grad_hidden = None if grad_hidden is None else grad_hidden.masked_fill(mask, 0.0)
-        flat = grad_gates.flatten(0, 1)  # [T S, 4H]
-        return (
-            grad_gates @ weight_ih if ctx.needs_input_grad[0] else None,
-            grad_hidden,
-            carry,
-            (inputs.flatten(0, 1).t() @ flat).t(),
-            recurrent_weight_gradient(grad_gates, outputs, hidden, episode_starts),
-            flat.sum(0),
-            None,
-        )
-
-
-def numba_layer(
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    episode_starts: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A `LayerFunction` for float32 on the CPU.
-
-    Raises:
-        ValueError: another dtype or device.
-    """
-    if inputs.dtype != torch.float32 or inputs.device.type != "cpu":
-        raise ValueError(f"The numba LSTM kernel needs float32 on the CPU, got {inputs.dtype} on {inputs.device}")
-    H = hidden.shape[-1]
-    padding = -H % LANES
-    if padding:  # units with zero weights stay zero and touch nothing
-        hidden, cell = functional.pad(hidden, (0, padding)), functional.pad(cell, (0, padding))
-        weight_ih = functional.pad(weight_ih.unflatten(0, (4, H)), (0, 0, 0, padding)).flatten(0, 1)
-        weight_hh = functional.pad(weight_hh.unflatten(0, (4, H)), (0, padding, 0, padding)).flatten(0, 1)
-        bias = functional.pad(bias.unflatten(0, (4, H)), (0, padding)).flatten()
-    tensors = [tensor.contiguous() for tensor in (inputs, hidden, cell, weight_ih, weight_hh, bias)]
-    starts = None if episode_starts is None else episode_starts.contiguous()
-    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    outputs, last_cell = NumbaLayer.apply(*tensors, starts) if differentiable else _infer(*tensors, starts)
-    last_hidden = outputs[-1]
-    if padding:
-        outputs, last_hidden, last_cell = outputs[..., :H], last_hidden[..., :H], last_cell[..., :H]
-    return outputs, last_hidden, last_cell
-
-
-def pack_forward(weight_hh: Tensor) -> Tensor:
-    """[4H, H] -> [H / LANES, H, 4, LANES]: for each k, the four gates of one vector of units side by side."""
-    H = weight_hh.shape[1]
-    return weight_hh.view(4, H // LANES, LANES, H).permute(1, 3, 0, 2).contiguous()
-
-
-def pack_backward(weight_hh: Tensor) -> Tensor:
-    """[4H, H] -> [H / LANES, 4H, LANES]."""
-    rows, H = weight_hh.shape
-    return weight_hh.view(rows, H // LANES, LANES).permute(1, 0, 2).contiguous()
-
-
-def _infer(
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    episode_starts: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The forward pass without gradient: gates exist for a piece of the sequence at a time."""
-    T, S, F = inputs.shape
-    outputs = _empty(T, S, hidden.shape[-1])
-    cell, packed = cell.clone(), pack_forward(weight_hh)
-    steps = min(T, max(1, INFERENCE_ROWS // S))
-    buffer = hidden.new_empty(steps * S, len(bias))
-    for start in range(0, T, steps):
-        piece = slice(start, min(start + steps, T))
-        flat = inputs[piece].view(-1, F)
-        gates = torch.addmm(bias, flat, weight_ih.t(), out=buffer[: len(flat)])
-        starts = None if episode_starts is None else episode_starts[piece]
-        _run_forward(gates, hidden, cell, outputs[piece], None, starts, packed)
-        hidden = outputs[piece.stop - 1]
-    return outputs, cell
-
-
-def _run_forward(
-    gates: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    outputs: Tensor,
-    cells: Tensor | None,
-    episode_starts: Tensor | None,
-    packed: Tensor,
-) -> None:
-    """Call `_forward` on tensors."""
-    starts = 0 if episode_starts is None else episode_starts.data_ptr()
-    kept = 0 if cells is None else cells.data_ptr()
-    addresses = [tensor.data_ptr() for tensor in (gates, hidden, cell, outputs)]
-    _over_sequences(_forward, *outputs.shape, (*addresses, kept, starts, packed.data_ptr()))
-
-
-def _empty(*shape: int) -> Tensor:
-    """Return an unset float32 tensor. numpy asks for huge pages from 4 MiB on and torch does not: the first touch of
-    the 32 MiB of gates at H = 256 is several times cheaper.
-    """
-    return torch.from_numpy(numpy.empty(shape, numpy.float32))
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
-
-
-def _over_sequences(kernel: Callable, T: int, S: int, H: int, arguments: tuple[int, ...]) -> None:
-    """Run a kernel over sequences 0..S-1, spread over at most `torch.get_num_threads()` threads.
-
-    The kernels release the GIL, and each thread runs its sequences through all T steps without meeting another.
-    """
-    groups = -(-S // ROWS)
-    pieces = min(torch.get_num_threads(), groups, 1 + T * S * H * 4 * H // THREAD_WORK)
-    if pieces == 1:
-        kernel(0, S, T, S, H, *arguments)
-        return
-    edges = [min(S, groups * piece // pieces * ROWS) for piece in range(pieces + 1)]
-    pool = _pools.get(os.getpid())
-    if pool is None:
-        pool = _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="lstm")
-    futures = [pool.submit(kernel, edges[i], edges[i + 1], T, S, H, *arguments) for i in range(1, pieces)]
-    kernel(edges[0], edges[1], T, S, H, *arguments)
-    for future in futures:
-        future.result()

@@ -166,7 +166,7 @@ def layer_function(implementation: str) -> LayerFunction:
             kernel: cuDNN on a GPU; no resets) or "numba" (fused; float32 on the CPU).
     """
     if implementation == "numba":
-        from lit_ppo.kernels_numba import numba_layer  # numba takes 0.3 s to import: only when it is used
+        from lit_ppo.kernels_fused import numba_layer  # numba takes 0.3 s to import: only when it is used
 
         return numba_layer
     layers: dict[str, LayerFunction] = {

@@ -1,7 +1,9 @@
 """Vectors of float32 for numba: the one thing its loops lack, registers that stay registers.
 
-A `Float32Vector` is one machine vector (16 lanes with AVX-512, else 8). Kernels written with it address memory by number
-(`Tensor.data_ptr()`), so nothing is boxed or checked: who calls them has checked shapes, dtype and contiguity.
+A `Float32Vector` is one machine vector (16 lanes with AVX-512, else 8). Kernels written with it address memory by
+number (`Tensor.data_ptr()`), so nothing is boxed or checked: who calls them has checked shapes, dtype and contiguity.
+
+numba's disk cache watches the file of a kernel only: after a change here, touch the files that use it.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from typing import Any
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 8
 BYTES = 4 * LANES
+intrinsic: Callable[..., Any] = _intrinsic  # its own annotation knows the generator's arguments, not the caller's
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 
