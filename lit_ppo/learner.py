@@ -15,7 +15,6 @@ from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.losses import PPOLoss, ppo_loss
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.rollout import (
-    FeatureNoise,
     Rollout,
     StepwiseCollector,
     collect_counterfactual,
@@ -23,6 +22,7 @@ from lit_ppo.rollout import (
     draw_stretches,
 )
 from lit_ppo.schedules import linear
+from lit_ppo.screening import keep_all_features, screen_features
 from lit_ppo.seeding import make_generator
 from lit_ppo.timing import Stopwatch
 from lit_ppo.types import MarketTensors
@@ -43,21 +43,28 @@ class PPOConfig:
         update_epochs, num_minibatches: passes over a rollout, and minibatches (whole sequences) in each.
         gamma, gae_lambda, clip_coef, clip_value, ent_coef, vf_coef, max_grad_norm: see `ppo_loss`.
         target_kl: an iteration's update stops after the epoch in which the KL divergence passed this; None: never.
-        learning_rate, final_learning_rate: the step size falls linearly from one to the other.
+        learning_rate, final_learning_rate: the step size falls linearly from one to the other,
+        half_step_passes: and is halved (then divided by 3, 4, ...) each time the train bars were visited so many times
+            over: what a small window has to say is soon said, the rest is its noise. None: not so.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
-        feature_dropout, feature_noise: see `FeatureNoise`.
+        screen_features: weigh the features by what they say about the next return on train (`lit_ppo.screening`).
+        mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
+        hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training.
+        pull_to_start: strength with which the LSTM's weights are drawn back to where they started, per unit of step
+            size, on a small window; it fades as 1 / (1 + train bars / 200,000).
+    The last five act on bars (account at the heads) only, except `normalise_advantages`.
     """
 
     estimator: Literal["counterfactual", "sampled"] = "counterfactual"
     account_at: Literal["heads", "encoder"] = "heads"
     account_features: Sequence[str] = ("position",)
-    num_envs: int = 256
+    num_envs: int = 32
     num_steps: int = 128
-    burn_in: int = 32
-    total_timesteps: int = 1_000_000
-    update_epochs: int = 2
-    num_minibatches: int = 4
-    gamma: float = 0.99
+    burn_in: int = 64
+    total_timesteps: int = 100_000
+    update_epochs: int = 4
+    num_minibatches: int = 2
+    gamma: float = 0.995
     gae_lambda: float = 0.97
     clip_coef: float = 0.2
     clip_value: float | None = None
@@ -65,21 +72,32 @@ class PPOConfig:
     vf_coef: float = 0.01
     max_grad_norm: float = 0.5
     target_kl: float | None = None
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     final_learning_rate: float = 0.0
+    half_step_passes: float | None = 20.0
     normalise_advantages: Literal["rms", "standard"] = "rms"
-    feature_dropout: float = 0.0
-    feature_noise: float = 0.0
+    screen_features: bool = True
+    mirror: bool = True
+    hidden_dropout: float = 0.5
+    pull_to_start: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuse combinations that cannot be trained, before any work."""
         positive = ("num_envs", "num_steps", "total_timesteps", "update_epochs", "num_minibatches", "max_grad_norm")
         wrong = [f"{name}={getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
-        wrong += [f"{name}={getattr(self, name)}" for name in ("gamma", "gae_lambda") if not 0 <= getattr(self, name) <= 1]
-        if self.burn_in < 0 or not 0 < self.clip_coef:
-            wrong.append(f"burn_in={self.burn_in}, clip_coef={self.clip_coef}")
+        wrong += [
+            f"{name}={getattr(self, name)}" for name in ("gamma", "gae_lambda") if not 0 <= getattr(self, name) <= 1
+        ]
+        wrong += [f"{name}={getattr(self, name)}" for name in ("burn_in", "pull_to_start") if getattr(self, name) < 0]
+        if self.half_step_passes is not None and self.half_step_passes <= 0:
+            wrong.append(f"half_step_passes={self.half_step_passes}")
+        if self.clip_coef <= 0 or not 0 <= self.hidden_dropout < 1:
+            wrong.append(f"clip_coef={self.clip_coef}, hidden_dropout={self.hidden_dropout}")
         if wrong:
-            raise ValueError(f"Out of range: {', '.join(wrong)} (sizes > 0; gamma and gae_lambda in [0, 1])")
+            raise ValueError(
+                f"Out of range: {', '.join(wrong)} (sizes > 0; gamma and gae_lambda in [0, 1]; "
+                "hidden_dropout in [0, 1))"
+            )
         if self.num_envs % self.num_minibatches:
             raise ValueError(
                 f"num_envs {self.num_envs} sequences do not divide into num_minibatches {self.num_minibatches}: "
@@ -92,13 +110,14 @@ class PPOConfig:
                 f"got {tuple(self.account_features)}"
             )
         if self.estimator == "counterfactual" and self.account_at != "heads":
-            raise ValueError("`estimator: counterfactual` needs `account_at: heads`: the market must not see the account")
+            raise ValueError(
+                "`estimator: counterfactual` needs `account_at: heads`: the market must not see the account"
+            )
         if self.estimator == "counterfactual" and tuple(self.account_features) != ("position",):
             raise ValueError(
                 "`estimator: counterfactual` needs `account_features: [position]`: it evaluates every held position, "
                 f"not every path of {tuple(self.account_features)}. Use `estimator: sampled` with more."
             )
-        FeatureNoise(self.feature_dropout, self.feature_noise)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -144,11 +163,12 @@ class Learner:
         self.learning_rate, self.final_learning_rate = config.learning_rate, config.final_learning_rate
         self.ent_coef, self.clip_coef, self.update_epochs = config.ent_coef, config.clip_coef, config.update_epochs
         self.watch = Stopwatch()
-        self.noise = FeatureNoise(config.feature_dropout, config.feature_noise)
+        self.seed = seed
         device = next(policy.parameters()).device
         # The rollout's generator lives where its draws are needed; the minibatch order is drawn on the CPU.
         self.rollout_generator = make_generator(seed, rank, "rollout", device)
         self.minibatch_generator = make_generator(seed, rank, "minibatches")
+        self._start = [parameter.detach().clone() for parameter in self._pulled()]
         self._market: MarketTensors | None = None
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
@@ -162,7 +182,14 @@ class Learner:
         if isinstance(source, MarketTensors):
             if not isinstance(self.policy, MarketPolicy):
                 raise ValueError("`account_at: encoder` learns from a vector environment, not from bars: use MarketEnv")
+            if self.config.mirror and not self.policy.symmetric:
+                raise ValueError(
+                    f"`mirror` needs a position grid that is symmetric about 0, got {self.policy.positions.tolist()}. "
+                    "Set model.mirror: false, or give symmetric model.positions."
+                )
             self._market = source
+            screen = screen_features(source, self.seed) if self.config.screen_features else keep_all_features(source)
+            self.policy.set_inputs(screen.gain, screen.mirror_sign)
         else:
             if not isinstance(self.policy, ObservationPolicy):
                 raise ValueError("`account_at: heads` learns from MarketTensors, not from a vector environment")
@@ -190,7 +217,14 @@ class Learner:
             raise RuntimeError("Learner.collect before Learner.attach: give it train bars or an environment first")
         assert isinstance(self.policy, MarketPolicy)
         stretches = draw_stretches(
-            self._market, config.num_envs, config.num_steps, config.burn_in, self.noise, self.rollout_generator
+            self.policy,
+            self._market,
+            config.num_envs,
+            config.num_steps,
+            config.burn_in,
+            config.mirror,
+            config.hidden_dropout,
+            self.rollout_generator,
         )
         if config.estimator == "counterfactual":
             return collect_counterfactual(self.policy, self._market, stretches, config.gamma, config.gae_lambda)
@@ -215,7 +249,7 @@ class Learner:
             FloatingPointError: a loss or gradient is not finite; raised before the optimizer step.
         """
         apply_loss = apply_loss or self.apply_loss
-        learning_rate = linear(self.learning_rate, self.final_learning_rate, self.progress)
+        learning_rate = self._step_size()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with self.watch.stage("rollout"):
@@ -227,12 +261,32 @@ class Learner:
         self.iteration += 1
         return self._metrics(rollout, losses, epochs, learning_rate, steps)
 
+    def _step_size(self) -> float:
+        step = linear(self.learning_rate, self.final_learning_rate, self.progress)
+        if self._market is None or self.config.half_step_passes is None:
+            return step
+        passes = self.timesteps / self._market.num_decisions
+        return step / (1 + passes / self.config.half_step_passes)
+
+    def _pulled(self) -> list[nn.Parameter]:
+        """The weights that are drawn back to their start: the market encoders'."""
+        if not isinstance(self.policy, MarketPolicy) or not self.config.pull_to_start:
+            return []
+        return [parameter for network in self.policy.networks for parameter in network.encoder.parameters()]
+
+    @torch.no_grad()
+    def _pull_to_start(self, learning_rate: float) -> None:
+        """Decoupled decay towards the start values (as Loshchilov and Hutter 2019, arXiv:1711.05101, towards 0)."""
+        if not self._start:
+            return
+        assert self._market is not None
+        strength = self.config.pull_to_start / (1 + self._market.num_decisions / 200_000)
+        torch._foreach_lerp_(self._pulled(), self._start, learning_rate * strength)
+
     def normalise(self, rollout: Rollout) -> Rollout:
         """Bring advantages to unit scale under their weights, over all ranks; constant advantages become 0."""
         weights = rollout.weights / rollout.weights.sum()
-        moments = torch.stack(
-            [(weights * rollout.advantages).sum(), (weights * rollout.advantages.square()).sum()]
-        )
+        moments = torch.stack([(weights * rollout.advantages).sum(), (weights * rollout.advantages.square()).sum()])
         mean, square = _mean_over_ranks(moments, self.world_size)
         if self.config.normalise_advantages == "rms":
             mean = torch.zeros_like(mean)
@@ -241,9 +295,12 @@ class Learner:
 
     def minibatches(self, rollout: Rollout) -> Iterator[Rollout]:
         """Yield every sequence once, in random order: whole sequences in minibatches of one size."""
-        order = torch.randperm(rollout.num_sequences, generator=self.minibatch_generator)
+        networks = self.policy.num_networks if isinstance(self.policy, MarketPolicy) else 1
+        size = rollout.num_sequences // networks
+        order = torch.randperm(size, generator=self.minibatch_generator)
         for sequences in order.chunk(self.config.num_minibatches):
-            yield rollout.select(sequences.to(rollout.observations.device))
+            own = (sequences + size * torch.arange(networks).unsqueeze(1)).flatten()  # the same ones for each network
+            yield rollout.select(own.to(rollout.observations.device))
 
     def loss(self, minibatch: Rollout) -> PPOLoss:
         """The clipped objective of one minibatch under the current weights."""
@@ -272,6 +329,7 @@ class Learner:
                 loss = self.loss(minibatch)
                 self._refuse_non_finite("loss", loss.total.detach())
                 apply_loss(loss.total)
+                self._pull_to_start(self.optimizer.param_groups[0]["lr"])
                 losses.append(PPOLoss(*(term.detach() for term in loss)))
                 kl += loss.approx_kl / self.config.num_minibatches
             if self.config.target_kl is not None and _mean_over_ranks(kl, self.world_size) > self.config.target_kl:
@@ -296,7 +354,11 @@ class Learner:
             gradients = [parameter.grad for parameter in parameters]
             flat = _mean_over_ranks(nn.utils.parameters_to_vector(gradients), self.world_size)  # type: ignore
             nn.utils.vector_to_parameters(flat, gradients)  # type: ignore
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        networks = self.policy.networks if isinstance(self.policy, MarketPolicy) else [self.policy]
+        # The loss is a mean over the networks' sequences, so each one's gradient is a share of what it would be alone.
+        limit = self.config.max_grad_norm / len(networks)
+        norms = [nn.utils.clip_grad_norm_(network.parameters(), limit) for network in networks]
+        norm = torch.stack(norms).mean() * len(networks)
         self._refuse_non_finite("gradient", norm)
         self._gradient_norms.append(norm)
 
@@ -358,6 +420,7 @@ class Learner:
         return {
             "timesteps": self.timesteps,
             "iteration": self.iteration,
+            "start": self._start,
             "coefficients": {name: getattr(self, name) for name in _COEFFICIENTS},
             "rollout_generator": self.rollout_generator.get_state(),
             "minibatch_generator": self.minibatch_generator.get_state(),
@@ -367,6 +430,7 @@ class Learner:
     def load_state_dict(self, state: dict) -> None:
         """Restore `state_dict`; `attach` comes first."""
         self.timesteps, self.iteration = state["timesteps"], state["iteration"]
+        self._start = [start.to(own.device) for start, own in zip(state["start"], self._pulled(), strict=True)]
         for name in _COEFFICIENTS:
             setattr(self, name, state["coefficients"][name])
         self.rollout_generator.set_state(state["rollout_generator"].cpu())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_ppo.initialisation import InitScheme, initialise_lstm
 from lit_ppo.lstm import LSTM, LSTMState
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "mish": nn.Mish}
@@ -33,12 +34,31 @@ class PolicyState(NamedTuple):
         critic = None if self.critic is None else self.critic.reset_where(starts)
         return PolicyState(self.policy.reset_where(starts), critic)
 
-    def detach(self) -> PolicyState:
-        return self.map(torch.Tensor.detach)
-
-    def select(self, sequences: Tensor) -> PolicyState:
+    def select(self, sequences: Tensor | slice) -> PolicyState:
         """Return the state of some sequences."""
         return self.map(lambda tensor: tensor[:, sequences])
+
+    @staticmethod
+    def join(states: Sequence[PolicyState]) -> PolicyState:
+        """Put the sequences of several states side by side."""
+
+        def joined(parts: Sequence[LSTMState]) -> LSTMState:
+            return LSTMState(torch.cat([part.hidden for part in parts], 1), torch.cat([part.cell for part in parts], 1))
+
+        critics = [state.critic for state in states if state.critic is not None]
+        return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
+
+
+class Encoded(NamedTuple):
+    """What an encoder remembers: [T, S, H] for the policy head and for the value head."""
+
+    policy: Tensor
+    critic: Tensor
+
+    def map(self, function) -> Encoded:
+        """Apply `function` to the policy's tensor and to the critic's; once when they are the same."""
+        policy = function(self.policy)
+        return Encoded(policy, policy if self.critic is self.policy else function(self.critic))
 
 
 class PolicyOutputs(NamedTuple):
@@ -55,25 +75,32 @@ class EvaluatedRollout(Protocol):
     observations: Tensor
     episode_starts: Tensor | None
     initial_state: PolicyState
-    burn_in: int
+    hidden_mask: Tensor | None
     actions: Tensor | None
     held: Tensor | None
     account: Tensor | None
 
 
-def _initialise(layer: nn.Linear, gain: float) -> nn.Linear:
-    nn.init.orthogonal_(layer.weight, gain)
+def _initialise(layer: nn.Linear, gain: float, generator: torch.Generator | None) -> nn.Linear:
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
 
-def _mlp(width: int, layers: Sequence[int], activation: str, outputs: int, output_gain: float) -> nn.Sequential:
+def _mlp(
+    width: int,
+    layers: Sequence[int],
+    activation: str,
+    outputs: int,
+    output_gain: float,
+    generator: torch.Generator | None,
+) -> nn.Sequential:
     modules: list[nn.Module] = []
     for size in layers:
-        modules += [_initialise(nn.Linear(width, size), 2**0.5), ACTIVATIONS[activation]()]
+        modules += [_initialise(nn.Linear(width, size), 2**0.5, generator), ACTIVATIONS[activation]()]
         width = size
-    return nn.Sequential(*modules, _initialise(nn.Linear(width, outputs), output_gain))
+    return nn.Sequential(*modules, _initialise(nn.Linear(width, outputs), output_gain, generator))
 
 
 def _check_network(hidden_size: int, num_layers: int, activation: str) -> None:
@@ -90,12 +117,24 @@ class RecurrentEncoder(nn.Module):
         num_inputs: F, width of an observation.
         hidden_size, num_layers: H and L of each LSTM.
         shared: one LSTM serves both heads; otherwise the critic has its own.
+        init: start values, see `lit_ppo.initialisation`.
     """
 
-    def __init__(self, num_inputs: int, hidden_size: int, num_layers: int, shared: bool) -> None:
+    def __init__(
+        self,
+        num_inputs: int,
+        hidden_size: int,
+        num_layers: int,
+        shared: bool,
+        init: InitScheme,
+        generator: torch.Generator | None,
+    ) -> None:
         super().__init__()
-        self.policy = LSTM(num_inputs, hidden_size, num_layers)
-        self.critic = None if shared else LSTM(num_inputs, hidden_size, num_layers)
+        self.policy = LSTM(num_inputs, hidden_size, num_layers, generator)
+        self.critic = None if shared else LSTM(num_inputs, hidden_size, num_layers, generator)
+        for lstm in (self.policy, self.critic):
+            if lstm is not None:
+                initialise_lstm(lstm, init, generator)
 
     def initial_state(self, num_sequences: int) -> PolicyState:
         """Return zeros: an episode starts without memory."""
@@ -104,28 +143,13 @@ class RecurrentEncoder(nn.Module):
 
     def forward(
         self, inputs: Tensor, state: PolicyState, episode_starts: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, PolicyState]:
-        """Encode [T, S, F]; returns hidden for the policy and for the critic [T, S, H] and the state after step T.
-
-        `episode_starts` [T, S] resets the state before the step it marks.
-        """
+    ) -> tuple[Encoded, PolicyState]:
+        """Encode [T, S, F]; `episode_starts` [T, S] resets the state before the step it marks."""
         hidden, policy_state = self.policy(inputs, state.policy, episode_starts)
         if self.critic is None:
-            return hidden, hidden, PolicyState(policy_state)
+            return Encoded(hidden, hidden), PolicyState(policy_state)
         critic_hidden, critic_state = self.critic(inputs, state.critic, episode_starts)
-        return hidden, critic_hidden, PolicyState(policy_state, critic_state)
-
-    def after_burn_in(self, rollout: EvaluatedRollout) -> tuple[Tensor, Tensor]:
-        """Encode a rollout: its first `burn_in` steps without gradient, the rest with it. [T, S, H] twice."""
-        state, starts = rollout.initial_state, rollout.episode_starts
-        if rollout.burn_in:
-            with torch.no_grad():
-                burn_starts = None if starts is None else starts[: rollout.burn_in]
-                _, _, state = self(rollout.observations[: rollout.burn_in], state, burn_starts)
-            state = state.detach()
-        later_starts = None if starts is None else starts[rollout.burn_in :]
-        hidden, critic_hidden, _ = self(rollout.observations[rollout.burn_in :], state, later_starts)
-        return hidden, critic_hidden
+        return Encoded(hidden, critic_hidden), PolicyState(policy_state, critic_state)
 
 
 class PositionHead(nn.Module):
@@ -144,29 +168,72 @@ class PositionHead(nn.Module):
         activation: str,
         outputs: int,
         output_gain: float,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         if not layers:
             raise ValueError("A position head needs at least one hidden layer: the held position enters there")
-        self.market = _initialise(nn.Linear(hidden_size, layers[0]), 2**0.5)
+        self.market = _initialise(nn.Linear(hidden_size, layers[0]), 2**0.5, generator)
         self.position = nn.Parameter(torch.empty(num_positions, layers[0]))
-        nn.init.orthogonal_(self.position, 1.0)
+        nn.init.orthogonal_(self.position, 1.0, generator=generator)
         self.account = (
-            _initialise(nn.Linear(num_account, layers[0], bias=False), 2**0.5) if num_account else None
+            _initialise(nn.Linear(num_account, layers[0], bias=False), 2**0.5, generator) if num_account else None
         )
         self.activation = ACTIVATIONS[activation]()
-        self.output = _mlp(layers[0], layers[1:], activation, outputs, output_gain)
+        self.output = _mlp(layers[0], layers[1:], activation, outputs, output_gain, generator)
 
     def forward(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
         """[..., H] -> [..., P, outputs] for all held positions, or [..., outputs] for the given `held` [...]."""
         market = self.market(hidden)
-        if held is None:
-            inner = market.unsqueeze(-2) + self.position
-        else:
-            inner = market + self.position[held]
+        inner = market.unsqueeze(-2) + self.position if held is None else market + self.position[held]
         if self.account is not None and account is not None:
             inner = inner + self.account(account)
         return self.output(self.activation(inner))
+
+
+class MarketNetwork(nn.Module):
+    """One encoder and its two heads; the encoder never sees the account. Arguments: see `MarketPolicy`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        num_positions: int,
+        hidden_size: int,
+        num_layers: int,
+        shared_encoder: bool,
+        policy_layers: Sequence[int],
+        value_layers: Sequence[int],
+        activation: str,
+        hold_bias: float,
+        num_account: int,
+        init: InitScheme,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.num_account = num_account
+        self.encoder = RecurrentEncoder(num_features, hidden_size, num_layers, shared_encoder, init, generator)
+        self.policy_head = PositionHead(
+            hidden_size, num_positions, num_account, policy_layers, activation, num_positions, 0.01, generator
+        )
+        self.value_head: nn.Module = (
+            PositionHead(hidden_size, num_positions, num_account, value_layers, activation, 1, 1.0, generator)
+            if num_account
+            else _mlp(hidden_size, value_layers, activation, num_positions, 1.0, generator)
+        )
+        self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias)))
+        self.register_buffer("hold", torch.eye(num_positions), persistent=False)
+
+    def logits(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
+        """[..., H] -> [..., P, P]: row = held position, column = next one; [..., P] for a given `held` [...]."""
+        hold = self.hold if held is None else self.hold[held]
+        return (self.policy_head(hidden, held, account) + self.hold_bias * hold).float()
+
+    def values(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
+        """[..., H] -> [..., P], the value of holding each position; [...] for a given `held` [...]."""
+        if self.num_account:
+            return self.value_head(hidden, held, account).squeeze(-1).float()
+        values = self.value_head(hidden).float()
+        return values if held is None else values.gather(-1, held.unsqueeze(-1)).squeeze(-1)
 
 
 class MarketPolicy(nn.Module):
@@ -175,15 +242,22 @@ class MarketPolicy(nn.Module):
     The market does not react to us, so its memory is the same whatever we hold: the encoder runs over each stretch of
     bars once, in one whole-sequence call, for all held positions.
 
+    Several networks, alike but for their start values, may form one policy: they learn side by side from the same
+    bars, and their logits are added for a decision. Sequences are then laid out network by network: of K S sequences,
+    the first S belong to the first network, and so on.
+
     Args:
         num_features: F, market features.
         positions: the P target exposures; action a means "hold positions[a] next". Must contain 0.
-        hidden_size, num_layers, shared_encoder: see `RecurrentEncoder`.
+        num_networks: K.
+        hidden_size, num_layers, shared_encoder, init: see `RecurrentEncoder`.
         policy_layers, value_layers: widths of the heads' hidden layers.
         activation: "tanh", "relu" or "mish".
         hold_bias: start of the learned bias on the logit of keeping the held position. Near 0, a trader under costs
             collapses to "never trade" before it has learnt anything.
         num_account: account features at the heads beside the held position (0, or those of `envs.account`).
+        recurrent: False gives the memoryless control: the LSTM starts from zero on every bar.
+        generator: source of the start values.
 
     Raises:
         ValueError: an unusable size, activation or position grid.
@@ -193,59 +267,121 @@ class MarketPolicy(nn.Module):
         self,
         num_features: int,
         positions: Sequence[float] = (-1.0, 0.0, 1.0),
-        hidden_size: int = 32,
+        num_networks: int = 1,
+        hidden_size: int = 16,
         num_layers: int = 1,
         shared_encoder: bool = True,
-        policy_layers: Sequence[int] = (64,),
-        value_layers: Sequence[int] = (64,),
+        policy_layers: Sequence[int] = (16,),
+        value_layers: Sequence[int] = (16,),
         activation: str = "tanh",
         hold_bias: float = 3.0,
         num_account: int = 0,
+        recurrent: bool = True,
+        init: InitScheme = "chrono",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _check_network(hidden_size, num_layers, activation)
+        if num_networks < 1:
+            raise ValueError(f"A policy needs at least one network, got num_networks {num_networks}")
         grid = [float(position) for position in positions]
         if grid != sorted(set(grid)) or 0.0 not in grid or len(grid) < 2:
             raise ValueError(f"`positions` must rise, without repeats, and contain 0 (flat); got {list(positions)}")
-        self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
         self.flat_index = grid.index(0.0)
-        self.num_account = num_account
-        self.encoder = RecurrentEncoder(num_features, hidden_size, num_layers, shared_encoder)
-        num_positions = len(grid)
-        self.policy_head = PositionHead(
-            hidden_size, num_positions, num_account, policy_layers, activation, num_positions, 0.01
-        )
-        self.value_layers = len(value_layers)
-        if num_account:
-            self.value_head: nn.Module = PositionHead(
-                hidden_size, num_positions, num_account, value_layers, activation, 1, 1.0
+        self.symmetric = grid == [-position for position in reversed(grid)]
+        self.num_account, self.recurrent = num_account, recurrent
+        self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
+        # Set from the train bars by `set_inputs`: weight of each feature, and its sign in a mirrored market.
+        self.register_buffer("input_gain", torch.ones(num_features))
+        self.register_buffer("mirror_sign", torch.ones(num_features))
+        self.networks = nn.ModuleList(
+            MarketNetwork(
+                num_features,
+                len(grid),
+                hidden_size,
+                num_layers,
+                shared_encoder,
+                policy_layers,
+                value_layers,
+                activation,
+                hold_bias,
+                num_account,
+                init,
+                generator,
             )
-        else:
-            self.value_head = _mlp(hidden_size, value_layers, activation, num_positions, 1.0)
-        self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias)))
-        self.register_buffer("hold", torch.eye(num_positions), persistent=False)
+            for _ in range(num_networks)
+        )
+
+    @property
+    def num_networks(self) -> int:
+        return len(self.networks)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.networks[0].encoder.policy.hidden_size
+
+    def set_inputs(self, gain: Tensor, mirror_sign: Tensor) -> None:
+        """Set each feature's weight [F] and its sign [F] in a mirrored market; kept in the checkpoint."""
+        self.input_gain.copy_(gain)
+        self.mirror_sign.copy_(mirror_sign)
 
     def initial_state(self, num_sequences: int) -> PolicyState:
-        return self.encoder.initial_state(num_sequences)
+        """State of `num_sequences` (K S) sequences without memory."""
+        return self.networks[0].encoder.initial_state(num_sequences)
+
+    def encode(
+        self, features: Tensor, state: PolicyState, episode_starts: Tensor | None = None
+    ) -> tuple[Encoded, PolicyState]:
+        """Encode features [T, K S, F], network by network; returns memories [T, K S, H] and the state after step T."""
+        if not self.recurrent:
+            episode_starts = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        inputs = features * self.input_gain
+        if self.num_networks == 1:
+            return self.networks[0].encoder(inputs, state, episode_starts)
+        size = features.shape[1] // self.num_networks
+        encoded, states = [], []
+        for index, network in enumerate(self.networks):
+            own = slice(index * size, (index + 1) * size)
+            starts = None if episode_starts is None else episode_starts[:, own]
+            memory, after = network.encoder(inputs[:, own].contiguous(), state.select(own), starts)
+            encoded.append(memory)
+            states.append(after)
+        policy = torch.cat([memory.policy for memory in encoded], 1)
+        shared = encoded[0].critic is encoded[0].policy
+        critic = policy if shared else torch.cat([memory.critic for memory in encoded], 1)
+        return Encoded(policy, critic), PolicyState.join(states)
+
+    def _by_network(self, method: str, hidden: Tensor, held: Tensor | None, account: Tensor | None) -> Tensor:
+        """Call a head of each network on its own sequences: the last axis but one of `hidden` [..., K S, H]."""
+        if self.num_networks == 1:
+            return getattr(self.networks[0], method)(hidden, held, account)
+        pieces = self.num_networks
+        hiddens = hidden.chunk(pieces, dim=-2)
+        helds = (None,) * pieces if held is None else held.chunk(pieces, dim=-1)
+        accounts = (None,) * pieces if account is None else account.chunk(pieces, dim=-2)
+        outputs = [
+            getattr(network, method)(*own)
+            for network, own in zip(self.networks, zip(hiddens, helds, accounts, strict=True), strict=True)
+        ]
+        return torch.cat(outputs, dim=hidden.ndim - 2)
 
     def logits(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
-        """[..., H] -> [..., P, P]: row = held position, column = next one; [..., P] for a given `held` [...]."""
-        hold = self.hold if held is None else self.hold[held]
-        return self.policy_head(hidden, held, account) + self.hold_bias * hold
+        """[..., K S, H] -> [..., K S, P, P]: row = held, column = next position; [..., K S, P] for a given `held`."""
+        return self._by_network("logits", hidden, held, account)
 
     def values(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
-        """[..., H] -> [..., P], the value of holding each position; [...] for a given `held` [...]."""
-        if self.num_account:
-            return self.value_head(hidden, held, account).squeeze(-1)
-        values = self.value_head(hidden)
-        return values if held is None else values.gather(-1, held.unsqueeze(-1)).squeeze(-1)
+        """[..., K S, H] -> [..., K S, P], the value of holding each position; [..., K S] for a given `held`."""
+        return self._by_network("values", hidden, held, account)
 
     def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        hidden, critic_hidden = self.encoder.after_burn_in(rollout)
-        log_probs = functional.log_softmax(self.logits(hidden, rollout.held, rollout.account).float(), dim=-1)
+        encoded, _ = self.encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
+        if rollout.hidden_mask is not None:
+            mask = rollout.hidden_mask
+            encoded = encoded.map(lambda hidden: hidden * mask)
+        log_probs = functional.log_softmax(self.logits(encoded.policy, rollout.held, rollout.account), dim=-1)
         entropies = -(log_probs.exp() * log_probs).sum(-1)
-        values = self.values(critic_hidden, rollout.held, rollout.account).float()
+        values = self.values(encoded.critic, rollout.held, rollout.account)
         if rollout.actions is not None:
             log_probs = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
         return PolicyOutputs(log_probs, entropies, values)
@@ -261,8 +397,9 @@ class ObservationPolicy(nn.Module):
         hold_column, positions: on a market, the observation column with the held position and the position grid: the
             logit of keeping it gets the learned bias `hold_bias`. None: no such bias.
         recurrent: False gives the memoryless control: the state is zeroed before every step.
-        orthogonal: orthogonal heads with a small last policy layer; False keeps torch's defaults.
-        hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation: as in `MarketPolicy`.
+        orthogonal: orthogonal heads with a small last policy layer; False: uniform in +-1 / sqrt(inputs) (torch's).
+        hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation, init, generator: as in
+            `MarketPolicy`.
     """
 
     def __init__(
@@ -281,6 +418,8 @@ class ObservationPolicy(nn.Module):
         hold_bias: float = 3.0,
         recurrent: bool = True,
         orthogonal: bool = True,
+        init: InitScheme = "orthogonal",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _check_network(hidden_size, num_layers, activation)
@@ -293,14 +432,16 @@ class ObservationPolicy(nn.Module):
         grid = [float(position) for position in positions]
         self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
         self.flat_index = grid.index(0.0) if hold_column is not None else 0
-        self.encoder = RecurrentEncoder(observation_size, hidden_size, num_layers, shared_encoder)
+        self.encoder = RecurrentEncoder(observation_size, hidden_size, num_layers, shared_encoder, init, generator)
         outputs = num_actions if num_actions is not None else action_size
-        self.policy_head = _mlp(hidden_size, policy_layers, activation, outputs, 0.01)
-        self.value_head = _mlp(hidden_size, value_layers, activation, 1, 1.0)
+        self.policy_head = _mlp(hidden_size, policy_layers, activation, outputs, 0.01, generator)
+        self.value_head = _mlp(hidden_size, value_layers, activation, 1, 1.0, generator)
         if not orthogonal:
             for layer in (*self.policy_head, *self.value_head):
                 if isinstance(layer, nn.Linear):
-                    layer.reset_parameters()
+                    bound = layer.in_features**-0.5
+                    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         self.log_std = nn.Parameter(torch.zeros(action_size)) if action_size else None
         self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias))) if hold_column is not None else None
 
@@ -309,7 +450,7 @@ class ObservationPolicy(nn.Module):
 
     def _encode(
         self, observations: Tensor, state: PolicyState, episode_starts: Tensor | None
-    ) -> tuple[Tensor, Tensor, PolicyState]:
+    ) -> tuple[Encoded, PolicyState]:
         if not self.recurrent:
             episode_starts = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
         return self.encoder(observations, state, episode_starts)
@@ -329,9 +470,9 @@ class ObservationPolicy(nn.Module):
 
         Greedy (mode of the distribution) without a generator.
         """
-        hidden, critic_hidden, state = self._encode(observations.unsqueeze(0), state, None)
-        parameters = self.action_parameters(hidden[0], observations)
-        values = self.value_head(critic_hidden[0]).squeeze(-1).float()
+        encoded, state = self._encode(observations.unsqueeze(0), state, None)
+        parameters = self.action_parameters(encoded.policy[0], observations)
+        values = self.value_head(encoded.critic[0]).squeeze(-1).float()
         if self.num_actions is not None:
             if generator is None:
                 actions = parameters.argmax(-1)
@@ -348,8 +489,8 @@ class ObservationPolicy(nn.Module):
 
     def state_values(self, observations: Tensor, state: PolicyState) -> Tensor:
         """V of [S, D] observations that follow `state`; the state itself is not advanced."""
-        _, critic_hidden, _ = self._encode(observations.unsqueeze(0), state, None)
-        return self.value_head(critic_hidden[0]).squeeze(-1).float()
+        encoded, _ = self._encode(observations.unsqueeze(0), state, None)
+        return self.value_head(encoded.critic[0]).squeeze(-1).float()
 
     def _log_probs(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [...] of actions."""
@@ -363,10 +504,8 @@ class ObservationPolicy(nn.Module):
 
     def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        if not self.recurrent:
-            rollout = rollout._replace(episode_starts=torch.ones_like(rollout.episode_starts))  # type: ignore
-        hidden, critic_hidden = self.encoder.after_burn_in(rollout)
-        observations = rollout.observations[rollout.burn_in :]
-        log_probs, entropies = self._log_probs(self.action_parameters(hidden, observations), rollout.actions)  # type: ignore
-        values = self.value_head(critic_hidden).squeeze(-1).float()
+        encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
+        parameters = self.action_parameters(encoded.policy, rollout.observations)
+        log_probs, entropies = self._log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
+        values = self.value_head(encoded.critic).squeeze(-1).float()
         return PolicyOutputs(log_probs, entropies, values)

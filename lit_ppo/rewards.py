@@ -17,24 +17,26 @@ def log_reward(net_returns: Tensor, reward_scale: float) -> Tensor:
     return (torch.log1p(net_returns.clamp(min=RUIN_RETURN)) / reward_scale).float()
 
 
-def transition_rewards(market: MarketTensors, rows: Tensor, positions: Tensor) -> Tensor:
+def transition_rewards(market: MarketTensors, rows: Tensor, positions: Tensor, mirror: Tensor | None = None) -> Tensor:
     """r_t(p, a) for every held position p and every next position a.
 
     Args:
         market: the bars.
-        rows: [...] rows of the decisions.
+        rows: [T, S] rows of the decisions.
         positions: [P] float64 position grid.
+        mirror: [S] +1 or -1; -1 turns a sequence's positions round, so that long earns what short did.
 
     Returns:
-        [..., P, P] float32; held position first, next position last.
+        [T, S, P, P] float32; held position first, next position last.
     """
 
     def of_bar(values: Tensor) -> Tensor:
-        return values[rows][..., None, None]  # [..., 1, 1]
+        return values[rows][..., None, None]  # [T, S, 1, 1]
 
+    grid = positions if mirror is None else positions * mirror.to(positions.dtype)[:, None]  # [P] or [S, P]
     returns = net_return(
-        positions[:, None],
-        positions[None, :],
+        grid[..., :, None],
+        grid[..., None, :],
         of_bar(market.price_return),
         of_bar(market.turnover_cost),
         of_bar(market.carry_long),
@@ -44,12 +46,18 @@ def transition_rewards(market: MarketTensors, rows: Tensor, positions: Tensor) -
 
 
 def sampled_rewards(
-    market: MarketTensors, rows: Tensor, positions: Tensor, held: Tensor, actions: Tensor
+    market: MarketTensors,
+    rows: Tensor,
+    positions: Tensor,
+    held: Tensor,
+    actions: Tensor,
+    mirror: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Reward [S] float32 and net return [S] float64 of going from position `held` [S] to `actions` [S] (indices)."""
+    sign = 1.0 if mirror is None else mirror.to(positions.dtype)
     returns = net_return(
-        positions[held],
-        positions[actions],
+        positions[held] * sign,
+        positions[actions] * sign,
         market.price_return[rows],
         market.turnover_cost[rows],
         market.carry_long[rows],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,19 +12,19 @@ from torch.nn import functional
 from lit_ppo.advantages import counterfactual_advantage, generalized_advantage
 from lit_ppo.envs.account import Account
 from lit_ppo.envs.protocol import VectorEnv
-from lit_ppo.policy import MarketPolicy, ObservationPolicy, PolicyState
+from lit_ppo.policy import Encoded, MarketPolicy, ObservationPolicy, PolicyState
 from lit_ppo.rewards import sampled_rewards, transition_rewards
 from lit_ppo.types import MarketTensors
 
 
 class Rollout(NamedTuple):
-    """S sequences of T decisions, time-major, after `burn_in` steps that only warm the LSTM up.
+    """S sequences of T decisions, time-major.
 
     Attributes:
-        observations: [burn_in + T, S, D] what the encoder read.
-        episode_starts: [burn_in + T, S] bool: the LSTM is reset *before* that step; None: never.
-        initial_state: the policy's state before observations[0].
-        burn_in: steps encoded without gradient before the first decision.
+        observations: [T, S, D] what the encoder read.
+        episode_starts: [T, S] bool: the LSTM is reset *before* that step; None: never.
+        initial_state: the policy's state before observations[0], as it was when the rollout was collected.
+        hidden_mask: [1, S, H] multiplier of the encoder's output, the same in rollout and update (dropout); None: 1.
         actions: [T, S] (or [T, S, A] continuous) sampled actions; None: every action was tried (counterfactual).
         held: [T, S] index of the held position (account at the heads, sampled), or None: every held position.
         account: [T, S, C] other account features at the heads, or None.
@@ -38,7 +37,7 @@ class Rollout(NamedTuple):
     observations: Tensor
     episode_starts: Tensor | None
     initial_state: PolicyState
-    burn_in: int
+    hidden_mask: Tensor | None
     actions: Tensor | None
     held: Tensor | None
     account: Tensor | None
@@ -64,48 +63,30 @@ class Rollout(NamedTuple):
 class MarketStretches(NamedTuple):
     """S stretches of `burn_in` + T + 1 consecutive bars; the last bar is only looked at, for its value."""
 
-    features: Tensor  # [burn_in + T + 1, S, F], after the regularisers
+    features: Tensor  # [burn_in + T + 1, S, F], mirrored where `mirror` says so
     rows: Tensor  # [T, S] row of each decision in the market
+    mirror: Tensor | None  # [S] +1, or -1 where the stretch is turned upside down
+    hidden_mask: Tensor | None  # [1, S, H]
     burn_in: int
 
 
-@dataclass(frozen=True)
-class FeatureNoise:
-    """What the features of a rollout suffer, drawn once per rollout and the same in all its updates.
-
-    Attributes:
-        dropout: probability that a feature is hidden from one whole sequence; the others are scaled up.
-        noise_std: standard deviation of the noise added to every feature of every bar.
-    """
-
-    dropout: float = 0.0
-    noise_std: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1 or self.noise_std < 0:
-            raise ValueError(f"Feature dropout must be in [0, 1) and noise >= 0, got {self.dropout}, {self.noise_std}")
-
-    def apply(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """[T, S, F] -> [T, S, F]."""
-        if self.dropout:
-            _, num_sequences, width = features.shape
-            kept = torch.rand(num_sequences, width, generator=generator, device=features.device) >= self.dropout
-            features = features * (kept.to(features.dtype) / (1 - self.dropout))
-        if self.noise_std:
-            noise = torch.randn(features.shape, generator=generator, device=features.device, dtype=features.dtype)
-            features = features + self.noise_std * noise
-        return features
-
-
 def draw_stretches(
+    policy: MarketPolicy,
     market: MarketTensors,
     num_sequences: int,
     num_steps: int,
     burn_in: int,
-    noise: FeatureNoise,
+    mirror: bool,
+    hidden_dropout: float,
     generator: torch.Generator,
 ) -> MarketStretches:
-    """Draw random stretches of the market's decision bars, every start equally likely.
+    """Draw random stretches of the train bars, every start equally likely; each network of the policy sees them all.
+
+    Args:
+        mirror: turn a random half of the sequences upside down: odd features and positions change sign. A market's
+            noise is not symmetric, what can be learnt about it mostly is, so the agent sees twice the bars.
+        hidden_dropout: share of the encoder's outputs hidden from a whole sequence, drawn anew for each rollout
+            (Gal and Ghahramani 2016, arXiv:1512.05287).
 
     Raises:
         ValueError: the market is shorter than one stretch.
@@ -116,44 +97,58 @@ def draw_stretches(
             f"One stretch needs burn_in {burn_in} + num_steps {num_steps} + 1 = {needed} bars, but the train segment "
             f"has {len(market)}. Lower model.num_steps or model.burn_in, or raise data.train_size."
         )
-    device = market.features.device
-    first = torch.randint(
-        len(market) - needed + 1, (num_sequences,), generator=generator, device=generator.device
-    ).to(device)  # [S] row of the first burn-in bar
-    index = first + torch.arange(needed, device=device).unsqueeze(1)  # [burn_in + T + 1, S]
-    features = noise.apply(market.features[index], generator)
-    return MarketStretches(features, index[burn_in:-1], burn_in)
+    device, networks = market.features.device, policy.num_networks
+    first = torch.randint(len(market) - needed + 1, (num_sequences,), generator=generator, device=generator.device)
+    index = first.to(device) + torch.arange(needed, device=device).unsqueeze(1)  # [burn_in + T + 1, S]
+    index = index.repeat(1, networks)  # [.., K S], network by network
+    features = market.features[index]
+    signs = masks = None
+    if mirror:
+        flips = torch.rand(index.shape[1], generator=generator, device=device) < 0.5
+        signs = torch.where(flips, -1.0, 1.0)
+        features = torch.where(flips.unsqueeze(-1), features * policy.mirror_sign, features)
+    if hidden_dropout:
+        shape = (1, index.shape[1], policy.hidden_size)
+        kept = torch.rand(shape, generator=generator, device=device) >= hidden_dropout
+        masks = kept.float() / (1 - hidden_dropout)
+    return MarketStretches(features, index[burn_in:-1], signs, masks, burn_in)
+
+
+def _encode_stretches(policy: MarketPolicy, stretches: MarketStretches) -> tuple[Encoded, PolicyState]:
+    """Memories of the T decisions and the bar after them [T + 1, S, H], and the state before the first decision."""
+    state = policy.initial_state(stretches.features.shape[1])
+    if stretches.burn_in:
+        _, state = policy.encode(stretches.features[: stretches.burn_in], state)
+    encoded, _ = policy.encode(stretches.features[stretches.burn_in :], state)
+    if stretches.hidden_mask is not None:
+        mask = stretches.hidden_mask
+        encoded = encoded.map(lambda hidden: hidden * mask)
+    return encoded, state
 
 
 @torch.no_grad()
 def collect_counterfactual(
-    policy: MarketPolicy,
-    market: MarketTensors,
-    stretches: MarketStretches,
-    gamma: float,
-    gae_lambda: float,
+    policy: MarketPolicy, market: MarketTensors, stretches: MarketStretches, gamma: float, gae_lambda: float
 ) -> Rollout:
     """Try every held position and every next position on every bar of the stretches.
 
     Half of the weight of the held positions is where the old policy would be, half is uniform, so that no held
     position is ever forgotten. Accounts start from every position with equal probability.
     """
-    burn_in = stretches.burn_in
-    state = policy.initial_state(stretches.features.shape[1])
-    hidden, critic_hidden, _ = policy.encoder(stretches.features, state)
-    log_probs = functional.log_softmax(policy.logits(hidden[burn_in:-1]).float(), dim=-1)  # [T, S, P, P]
-    values = policy.values(critic_hidden[burn_in:]).float()  # [T + 1, S, P]
-    rewards = transition_rewards(market, stretches.rows, policy.positions)  # [T, S, P, P]
+    encoded, state = _encode_stretches(policy, stretches)
+    log_probs = functional.log_softmax(policy.logits(encoded.policy[:-1]), dim=-1)  # [T, S, P, P]
+    values = policy.values(encoded.critic)  # [T + 1, S, P]
+    rewards = transition_rewards(market, stretches.rows, policy.positions, stretches.mirror)  # [T, S, P, P]
     probs = log_probs.exp()
     num_positions = probs.shape[-1]
     uniform = torch.full_like(values[0], 1 / num_positions)
     estimate = counterfactual_advantage(rewards, probs, values, uniform, gamma, gae_lambda)
     held_weights = 0.5 * estimate.occupancy + 0.5 / num_positions  # d', [T, S, P]
     return Rollout(
-        observations=stretches.features[:-1],
+        observations=stretches.features[stretches.burn_in : -1],
         episode_starts=None,
         initial_state=state,
-        burn_in=burn_in,
+        hidden_mask=stretches.hidden_mask,
         actions=None,
         held=None,
         account=None,
@@ -181,11 +176,9 @@ def collect_sampled(
     Accounts start with a random held position. Ruin ends an account (terminated); a fresh flat one goes on. The end of
     a stretch truncates: its future is worth V of the bar after it.
     """
-    burn_in, rows = stretches.burn_in, stretches.rows
+    rows = stretches.rows
     num_steps, num_sequences = rows.shape
-    state = policy.initial_state(num_sequences)
-    hidden, critic_hidden, _ = policy.encoder(stretches.features, state)
-    hidden, critic_hidden = hidden[burn_in:], critic_hidden[burn_in:]
+    encoded, state = _encode_stretches(policy, stretches)
     device = rows.device
     first = torch.randint(len(policy.positions), (num_sequences,), generator=generator, device=device)
     account = Account(first, policy.positions, policy.flat_index, market.reward_scale)
@@ -193,16 +186,16 @@ def collect_sampled(
     columns |= {"next_values": [], "terminated": [], "account": []}
     for t in range(num_steps):
         held, features = account.held, account.features(account_features)
-        logits = policy.logits(hidden[t], held, features).float()
-        actions = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
-        rewards, net_returns = sampled_rewards(market, rows[t], policy.positions, held, actions)
-        columns["values"].append(policy.values(critic_hidden[t], held, features).float())
+        log_probs = functional.log_softmax(policy.logits(encoded.policy[t], held, features), dim=-1)  # [S, P]
+        actions = torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+        rewards, net_returns = sampled_rewards(market, rows[t], policy.positions, held, actions, stretches.mirror)
+        columns["values"].append(policy.values(encoded.critic[t], held, features))
         terminated = account.advance(actions, net_returns)
-        after = policy.values(critic_hidden[t + 1], account.held, account.features(account_features)).float()
+        after = policy.values(encoded.critic[t + 1], account.held, account.features(account_features))
         account.restart_where(terminated)
         columns["held"].append(held)
         columns["actions"].append(actions)
-        columns["log_probs"].append(functional.log_softmax(logits, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1))
+        columns["log_probs"].append(log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1))
         columns["rewards"].append(rewards)
         columns["next_values"].append(after)
         columns["terminated"].append(terminated)
@@ -222,10 +215,10 @@ def collect_sampled(
     )
     ones = torch.ones_like(advantages)
     return Rollout(
-        observations=stretches.features[:-1],
+        observations=stretches.features[stretches.burn_in : -1],
         episode_starts=None,
         initial_state=state,
-        burn_in=burn_in,
+        hidden_mask=stretches.hidden_mask,
         actions=stacked["actions"],
         held=stacked["held"],
         account=stacked.get("account"),
@@ -261,7 +254,9 @@ class StepwiseCollector:
     def collect(self, num_steps: int, gamma: float, gae_lambda: float, generator: torch.Generator) -> Rollout:
         """Take `num_steps` steps in every environment."""
         self._begin()
-        assert self.observations is not None and self.episode_starts is not None and self.state is not None
+        assert self.observations is not None
+        assert self.episode_starts is not None
+        assert self.state is not None
         initial_state = self.state
         columns: dict[str, list[Tensor]] = {
             name: [] for name in ("observations", "starts", "actions", "log_probs", "values", "rewards")
@@ -308,7 +303,7 @@ class StepwiseCollector:
             observations=stacked["observations"],
             episode_starts=stacked["starts"],
             initial_state=initial_state,
-            burn_in=0,
+            hidden_mask=None,
             actions=stacked["actions"],
             held=None,
             account=None,
@@ -337,10 +332,8 @@ class StepwiseCollector:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict` as if never interrupted."""
         self.env.load_state_dict(state["env"])
-        self._begin_from(state)
-
-    def _begin_from(self, state: dict) -> None:
         fresh = self.policy.initial_state(self.env.num_envs)
         device = fresh.policy.hidden.device
         self.observations = state["observations"].to(device)
@@ -350,5 +343,3 @@ class StepwiseCollector:
             for name, part in state["lstm"].items()
         }
         self.state = PolicyState(**parts)
-
-
