@@ -173,8 +173,8 @@ class SyntheticMarket:
         most = int((END_TIME - START_TIME) // np.timedelta64(self.bar_seconds, "s"))
         if self.num_bars > most:
             raise ValueError(
-                f"synthetic.num_bars is {self.num_bars}, but there are only {most} bars of {self.bar_seconds} seconds from "
-                f"{START_TIME} to {END_TIME}; ask for fewer or make synthetic.bar_seconds smaller"
+                f"synthetic.num_bars is {self.num_bars}; only {most} bars of {self.bar_seconds} seconds fit between "
+                f"{START_TIME} and {END_TIME}; ask for fewer or make synthetic.bar_seconds smaller"
             )
         draw = self.draw()
         close = np.round(START_PRICE * np.exp(self.scale * np.cumsum(draw.returns)), PRICE_DIGITS)
