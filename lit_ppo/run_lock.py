@@ -73,7 +73,7 @@ class RunLock:
                 if owner is not None and not _is_gone(owner):
                     raise RunLockedError(
                         f"{self.path.parent} is in use by process {owner.pid} on {owner.host} since {owner.since}. "
-                        "Wait for it or choose another --seed or --results directory; if that process is certainly gone, "
+                        "Wait for it or choose another --seed or --results directory; if that process is surely gone, "
                         f"delete {self.path}"
                     )
                 self.path.unlink()
