@@ -31,7 +31,7 @@ def rounded(values: Floats, digits: int = 6) -> list[float | None]:
 
 
 def rows_to_draw(values: Floats, most: int = MOST_POINTS) -> NDArray[np.int64]:
-    """Rows that keep the shape of a curve: the first, lowest and highest of each of `most` / 3 buckets, and the last."""
+    """Rows that keep a curve's shape: the first, lowest and highest of each of `most` / 3 buckets, and the last."""
     size = len(values)
     if size <= most:
         return np.arange(size)

@@ -1,0 +1,291 @@
+"""`lit-ppo report DIR`: one self-contained page from the files of a run. No torch, no network, no bar file.
+
+results/<seed>/ -> report_analysis (numbers) -> report_figures, report_tables -> report_page (HTML) -> report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lit_ppo import __version__, report_figures, report_tables
+from lit_ppo.atomic import atomic_write
+from lit_ppo.files import shown_path
+from lit_ppo.performance import drawdown, equity_curve
+from lit_ppo.report_analysis import Analysis, analyse
+from lit_ppo.report_breakdown import MONTHS
+from lit_ppo.report_page import number, render, signed
+from lit_ppo.report_replay import fold_starts
+from lit_ppo.report_tables import Row, without_directories
+from lit_ppo.report_verdict import CONFIDENCE
+
+SECTIONS = (
+    ("verdict", "Verdict"),
+    ("numbers", "Numbers"),
+    ("equity", "Equity"),
+    ("folds", "Folds"),
+    ("price", "Price and trades"),
+    ("returns", "Returns"),
+    ("months", "Months"),
+    ("stress", "Stress"),
+    ("learning", "Learning curves"),
+    ("optimisations", "Optimisations"),
+    ("data", "Data card"),
+    ("configuration", "Configuration"),
+    ("rerun", "How to rerun"),
+)
+# Keys of metrics.jsonl that are drawn: title, unit.
+LEARNING_KEYS = {
+    "validation/score": ("validation score", ""),
+    "train/entropy": ("entropy", "nats"),
+    "train/approx_kl": ("KL divergence of an update", "nats"),
+    "train/explained_variance": ("explained variance of the critic", ""),
+    "train/turnover_per_bar": ("turnover", "per bar"),
+    "train/exposure": ("exposure", ""),
+    "train/value_loss": ("value loss", ""),
+    "time/steps_per_s": ("speed", "timesteps/s"),
+}
+# A ledger recomputed from the fills agrees to rounding; more means that the two files do not belong together.
+TOLERANCE = 1e-9
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into the folder of a run and return its path.
+
+    Raises:
+        FileNotFoundError, ValueError: as `report_analysis.analyse`.
+    """
+    analysis = analyse(run_dir)
+    path = analysis.run.path / "report.html"
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link; a report is written only inside its run's folder. Remove the link"
+        )
+    atomic_write(path, page(analysis))
+    return path
+
+
+def page(analysis: Analysis) -> str:
+    """The whole page as text."""
+    run = analysis.run
+    figures = charts(analysis)
+    source = str(run.record.get("data", {}).get("path") or "synthetic market")
+    first, last = analysis.time[[0, -1]].astype("datetime64[ns]").astype("datetime64[D]")
+    optimisations = _optimisations(analysis)
+    return render(
+        "report.html.j2",
+        figures=figures,
+        title=f"{without_directories(source)}: walk-forward, seed {run.record.get('seed', 'unknown')}",
+        subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
+        f"run {run.record.get('status', 'of unknown status')}.",
+        sections=SECTIONS,
+        version=__version__,
+        confidence=f"{100 * CONFIDENCE:.0f}",
+        verdict=analysis.verdict,
+        cards=report_tables.cards(analysis),
+        evidence=report_tables.evidence(analysis),
+        money=report_tables.money(analysis),
+        captions=_captions(analysis),
+        baseline_columns=report_tables.BASELINE_COLUMNS,
+        baseline_rows=report_tables.baselines(analysis),
+        random_text=_random_text(analysis),
+        missing_fills=analysis.missing_fills,
+        has_timeline="timeline" in figures,
+        fold_columns=report_tables.FOLD_COLUMNS,
+        fold_rows=report_tables.folds(analysis),
+        best=_best_text(analysis),
+        month_names=MONTHS,
+        months=report_tables.heat_map(analysis.months),
+        splits=[(name, report_tables.groups(groups)) for name, groups in analysis.splits.items() if "hour" not in name],
+        stress_rows=report_tables.stress(analysis),
+        optimisation_rows=optimisations,
+        data_rows=report_tables.flatten(run.record.get("data", {})),
+        run_rows=_run_rows(analysis),
+        checks=_checks(analysis),
+        config=_config(analysis),
+        rerun=_rerun(analysis),
+    )
+
+
+def charts(analysis: Analysis) -> dict[str, Any]:
+    """Every chart of the page by name; one that has no data is left out."""
+    net, equity = analysis.net_return, equity_curve(analysis.net_return)
+    curves = [("the agent", "agent", equity)]
+    curves += [(x.label, x.color, equity_curve(x.net_returns)) for x in analysis.baselines]
+    oracle = analysis.evidence.oracle
+    if oracle is not None and not oracle.nothing:
+        with np.errstate(over="ignore"):
+            ideal = np.exp(math.log1p(oracle.optimum_return) * np.arange(1, len(net) + 1))
+        curves.append(("known optimum (expected)", "oracle", ideal))
+    by_hour = analysis.splits["hour (UTC)"]
+    found = {
+        "equity": report_figures.equity(
+            analysis.time, curves, drawdown(net)[0], fold_starts(analysis.fold)[1:].tolist()
+        ),
+        "distribution": report_figures.distribution(net, float(net.std())),
+        "hours": report_figures.bars(
+            [g.label for g in by_hour], [g.sum_pct for g in by_hour], "%", "hour of the day, UTC"
+        ),
+    }
+    roles = ("train", "validation", "test")
+    folds = [record for record in analysis.run.folds if all(role in record.bars for role in roles)]
+    if folds:
+        found["timeline"] = report_figures.timeline(
+            [{"index": record.index, "note": _fold_note(record), **record.bars} for record in folds]
+        )
+    if analysis.fills is not None:
+        found["price"] = report_figures.price(
+            analysis.time, analysis.fills.fill_price, analysis.position, analysis.trades
+        )
+    if analysis.stress:
+        labels, figures = zip(*analysis.stress, strict=True)
+        found["stress"] = report_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")
+    if curves := _learning_curves(analysis):
+        found["learning"] = report_figures.learning(curves)
+    return found
+
+
+def _fold_note(record: Any) -> str:
+    score = record.scores.get("validation/score")
+    parts = [record.status, f"{record.timesteps:,} timesteps", record.stop_reason]
+    parts.append("" if score is None else f"validation score {score:.4f}")
+    if record.details.get("warm_start"):
+        parts.append(f"warm start from {record.details['warm_start']}")
+    # plotly reads a little markup in hover text; a reason is foreign text and must stay text.
+    return ", ".join(part for part in parts if part).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _learning_curves(analysis: Analysis) -> list[Any]:
+    grid = np.linspace(0, 100, 51)
+    lines = {record.index: analysis.run.metrics(record.index) for record in analysis.run.folds}
+    panels = []
+    for key, (title, unit) in LEARNING_KEYS.items():
+        folds = []
+        for index, rows in lines.items():
+            values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
+            if len(values) > 1:
+                share = np.linspace(0, 100, len(values))
+                folds.append((index, grid, np.interp(grid, share, values)))
+        if folds:
+            median = np.median([values for _, _, values in folds], axis=0)
+            panels.append((title, unit, median.tolist(), folds))
+    return panels
+
+
+def _captions(analysis: Analysis) -> dict[str, str]:
+    m = analysis.metrics
+    stressed = dict(analysis.stress)
+    captions = {
+        "equity": (
+            f"The agent ends at {number(1 + m['return_pct'] / 100, 4)} times the start; its deepest drawdown is "
+            f"{number(m['max_drawdown_pct'])} % and the longest lasts {number(m['max_drawdown_bars'], 0)} bars. Dotted lines "
+            "are fold borders: from each on, another model decides. Buy and hold, always short and the moving averages "
+            "keep their position across them."
+        ),
+        "timeline": "Each row is one fold: its model learned on the train bars, was chosen on validation, and was tested "
+        "once. The gap between two roles is the purge or embargo.",
+        "price": "Triangles open a trade, crosses close it. Drag to zoom, or use the buttons; all bars are here, and only "
+        "what the width can show is drawn.",
+        "distribution": f"{np.mean(analysis.net_return == 0):.0%} of the bars earn exactly nothing (flat). A column far "
+        "above the line at either end is a tail that a Sharpe ratio does not see. The last columns hold all that lies "
+        "beyond.",
+        "hours": "Sum of the net returns of the decisions made in each hour of the day, UTC. Twenty-four looks at the same "
+        "data: one high column is no discovery.",
+    }
+    if stressed:
+        captions["stress"] = (
+            f"At the costs of the configuration it returns {signed(m['return_pct'])} %; at twice the costs "
+            f"{signed(stressed['costs 2x']['return_pct'])} %, without any {signed(stressed['costs 0x']['return_pct'])} %, and with "
+            f"every decision executed one bar later {signed(stressed['one bar later']['return_pct'])} %. The decisions stay "
+            "the same. An edge that dies of one bar's delay is a fill assumption."
+        )
+    captions["learning"] = "Thin lines are folds, the thick one is their median, over the share of training done."
+    return captions
+
+
+def _random_text(analysis: Analysis) -> str:
+    if analysis.random is None:
+        return ""
+    growth = 100 * np.expm1(np.quantile(analysis.random.log_growth, [0.05, 0.5, 0.95]))
+    return (
+        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, at random times: "
+        f"the middle one returns {signed(growth[1])} %, nine of ten lie between {signed(growth[0])} and {signed(growth[2])} %."
+        f" The agent is better than {analysis.random.rank.percentile:.1f} % of them."
+    )
+
+
+def _best_text(analysis: Analysis) -> str:
+    best = analysis.best
+    if best.removed == 0:
+        return ""
+    return (
+        f"All trades together earned {signed(best.all_pct)} % of notional (summed, not compounded). The best {best.removed} "
+        f"of {len(analysis.trades):,} earned {signed(best.best_pct)} %; without them {signed(best.rest_pct)} % remains."
+    )
+
+
+def _optimisations(analysis: Analysis) -> list[Row]:
+    path = analysis.run.path / "optimization_summary.json"
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it, or run the walk-forward again") from error
+    return report_tables.flatten(found)
+
+
+def _run_rows(analysis: Analysis) -> list[Row]:
+    shown = ("status", "seed", "seeds", "commit", "dirty", "started", "finished", "device", "machine", "versions")
+    record = analysis.run.record
+    return report_tables.flatten({key: record[key] for key in shown if key in record})
+
+
+def _checks(analysis: Analysis) -> list[Row]:
+    left, difference = analysis.run.rows_left_out, analysis.recomputed
+    unfinished = sum(record.status != "done" for record in analysis.run.folds)
+    rows = {
+        "Net returns recomputed from the fills": "not possible, the fills are not on disk"
+        if math.isnan(difference)
+        else f"agree to {difference:.1e}"
+        if difference <= TOLERANCE
+        else f"DIFFER by up to {difference:.3g}: this result is not to be trusted",
+        "Folds not finished": str(unfinished) if unfinished else "none",
+        "Rows of unfinished folds left out": f"{left:,}" if left else "none",
+        "Trials counted": f"{analysis.evidence.trials:,}",
+    }
+    return report_tables.flatten(rows)
+
+
+def _config(analysis: Analysis) -> str:
+    if not analysis.settings:
+        return ""
+    return yaml.safe_dump(_shortened(analysis.settings), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return without_directories(value) if isinstance(value, str) else value
+
+
+def _rerun(analysis: Analysis) -> str:
+    record = analysis.run.record
+    folder = shown_path(analysis.run.path)
+    command = " ".join(str(part) for part in record.get("command", []))
+    lines = [
+        f"git checkout {record.get('commit') or 'COMMIT'}",
+        f"lit-ppo walk-forward --config {folder}/config.yaml --seed {record.get('seed', 0)} --results results/again",
+        f"lit-ppo report {folder}",
+        f"lit-ppo compare {folder} results/again/{record.get('seed', 0)}",
+    ]
+    if command:
+        lines.insert(0, f"# this run was started as: {command}")
+    return "\n".join(lines)

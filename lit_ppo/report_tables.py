@@ -1,0 +1,281 @@
+"""The tables of the report as rows of plain text cells; the template escapes and draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_ppo.report_analysis import Analysis
+from lit_ppo.report_breakdown import Group, Month
+from lit_ppo.report_page import number, signed, tint
+from lit_ppo.report_verdict import CONFIDENCE, ENOUGH
+from lit_ppo.significance import Interval
+
+
+class Cell(NamedTuple):
+    text: str
+    kind: str = ""  # CSS class: "gain", "loss", "text", ...
+
+
+class Row(NamedTuple):
+    label: str
+    cells: list[Cell]
+    ours: bool = False
+
+
+class Card(NamedTuple):
+    label: str
+    value: str
+    range: str = ""
+
+
+def between(interval: Interval, factor: float = 1.0, digits: int = 2) -> str:
+    """ "[low to high]", or nothing where there is no interval."""
+    if math.isnan(interval.estimate):
+        return ""
+    return f"[{signed(factor * interval.low, digits)} to {signed(factor * interval.high, digits)}]"
+
+
+def cards(analysis: Analysis) -> list[Card]:
+    """The figures at the top."""
+    m, evidence = analysis.metrics, analysis.evidence
+    return [
+        Card("Net return", signed(m["return_pct"]) + " %"),
+        Card("Mean net return a year", signed(100 * evidence.mean.estimate) + " %", between(evidence.mean, 100)),
+        Card("Sharpe, annual", signed(m["sharpe_annual"]), between(evidence.sharpe)),
+        Card("Sortino, annual", signed(m["sortino_annual"])),
+        Card(
+            "Maximum drawdown",
+            number(m["max_drawdown_pct"]) + " %",
+            f"longest {number(m['max_drawdown_bars'], 0)} bars",
+        ),
+        Card("Calmar", signed(m["calmar"])),
+        Card("Profit factor", number(m["profit_factor"])),
+        Card("Win rate", number(100 * m["win_rate"], 1) + " %", f"{number(m['trades'], 0)} trades"),
+        Card("Costs paid", number(m["cost_pct"]) + " %", "of notional, summed"),
+        Card("Exposure", number(100 * m["exposure"], 1) + " %", f"turnover {number(m['turnover_per_bar'], 4)} a bar"),
+        Card("Average holding time", number(m["holding_bars"], 1) + " bars"),
+        Card("Test", f"{len(analysis.time):,} bars", f"{evidence.years:.2f} years, {len(analysis.fold_metrics)} folds"),
+    ]
+
+
+def evidence(analysis: Analysis) -> list[Row]:
+    """How sure the numbers are."""
+    e = analysis.evidence
+    block = e.sharpe.block_length
+    rows = [
+        (
+            "Interval of the Sharpe ratio",
+            between(e.sharpe) or "–",
+            f"{CONFIDENCE:.0%}, stationary bootstrap, mean block {number(block, 1)} bars. Contains 0: could be luck.",
+        ),
+        (
+            "Probabilistic Sharpe ratio",
+            number(e.probabilistic, 3),
+            "Probability that the true ratio is above 0 (2012 form).",
+        ),
+        (
+            "Deflated Sharpe ratio",
+            number(e.deflated, 3),
+            f"The same against the luckiest of {e.trials:,} worthless trials; {ENOUGH:.2f} is convincing.",
+        ),
+        (
+            "Minimum track record",
+            "never" if e.track_years == math.inf else f"{number(e.track_years, 1)} years",
+            f"How long this must go on to exclude 0 (one-sided, 5 %); the test has {number(e.years, 1)}.",
+        ),
+    ]
+    if e.difference is not None:
+        found = f"{signed(100 * e.difference.estimate)} % {between(e.difference, 100)}"
+        rows.append(("A year above buy and hold", found, "Paired on the same bars; contains 0: no difference."))
+    if e.rank is not None:
+        rows.append(
+            (
+                "Rank among random traders",
+                f"{number(e.rank.percentile, 1)} %",
+                f"Share of {e.rank.draws:,} traders of the same exposure and turnover that did worse.",
+            )
+        )
+    if e.oracle is not None:
+        share = "nothing to earn" if e.oracle.nothing else f"{number(100 * e.oracle.fraction, 1)} %"
+        rows.append(("Share of the optimum", share, "Of a synthetic market whose best result is known."))
+    return [Row(label, [Cell(value), Cell(meaning, "text")]) for label, value, meaning in rows]
+
+
+def money(analysis: Analysis) -> list[Row]:
+    """The account in lots."""
+    books = analysis.money
+    if books is None:
+        return []
+    values = {
+        "Final balance": number(float(books.balance[-1])),
+        "Lowest balance": number(float(books.balance.min())),
+        "Costs paid": number(float(books.cost.sum())),
+        "Largest position, lots": number(float(np.abs(books.lots).max())),
+    }
+    return [Row(label, [Cell(value)]) for label, value in values.items()]
+
+
+BASELINE_COLUMNS = (
+    "",
+    "Return, %",
+    "Sharpe",
+    "Max. drawdown, %",
+    "Exposure, %",
+    "Turnover a bar",
+    "Costs, %",
+    "Trades",
+)
+
+
+def baselines(analysis: Analysis) -> list[Row]:
+    """Ours first, then every other trader, then what the optimum would have earned."""
+    rows = [_figures("the agent", analysis.metrics, ours=True)]
+    rows += [_figures(contender.label, contender.metrics) for contender in analysis.baselines]
+    oracle = analysis.evidence.oracle
+    if oracle is not None and not oracle.nothing:
+        growth = math.log1p(oracle.optimum_return) * len(analysis.time)
+        text = signed(100 * math.expm1(growth)) if growth < 700 else "beyond 1e300"
+        rows.append(Row("known optimum (expected)", [Cell(text, "gain"), *[Cell("–")] * (len(BASELINE_COLUMNS) - 2)]))
+    return rows
+
+
+def _figures(label: str, m: Mapping[str, float], ours: bool = False) -> Row:
+    return Row(
+        label,
+        [
+            Cell(signed(m["return_pct"]), tint(m["return_pct"])),
+            Cell(signed(m["sharpe_annual"])),
+            Cell(number(m["max_drawdown_pct"])),
+            Cell(number(100 * m["exposure"], 1)),
+            Cell(number(m["turnover_per_bar"], 4)),
+            Cell(number(m["cost_pct"])),
+            Cell(number(m["trades"], 0)),
+        ],
+        ours,
+    )
+
+
+def stress(analysis: Analysis) -> list[Row]:
+    """Dearer costs and later execution."""
+    return [
+        Row(
+            label,
+            [
+                Cell(signed(m["return_pct"]), tint(m["return_pct"])),
+                Cell(signed(m["sharpe_annual"])),
+                Cell(number(m["max_drawdown_pct"])),
+                Cell(number(m["cost_pct"])),
+            ],
+            label == "costs 1x",
+        )
+        for label, m in analysis.stress
+    ]
+
+
+FOLD_COLUMNS = (
+    *("", "Test from", "Test to", "Return, %", "Sharpe", "Max. drawdown, %", "Trades", "Validation score"),
+    *("Timesteps", "Seconds", "Training ended", "Warm start"),
+)
+
+
+def folds(analysis: Analysis) -> list[Row]:
+    """One row per finished fold."""
+    rows = []
+    for record, m in analysis.fold_metrics:
+        days = analysis.time[analysis.fold == record.index][[0, -1]].astype("datetime64[ns]").astype("datetime64[D]")
+        rows.append(
+            Row(
+                f"fold {record.index}",
+                [
+                    *(Cell(str(day)) for day in days),
+                    Cell(signed(m["return_pct"]), tint(m["return_pct"])),
+                    Cell(signed(m["sharpe_annual"])),
+                    Cell(number(m["max_drawdown_pct"])),
+                    Cell(number(m["trades"], 0)),
+                    Cell(signed(record.scores.get("validation/score"), 4)),
+                    Cell(f"{record.timesteps:,}"),
+                    Cell(number(sum(record.seconds.values()), 1)),
+                    Cell(record.stop_reason or "–", "text"),
+                    Cell(str(record.details.get("warm_start") or "–"), "text"),
+                ],
+            )
+        )
+    return rows
+
+
+def groups(found: Iterable[Group]) -> list[Row]:
+    """One split of the result."""
+    return [
+        Row(
+            group.label,
+            [
+                Cell(f"{group.bars:,}"),
+                Cell(signed(group.sum_pct), tint(group.sum_pct)),
+                Cell(signed(group.per_bar_pct, 4)),
+                Cell(number(group.error_pct, 4)),
+                Cell(signed(group.sharpe_annual)),
+            ],
+        )
+        for group in found
+    ]
+
+
+class HeatRow(NamedTuple):
+    year: int
+    cells: list[Cell]
+
+
+def heat_map(months: Sequence[Month]) -> list[HeatRow]:
+    """Months as rows of years, with the year's own return last; the shade is a third of the largest month."""
+    largest = max((abs(month.return_pct) for month in months), default=0.0) or 1.0
+    rows = []
+    for year in sorted({month.year for month in months}):
+        values = {month.month: month.return_pct for month in months if month.year == year}
+        cells = []
+        for month in range(1, 13):
+            value = values.get(month)
+            shade = 0 if value is None else min(3, int(3 * abs(value) / largest) + 1)
+            kind = "" if not value else f"{'u' if value > 0 else 'd'}{shade}"
+            cells.append(Cell("" if value is None else signed(value, 1), kind))
+        growth = math.prod(1 + value / 100 for value in values.values()) - 1
+        rows.append(HeatRow(year, [*cells, Cell(signed(100 * growth, 1), tint(growth))]))
+    return rows
+
+
+def flatten(record: Mapping[str, Any], prefix: str = "") -> list[Row]:
+    """A nested record as rows "a.b | value"; long lists are cut."""
+    rows: list[Row] = []
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows += flatten(value, name + ".")
+        else:
+            rows.append(Row(name.replace("_", " "), [Cell(_shown(value), "text")]))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not recorded"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list | tuple):
+        parts = [_shown(item) for item in value[:12]]
+        return ", ".join(parts) + (f", … ({len(value)} in all)" if len(value) > 12 else "")
+    return without_directories(str(value))
+
+
+def without_directories(text: str) -> str:
+    """The file name of an absolute path; any other text as it is. A report travels, the user's directories do not."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind(text)
+        if path.is_absolute() and len(path.parts) > 1:
+            return path.name
+    return text
