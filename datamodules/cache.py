@@ -283,4 +283,4 @@ def _payload_hash(values: np.ndarray) -> str:
 
 
 def _bytes_of(values: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(values, dtype="<f4").reshape(-1)).cast("B")
+    return np.ascontiguousarray(values, dtype="<f4").reshape(-1).data.cast("B")

@@ -66,6 +66,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         timezone: time zone of naive times in the file; None is UTC.
         date_format: strptime format of the file's dates where they are ambiguous.
         separator, decimal: of the file; None detects them.
+        thousands: separator of thousands; None refuses numbers with one.
         drop_bad_rows: leave out a few defective rows instead of refusing the file.
         sort: sort an unordered file by time.
 
@@ -100,6 +101,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         date_format: str | None = None,
         separator: str | None = None,
         decimal: str | None = None,
+        thousands: str | None = None,
         drop_bad_rows: bool = False,
         sort: bool = False,
     ) -> None:
@@ -139,6 +141,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             "date_format": date_format,
             "separator": separator,
             "decimal": decimal,
+            "thousands": thousands,
             "drop_bad_rows": drop_bad_rows,
             "sort": sort,
         }
