@@ -204,11 +204,7 @@ def trades(ledger: Ledger, fill_price: FloatArray) -> Trades:
     bars = np.arange(2 * size + 1) // 2
     charged = np.arange(2 * size + 1) % 2 == 1
 
-    turnover = np.abs(ledger.position - ledger.held)
-    kappa = np.divide(
-        ledger.cost - np.maximum(ledger.carry, 0.0), turnover, out=np.zeros(size), where=turnover > 0
-    )  # [D] per unit of exposure changed
-    unit_carry = np.divide(ledger.carry, np.abs(ledger.position), out=np.zeros(size), where=ledger.position != 0)
+    kappa, unit_carry = _unit_rates(ledger)
     fee = np.where(charged, np.append(kappa, 0.0)[bars], 0.0)  # [2 D + 1] per unit
     sums = [np.concatenate([[0.0], np.cumsum(values)]) for values in (ledger.price_return, unit_carry, abs(unit_carry))]
     end_price = fill_price[-1] * (1.0 + ledger.price_return[-1])
@@ -264,6 +260,14 @@ def _match(exposure: IntArray) -> tuple[IntArray, IntArray, IntArray]:
         closing[np.searchsorted(closed, first, side="right")],
         units,
     )
+
+
+def _unit_rates(ledger: Ledger) -> tuple[FloatArray, FloatArray]:
+    """Turnover cost per unit of exposure changed and carry per unit held; [D] each, 0 where there is none."""
+    turnover, exposure = np.abs(ledger.position - ledger.held), np.abs(ledger.position)
+    paid = ledger.cost - np.maximum(ledger.carry, 0.0)
+    kappa = np.divide(paid, turnover, out=np.zeros(len(ledger)), where=turnover > 0)
+    return kappa, np.divide(ledger.carry, exposure, out=np.zeros(len(ledger)), where=exposure > 0)
 
 
 def _checked_prices(ledger: Ledger, fill_price: FloatArray) -> FloatArray:
@@ -324,11 +328,7 @@ def money_account(
         lots = min(max_lots, max(min_lots, steps * lot_step))
         return lots if exposure > 0 else -lots
 
-    turnover = np.abs(ledger.position - ledger.held)
-    kappa = np.divide(
-        ledger.cost - np.maximum(ledger.carry, 0.0), turnover, out=np.zeros(len(ledger)), where=turnover > 0
-    )
-    unit_carry = np.divide(ledger.carry, np.abs(ledger.position), out=np.zeros(len(ledger)), where=ledger.position != 0)
+    kappa, unit_carry = _unit_rates(ledger)
     notional = fill_price * contract_size  # [D] account currency of one lot
     columns = (ledger.held, ledger.position, notional * ledger.price_return, notional * kappa, notional * unit_carry)
     balance, exposure, lots = float(initial_balance), 0.0, 0.0
