@@ -129,10 +129,16 @@ class RunFolder:
         self.path = Path(root).resolve() / str(number)
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise ValueError(f"{self.path} is a link or a file, but a run needs a folder there. Move it away")
-        self.path.mkdir(parents=True, exist_ok=True)
         probe = self.path / f".write-test-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The run cannot write to {self.path} ({error.strerror}). Make it writable or choose another --results",
+            ) from error
         self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
         self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
 

@@ -287,6 +287,19 @@ def test_a_run_that_is_there_is_neither_mixed_with_nor_deleted_unasked(tmp_path)
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
 
 
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="cannot write to .*choose another --results"):
+        RunFolder(tmp_path / "file" / "results", 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write to read-only folders")
+def test_a_read_only_folder_is_found_before_training(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError, match="cannot write to"):
+        RunFolder(tmp_path, 1)
+
+
 def test_reading_says_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run\.json"):
         load_run(tmp_path)
