@@ -289,7 +289,7 @@ def test_a_run_that_is_there_is_neither_mixed_with_nor_deleted_unasked(tmp_path)
 
 def test_a_folder_that_cannot_be_written_to_is_found_before_training(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="cannot write to .*choose another --results"):
+    with pytest.raises(NotADirectoryError, match=r"cannot write to .*choose another --results"):
         RunFolder(tmp_path / "file" / "results", 1)
 
 
