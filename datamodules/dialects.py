@@ -42,7 +42,6 @@ _ORDINARY_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.A
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?", re.ASCII)
 _MAYBE_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+", re.ASCII)
-_QUOTED = re.compile(rb'"([^"\n]*)"')
 _HEADERLESS = {  # number of fields after the time -> roles
     4: PRICES,
     5: (*PRICES, "volume"),
@@ -76,19 +75,19 @@ class Dialect:
     notes: tuple[str, ...] = field(default=())
 
     def unquoted(self, data: bytes) -> bytes:
-        """Take the quotes off; a separator inside them must not split the field."""
+        """Take the quotes off whole fields; a separator inside them must not split the field."""
         if b'"' not in data:
             return data
         separator = self.separator.encode()
         instead = b"." if self.decimal == self.separator else b"\x1f"  # makes the field no number, hence refused
 
         def content(match: re.Match[bytes]) -> bytes:
-            inside: bytes = match[1]
+            inside: bytes = match[2]
             if self.thousands is not None and self.thousands == self.separator:
                 inside = inside.replace(separator, b"")
-            return inside.replace(separator, instead)
+            return match[1] + inside.replace(separator, instead)
 
-        return _QUOTED.sub(content, data)
+        return re.sub(_quoted_field(self.separator).encode(), content, data, flags=re.MULTILINE)
 
 
 def find_dialect(
@@ -161,9 +160,14 @@ def find_dialect(
 def _fields(line: str, separator: str) -> list[str]:
     """Split one line of the sample; quotes keep a separator inside a field."""
     if '"' in line:
-        kept = re.sub(r'"([^"\n]*)"', lambda match: match[1].replace(separator, "\x1f"), line)
-        return [part.replace("\x1f", separator).strip() for part in kept.split(separator)]
-    return [part.strip() for part in line.split(separator)]
+        line = re.sub(_quoted_field(separator), lambda match: match[1] + match[2].replace(separator, "\x1f"), line)
+    return [part.replace("\x1f", separator).strip() for part in line.split(separator)]
+
+
+def _quoted_field(separator: str) -> str:
+    """Return the pattern of a field that is quoted from end to end; a quote inside a field is left and refused."""
+    at = re.escape(separator)
+    return rf'(^|{at}) *"([^"\n]*)" *(?={at}|$)'
 
 
 def _find_separator(lines: Sequence[str], source: BarSource) -> str:

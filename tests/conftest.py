@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 BAR_FILES = Path(os.environ.get("LIT_PPO_BAR_FILES") or Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
@@ -26,3 +28,30 @@ def bar_file() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def bar_frame() -> Callable[..., pd.DataFrame]:
+    """Return a maker of valid bars: a rounded random walk with naive times, volume and spread."""
+
+    def make(
+        rows: int = 60, seed: int = 0, minutes: int = 15, start: str = "2023-03-14 22:00", digits: int = 3
+    ) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        close = np.round(1800 * np.exp(np.cumsum(rng.normal(0, 0.001, rows))), digits)
+        opened = np.concatenate([[1800.0], close[:-1]])
+        high = np.round(np.maximum(opened, close) + rng.exponential(0.5, rows), digits)
+        low = np.round(np.minimum(opened, close) - rng.exponential(0.5, rows), digits)
+        return pd.DataFrame(
+            {
+                "time": pd.date_range(start, periods=rows, freq=f"{minutes}min").as_unit("ns"),
+                "open": opened,
+                "high": high,
+                "low": low,
+                "close": close,
+                "volume": rng.integers(1, 5000, rows).astype(float),
+                "spread": rng.integers(100, 300, rows).astype(float),
+            }
+        )
+
+    return make
