@@ -43,8 +43,8 @@ class TrainingCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             raise ValueError(
-                "TrainingCheckpoint writes files whole or not at all; Lightning's own writer does not. Give the trainer "
-                "`plugins: [lit_ppo.checkpoints.AtomicCheckpointIO]`"
+                "TrainingCheckpoint writes files whole or not at all; Lightning's own writer does not. Give the "
+                "trainer `plugins: [lit_ppo.checkpoints.AtomicCheckpointIO]`"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 class RunProgress(pl.Callback):
@@ -62,7 +56,7 @@ class RunProgress(pl.Callback):
         left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1)
         return (
             f"fold {fold} of {num_folds}: {pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "
-            f"{duration(left / max(pace, 1e-9))} left, validation score {self._score:.4f}"
+            f"{timedelta(seconds=round(left / max(pace, 1e-9)))} left, validation score {self._score:.4f}"
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

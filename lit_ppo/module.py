@@ -114,11 +114,12 @@ class LitPPO(pl.LightningModule):
         batch = next(iter(self.trainer.train_dataloader))  # type: ignore[arg-type]
         source = self.trainer.strategy.batch_to_device(batch, self.device)
         self.learner.attach(experience(self.recipe, source, seed, rank))
-        if states:
+        if self._resume is not None:
             self._restore(states, same_ranks)
-        self._resume = None
-        if self.learner.finished:
+            self.stop_reason = self._resume["reason"]
+        if self.learner.finished or (self._resume is not None and self._resume["stopped"]):
             self.trainer.should_stop = True
+        self._resume = None
 
     def _restore(self, states: list[dict[str, Any]], same_ranks: bool) -> None:
         assert self.learner is not None
@@ -203,7 +204,9 @@ class LitPPO(pl.LightningModule):
         else:
             states = [own]
         if own is not None:
-            checkpoint["learner"] = {"ranks": states}
+            # `should_stop` is not part of Lightning's loops: without it, an early-stopped training would go on.
+            stop = {"stopped": self.trainer.should_stop, "reason": self.stop_reason}
+            checkpoint["learner"] = {"ranks": states, **stop}
         checkpoint["hyper_parameters"] = {"seed": self.seed, **self.recipe.to_dict()}
         checkpoint[FACTS] = {"timesteps": self.timesteps, "iteration": self.iteration}
 

@@ -1,0 +1,167 @@
+"""The command line: the one place that knows all three packages.
+
+Light commands (`data`, `report`, `cache`, `--version`) are dispatched before torch or Lightning is imported.
+Exit codes: 0 done, 1 the run failed, 2 bad input or usage (a message, never a traceback), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from lit_ppo import __version__
+
+COMMANDS = {
+    "walk-forward": "train, select and test every fold: results/<seed>/",
+    "fit": "train one fold (--data.fold k)",
+    "validate": "evaluate a checkpoint on a fold's validation bars",
+    "test": "evaluate a checkpoint on a fold's test bars",
+    "predict": "write a checkpoint's decisions on a fold's test bars",
+    "report": "write the report of a run folder",
+    "data": "check a bar file and print its data card",
+    "cache": "info, clear or prune the disk cache",
+    "run": "run a Fabric script on several devices or machines (= fabric run)",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: lit-ppo COMMAND [--help] ...", "", *lines, "", "lit-ppo --version prints the version."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"lit-ppo {__version__}")
+        return 0
+    command, rest = given[0], given[1:]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"lit-ppo: there is no command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    handler: Callable[[list[str]], int] = {
+        "report": _report,
+        "data": _data,
+        "cache": _cache,
+        "run": _run_script,
+    }.get(command, lambda rest: _train(command, rest))
+    try:
+        return handler(rest)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leave:  # argparse and jsonargparse: --help is 0, a usage error 2
+        return leave.code if isinstance(leave.code, int) else 2
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        return _failed(command, error, 2)
+    except OSError as error:
+        return _failed(command, error, 1)
+
+
+def _failed(command: str, error: Exception, code: int) -> int:
+    if os.environ.get("LIT_PPO_TRACEBACK"):
+        raise error
+    print(f"lit-ppo {command}: {error}", file=sys.stderr)
+    return code
+
+
+def _train(command: str, rest: list[str]) -> int:
+    """`walk-forward`, and Lightning's own commands on one fold."""
+    import logging
+
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo import interrupts
+    from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
+
+    # Its devices, tips and module summaries, once for every fold.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", boring)
+    cli = LitPPOCLI(command, rest, WalkForwardDataModule)
+    interrupts.install()
+    try:
+        if command == "walk-forward":
+            from lit_ppo.walk_forward_command import walk_forward
+
+            walk_forward(cli, ["walk-forward", *rest])
+        else:
+            run_on_one_fold(cli)
+    except interrupts.Interrupted as stopped:
+        print(f"lit-ppo {command}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except (RuntimeError, ArithmeticError) as error:  # the run failed; its own messages say what to do
+        return _failed(command, error, 1)
+    return 0
+
+
+def _run_script(rest: list[str]) -> int:
+    """`lit-ppo run SCRIPT` is `fabric run SCRIPT`: the same options, the same environment for the script."""
+    from lightning.fabric.cli import _main
+
+    _main.main(["run", *rest], prog_name="lit-ppo")
+    return 0
+
+
+def _data(rest: list[str]) -> int:
+    """`lit-ppo data FILE`: read and check a bar file."""
+    import argparse
+
+    from datamodules.bars import read_bars
+
+    parser = argparse.ArgumentParser(prog="lit-ppo data", description="Check a bar file and print its data card.")
+    parser.add_argument("file")
+    parser.add_argument("--point", type=float, help="size of a point in price units; default: from the digits")
+    parser.add_argument("--timezone", help="time zone of naive times; default: UTC")
+    parser.add_argument("--date_format", help="strptime format where dates are ambiguous")
+    parser.add_argument("--separator", help="between columns; default: detected")
+    parser.add_argument("--decimal", help="decimal mark; default: detected")
+    parser.add_argument("--drop_bad_rows", action="store_true", help="leave out a few defective rows")
+    parser.add_argument("--sort", action="store_true", help="sort an unordered file by time")
+    options = vars(parser.parse_args(rest))
+    print(read_bars(options.pop("file"), **options).card)
+    return 0
+
+
+def _cache(rest: list[str]) -> int:
+    """`lit-ppo cache info | clear | prune`."""
+    import argparse
+
+    from datamodules import cache
+
+    parser = argparse.ArgumentParser(prog="lit-ppo cache", description="The disk cache of computed features.")
+    parser.add_argument("action", choices=("info", "clear", "prune"))
+    parser.add_argument("--cache_dir", help="default: the user's cache home")
+    parser.add_argument(
+        "--max_bytes", type=int, default=cache.DEFAULT_MAX_BYTES, help="prune: what may stay, least recently used goes"
+    )
+    options = parser.parse_args(rest)
+    if options.action == "prune":
+        left = cache.prune(cache.cache_directory(options.cache_dir), options.max_bytes)
+    elif options.action == "clear":
+        removed = cache.clear(options.cache_dir)
+        print(f"removed {removed.entries} entries, {removed.bytes:,} bytes")
+        left = cache.info(options.cache_dir)
+    else:
+        left = cache.info(options.cache_dir)
+    print(f"{left.directory}: {left.entries} entries, {left.bytes:,} bytes")
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    """`lit-ppo report DIR`."""
+    import argparse
+
+    from lit_ppo.report import write_report
+
+    parser = argparse.ArgumentParser(prog="lit-ppo report", description="Write report.html into a run folder.")
+    parser.add_argument("directory", help="results/<seed>")
+    print(write_report(parser.parse_args(rest).directory))
+    return 0

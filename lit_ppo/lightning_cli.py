@@ -1,0 +1,181 @@
+"""LightningCLI for lit-ppo: one flat configuration (`model.*`, `data.*`, `trainer.*`) for every command that trains.
+
+Which classes it configures is the caller's affair (`lit_ppo.cli`); nothing here knows the datamodule.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_ppo.atomic import atomic_write
+from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
+from lit_ppo.evaluation import Evaluation
+from lit_ppo.files import utc_cells
+from lit_ppo.interrupts import StopOnSignal
+from lit_ppo.module import LitPPO
+
+SELECTED = "selected.ckpt"
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # model.total_timesteps ends a training
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,  # an epoch is one PPO iteration: see callbacks.RunProgress
+    "log_every_n_steps": 1,
+}
+
+
+class UsageError(ValueError):
+    """A key, value or combination that cannot be meant."""
+
+
+def one_seed(seed: Any) -> int:
+    """The seed of everything is a number, so that a run can be repeated."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed_everything (--seed) must be a whole number >= 0, got {seed!r}")
+    return seed
+
+
+class LitPPOCLI(LightningCLI):
+    """Parses one command's arguments; the command itself is a method of the caller.
+
+    Args:
+        command: name of the command, for its own arguments and messages.
+        arguments: what follows it on the command line.
+        datamodule_class: what `data.*` configures.
+    """
+
+    def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
+        self.command = command
+        arguments = [re.sub(r"^--seed(?==|$)", "--seed_everything", argument) for argument in arguments]
+        try:
+            super().__init__(
+                LitPPO,
+                datamodule_class,
+                save_config_callback=None,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False},
+                args=list(arguments),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except ArgumentError as error:
+            raise UsageError(self._explained(str(error))) from error
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)
+        if self.command == "walk-forward":
+            parser.add_argument("--results", type=str, default="results", help="the run goes to RESULTS/<seed>/")
+            parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
+            parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
+            parser.add_argument(
+                "--warm_start", type=bool, default=False, help="start each fold from the chosen weights before it"
+            )
+        else:
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None if self.command == "fit" else "selected",
+                help="a checkpoint, a directory of them (its newest), `last`, or `selected`",
+            )
+
+    def _set_seed(self) -> None:
+        """Draws come from generators made of the seed; the global ones stay as they are."""
+        one_seed(self.config["seed_everything"])
+
+    def instantiate_classes(self) -> None:
+        """Make the datamodule; models and trainers are made when they are needed, one for each fold."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self.config_init["data"]
+
+    def make_module(self, seed: int | None = None) -> LitPPO:
+        """Return a fresh module; `seed` overrides the configured one."""
+        recipe = self.config["model"].as_dict()
+        return LitPPO(**{**recipe, "seed": recipe["seed"] if seed is None else seed})
+
+    def make_trainer(self, directory: Path) -> pl.Trainer:
+        """Return a fresh trainer with fresh callbacks, that writes into `directory`."""
+        config = copy.deepcopy(self.config_init["trainer"].as_dict())
+        callbacks = config["callbacks"] or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
+        plugins = config["plugins"] or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        config["default_root_dir"] = str(directory)
+        if config["logger"] in (None, True):
+            config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
+        return pl.Trainer(**config)
+
+    @property
+    def directory(self) -> Path:
+        """Where a command on one fold writes: `trainer.default_root_dir`, else results/fit."""
+        return Path(self.config["trainer"]["default_root_dir"] or "results/fit")
+
+    def config_text(self) -> str:
+        """The merged configuration as YAML."""
+        return self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+
+    def checkpoint(self) -> str | None:
+        """Resolve `--ckpt_path`.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint: never a silent start from scratch.
+        """
+        asked = self.config["ckpt_path"]
+        if asked == "selected":
+            asked = str(self.directory / SELECTED)
+        if asked == "last":
+            asked = str(self.directory)
+            if CheckpointStore(self.directory).load_newest() is None:
+                raise FileNotFoundError(f"--ckpt_path last: there is no checkpoint in {self.directory}")
+        return asked
+
+    def _explained(self, message: str) -> str:
+        """Add the nearest known name to a message about an unknown one."""
+        unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
+        unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
+        known = sorted(self.parser.get_defaults(skip_validation=True).keys())
+        for name in unknown:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            if near and name not in known:
+                return f"{message}\nThere is no {name}; did you mean {near[0]}?"
+        return message
+
+
+def run_on_one_fold(cli: LitPPOCLI) -> None:
+    """`lit-ppo fit | validate | test | predict` on the fold `data.fold`."""
+    module, trainer, checkpoint = cli.make_module(), cli.make_trainer(cli.directory), cli.checkpoint()
+    bound: dict[str, Any] = {"datamodule": cli.datamodule, "ckpt_path": checkpoint}
+    if cli.command == "validate":
+        trainer.validate(module, **bound)
+    elif cli.command == "test":
+        trainer.test(module, **bound)
+    elif cli.command == "predict":
+        (evaluation,) = trainer.predict(module, **bound)
+        _write_predictions(cli.directory / "predictions.csv", evaluation)
+    else:
+        trainer.fit(module, **bound)
+        trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
+        timesteps = module.selection.get("timesteps", module.timesteps)
+        module.print(
+            f"{module.timesteps:,} bars visited; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
+        )
+
+
+def _write_predictions(path: Path, evaluation: Evaluation) -> None:
+    rows = [
+        f"{time},{position!r}"
+        for time, position in zip(utc_cells(evaluation.ledger.time), evaluation.positions.tolist(), strict=True)
+    ]
+    atomic_write(path, "\n".join(["time,position", *rows]) + "\n")
+    print(f"{len(rows):,} decisions are in {path}")
