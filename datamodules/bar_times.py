@@ -47,7 +47,7 @@ class EpochTimes:
     aware = False  # some exports store the server's wall clock as if it were UTC
 
     def __init__(self) -> None:
-        self.description = "epoch"
+        self.description = "epoch of a time between 1970 and 2100"
         self._parts: list[np.ndarray] = []
         self._bad: list[np.ndarray] = []
 

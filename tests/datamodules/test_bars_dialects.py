@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ class Written(NamedTuple):
     """A file's content, the options it needs, and what it does not hold."""
 
     content: bytes
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     volume: bool = True
     spread: bool = True
     name: str = "bars.csv"
@@ -78,7 +79,7 @@ def hist_data(frame: pd.DataFrame) -> Written:
 def decimal_comma(frame: pd.DataFrame) -> Written:
     text = table(
         frame,
-        header="Zeit;open;high;low;close;volume;spread".replace("Zeit", "Date"),
+        header="Date;open;high;low;close;volume;spread",
         row="{t};{o};{h};{l};{c};{v};{s}",
         number=lambda x: x.replace(".", ","),
     )
