@@ -149,7 +149,7 @@ class FeatureCache:
             return
         try:
             atomic_write(path, data)
-            prune(self.directory, self.max_bytes)
+            _prune(self.directory, self.max_bytes)
         except OSError as error:
             self._give_up(error)
 
@@ -174,7 +174,7 @@ def encode_entry(key: str, values: np.ndarray, seconds: float) -> bytes:
 
     The format is safetensors'; its own writer would hold two more copies of a matrix that may have 300 MB.
     """
-    metadata = {"schema": SCHEMA, "key": key, "sha256": _payload_hash(values), "seconds": repr(seconds)}
+    metadata = {"schema": SCHEMA, "key": key, "sha256": _payload_hash(values), "seconds": f"{seconds:.6e}"}
     array = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]}
     header = json.dumps({"__metadata__": metadata, "features": array}).encode()
     header += b" " * (-len(header) % 8)  # the array starts at a multiple of 8, as the format demands
@@ -228,16 +228,21 @@ def clear(directory: str | os.PathLike[str] | None = None) -> CacheInfo:
     """Remove every entry; returns what was removed."""
     root = cache_directory(directory)
     before = _info(root)
-    if root.is_dir():
-        prune(root, 0)
+    _prune(root, 0)
     return before
 
 
-def prune(root: Path, max_bytes: int) -> CacheInfo:
-    """Remove the least recently used entries of `root` until at most `max_bytes` are left; returns what is left.
+def prune(directory: str | os.PathLike[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> CacheInfo:
+    """Remove the least recently used entries until at most `max_bytes` are left; returns what is left.
 
     Also removes temporary files that a killed writer left more than an hour ago. Safe beside other processes.
     """
+    root = cache_directory(directory)
+    _prune(root, max_bytes)
+    return _info(root)
+
+
+def _prune(root: Path, max_bytes: int) -> None:
     now = time.time()
     for path in root.glob(f".*{TEMPORARY_SUFFIX}"):
         modified = _stat(path)
@@ -250,7 +255,6 @@ def prune(root: Path, max_bytes: int) -> CacheInfo:
             break
         path.unlink(missing_ok=True)
         total -= found.st_size
-    return _info(root)
 
 
 def statistics_dict(cache: FeatureCache | None) -> dict[str, float]:

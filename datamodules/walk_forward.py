@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from datamodules import cache as disk_cache
 from datamodules.bars import Bars, read_bars
 from datamodules.features import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.fingerprint import content_hash, differences
 from datamodules.scaling import Scaler
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
@@ -165,7 +166,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             return
         start = time.perf_counter()
         bars = self._read()
-        self._content = _content_hash(bars)
+        self._content = content_hash(bars)
         key = hashlib.sha256(f"{features_key(self.specs)} {self._content}".encode()).hexdigest()
         self._fills: FillArrays = fill_arrays(bars.frame, self.costs, self.fill, bars.point, self.source)
         self._time = bar_times(bars.frame)
@@ -323,11 +324,11 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """
         then = {**state_dict["fingerprint"], "fold": state_dict["fold"]}
         now = {**self.fingerprint(), "fold": self.fold}
-        differences = list(_differences(then, now))
-        if differences:
+        changed = list(differences(then, now))
+        if changed:
             raise ValueError(
                 "The checkpoint was made with other data or settings: "
-                + "; ".join(differences)
+                + "; ".join(changed)
                 + ". Restore them, or start a new run without the checkpoint."
             )
         mean, std = (np.array(state_dict["scaler"][name]) for name in ("mean", "std"))
@@ -368,21 +369,3 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Remove every entry of the preprocessing cache; features in memory stay valid."""
         if self.cache:
             disk_cache.clear(self._cache_dir)
-
-
-def _content_hash(bars: Bars) -> str:
-    """SHA-256 of the bars as they were understood: another time zone or point makes other bars of the same file."""
-    digest = hashlib.sha256(repr((float(bars.bar_seconds), float(bars.point))).encode())
-    for name in sorted(bars.frame.columns):
-        values = bar_times(bars.frame) if name == "time" else bars.frame[name].to_numpy(np.float64)
-        digest.update(name.encode() + b"\0" + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in sorted(then.keys() | now.keys()):
-        before, after = then.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key} was {before!r} and is {after!r}"

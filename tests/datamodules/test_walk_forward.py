@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -447,3 +450,45 @@ def test_a_synthetic_market_needs_no_file(tmp_path):
     # what the signal announces is what the next fill earns
     correlation = np.corrcoef(train.features[:, 1].numpy(), train.price_return.numpy())[0, 1]
     assert correlation > 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "spread"),
+    [
+        ("XAUUSDm_15min_exness_2022-11_2025-05.csv.gz", "file"),
+        ("XAUUSDm_15min_semicolon_tz_2024-01_2025-08.csv.gz", 0.2),
+        ("BTCUSD_60min_desc_2018-05_2022-03.csv.gz", 10.0),
+        ("GOOGL_1d_2009-05_2018-08.csv", 0.01),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The bars have no volume")
+def test_a_real_file_gives_finite_folds_of_the_full_set(bar_file, name, spread):
+    data = WalkForwardDataModule(
+        path=str(bar_file(name)), features="full", costs=Costs(spread=spread), cache=False,
+        train_size=1000, validation_size=200, test_size=200, step_size=200,
+    )  # fmt: skip
+    data.setup()
+    for index in (0, len(data.folds) - 1):
+        for segment in segments(data, index).values():
+            assert torch.isfinite(segment.features).all()
+            assert segment.features.abs().max() <= 10
+            assert 0 < segment.turnover_cost.median() < 0.01
+
+
+@pytest.mark.slow
+def test_two_million_bars_of_the_full_set_take_less_than_two_gigabytes(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from datamodules.synthetic import SyntheticMarket\n"
+        "from datamodules.walk_forward import WalkForwardDataModule\n"
+        "market = SyntheticMarket(num_bars=2_000_000)\n"
+        "data = WalkForwardDataModule(synthetic=market, features='full', cache_dir=sys.argv[1])\n"
+        "data.setup()\n"
+        "data.fold_data(len(data.folds) - 1)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    root = Path(module.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert int(done.stdout) * 1024 < 2e9
