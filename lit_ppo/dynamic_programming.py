@@ -21,6 +21,7 @@ SETTLED_ROUNDS, SETTLED_VALUE = 20, 1e-10
 # Chance per bar of being put back, free of charge, into the middle of the grid without a position. It moves the value
 # by some 1e-7 at most, and joins what would be separate worlds: "always flat" and "always long" under one policy.
 RESTART = 1e-8
+WORTHLESS = 1e-8  # an average reward below this is rounding: flat is best
 FINE_POINTS = 20_001  # on which the borders of the policy are located
 
 
@@ -96,9 +97,18 @@ def best_average_reward(
         values.append(value)
         stands = len(values) > SETTLED_ROUNDS and value < values[-1 - SETTLED_ROUNDS] + SETTLED_VALUE
         if stands or np.array_equal(improved, policy):
+            if value < WORTHLESS and 0.0 in positions:
+                return stay_flat(positions)
             return Solution(value, _borders(grid, after, edge, positions, fee))
         policy = improved
     raise ArithmeticError(f"policy iteration did not settle in {MAX_POLICY_ITERATIONS} rounds (value {value:.6f})")
+
+
+def stay_flat(positions: FloatArray) -> Solution:
+    """Earn nothing: go to position 0, which the grid must have, from wherever, and stay there."""
+    flat = int(np.flatnonzero(positions == 0.0)[0])
+    borders = np.where(np.arange(len(positions) - 1) < flat, -np.inf, np.inf)
+    return Solution(0.0, np.tile(borders, (len(positions), 1)))
 
 
 _CUBIC_OFFSETS = np.arange(4)[:, None, None]

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lit_ppo.dynamic_programming import FloatArray, Solution, best_average_reward, log_density, noise_nodes
+from lit_ppo.dynamic_programming import FloatArray, Solution, best_average_reward, log_density, noise_nodes, stay_flat
 
 POSITIONS = (-1.0, 0.0, 1.0)
 Noise = Literal["normal", "student_t"]
@@ -145,9 +145,7 @@ def solve_random_walk(
     if 0.0 not in positions:
         raise ValueError(f"the oracle of a random walk stays flat; the positions {tuple(positions)} have no 0")
     _check_noise(noise, dof)
-    flat = list(positions).index(0.0)
-    borders = np.where(np.arange(len(positions) - 1) < flat, -np.inf, np.inf)
-    solution = Solution(0.0, np.tile(borders, (len(positions), 1)))
+    solution = stay_flat(np.asarray(positions, dtype=np.float64))
     return _optimum("random_walk", {"cost": cost, "noise": noise, "dof": dof}, positions, solution)
 
 
@@ -277,9 +275,9 @@ def looks_ahead(mean_net: float, error: float, optimum: float, scale: float = 1.
 
 
 def _grid_points(width: float, stride: float) -> int:
-    """An odd number of grid points: 201, more where one bar moves the state by less than the distance of two."""
+    """An odd number of grid points: 201, up to 401 where one bar moves the state by less than the distance of two."""
     wanted = math.ceil(width / stride) if stride > 0 else 0
-    return int(np.clip(wanted, 201, 1001)) | 1
+    return int(np.clip(wanted, 201, 401)) | 1
 
 
 def _optimum(kind: str, parameters: dict[str, Any], positions: Sequence[float], solution: Solution) -> Optimum:

@@ -225,6 +225,21 @@ def test_a_cost_that_no_signal_can_pay_makes_flat_the_best():
     assert not optimum.decide(returns).any()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_optimum_lies_between_no_memory_and_being_told_the_regime(seed):
+    draws = np.random.Generator(np.random.PCG64(seed))
+    q, mu, cost = 10 ** draws.uniform(-3, -0.5), 10 ** draws.uniform(-1.5, 0), 10 ** draws.uniform(-2, 0)
+    noise, dof = [("normal", None), ("student_t", float(draws.uniform(2.5, 8)))][seed % 2]
+    value = oracles.solve_regime(q, mu, cost, noise, dof).value
+    assert rules.best_memoryless(q, mu, cost, dof).value - 1e-6 <= value <= rules.known_regime_value(q, mu, cost) + 1e-6
+
+
+def test_a_market_without_a_signal_is_worth_nothing():
+    optimum = oracles.solve_regime(q=0.01, mu=0.0, cost=0.1)
+    assert optimum.value == 0
+    assert not optimum.decide(SyntheticMarket(num_bars=500).draw().returns).any()
+
+
 def test_without_cost_the_best_is_to_follow_the_sign():
     optimum = oracles.solve_predictor(rho=0.9, beta=0.1, cost=0.0)
     assert optimum.value == pytest.approx(rules.predictor_no_cost_value(0.9, 0.1), abs=1e-5)
