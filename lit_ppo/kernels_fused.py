@@ -15,7 +15,8 @@ from lit_ppo.kernels import recurrent_weight_gradient
 from lit_ppo.kernels_numba import ROWS, backward, forward
 from lit_ppo.simd import LANES
 
-INFERENCE_GATES = 2**17  # input gates held at a time without gradient: 512 KiB stay in a core's own cache
+INFERENCE_GATES = 2**17  # input gates held at a time without gradient: 512 KiB stay in a core's own cache,
+INFERENCE_STEPS = 16  # but no fewer steps than these: threads are woken once for them
 THREAD_WORK = 2**20  # multiply-adds worth handing to another thread (waking it takes about 50 us)
 
 
@@ -148,7 +149,7 @@ def _infer(
     T, S, F = inputs.shape
     outputs = inputs.new_empty(T, S, hidden.shape[-1])
     cell, packed = cell.clone(), pack_forward(weight_hh)
-    steps = min(T, max(1, INFERENCE_GATES // (S * len(bias))))
+    steps = min(T, max(INFERENCE_STEPS, INFERENCE_GATES // (S * len(bias))))
     buffer = hidden.new_empty(steps * S, len(bias))
     for start in range(0, T, steps):
         piece = slice(start, min(start + steps, T))

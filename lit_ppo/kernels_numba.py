@@ -1,9 +1,9 @@
 """The LSTM layer on a CPU in float32: one fused pass over the sequence in each direction.
 
-Four sequences and one vector of units are taken at a time, so that the recurrent product of all four gates (forward)
-and of the gradient (backward) stays in registers until the activations are applied. The weights are packed to be read
-in order. No sequence's numbers depend on another's, nor on how sequences are grouped or spread over threads: every
-sum runs over k in order, and a reset is a selection, so NaN stays in its sequence.
+Four (or two) sequences and one vector of units are taken at a time, so that the recurrent product of all four gates
+(forward) and of the gradient (backward) stays in registers until the activations are applied. The weights are packed
+to be read in order. No sequence's numbers depend on another's, nor on how sequences are grouped or spread over
+threads: every sum runs over k in one order, and a reset is a selection, so NaN stays in its sequence.
 
 Relative to exact arithmetic the activations are off by at most about 2e-7 (exp by its Taylor series to degree 6 on
 [-ln 2 / 2, ln 2 / 2]).
@@ -20,6 +20,7 @@ import numba
 from lit_ppo.simd import BYTES, LANES, clamp, constant, exponent_of, fma, load, load_all, load_flag, store
 
 ROWS = 4  # sequences taken together
+MANY_REGISTERS = LANES == 16  # AVX-512 has 32: with 16, four sequences of four gates would spill to memory
 
 
 def _compile(**options: Any) -> Callable[[Callable], Callable]:
@@ -61,9 +62,13 @@ def _tanh(x):
 
 
 @_compile(forceinline=True)
-def _finish_forward(entrance, forget, candidate, exit_, start, gates, cell, output, cells, width):
-    """Activate one sequence's unit vector; all arguments from `gates` on are addresses, `width` is H in bytes."""
-    if start:
+def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output, cells, flags, width):
+    """Activate the unit vector of one sequence, `row` after the one that the addresses (from `gates` on) belong to.
+
+    `width` is H in bytes; `cells` and `flags` are 0 where there are none.
+    """
+    gates, cell, output = gates + 4 * row * width, cell + row * width, output + row * width
+    if flags != 0 and load_flag(flags + row):
         entrance, forget, candidate, exit_ = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
         previous = constant(0.0)
     else:
@@ -80,7 +85,58 @@ def _finish_forward(entrance, forget, candidate, exit_, start, gates, cell, outp
         store(gates + width, forget)
         store(gates + 2 * width, candidate)
         store(gates + 3 * width, exit_)
-        store(cells, current)
+        store(cells + row * width, current)
+
+
+@_compile(forceinline=True)
+def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
+    i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    for k in range(H):
+        w = weights + k * 4 * BYTES
+        h = load_all(hidden + 4 * k)
+        i0, f0 = fma(load(w), h, i0), fma(load(w + BYTES), h, f0)
+        g0, o0 = fma(load(w + 2 * BYTES), h, g0), fma(load(w + 3 * BYTES), h, o0)
+    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, 4 * H)
+
+
+@_compile(forceinline=True)
+def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
+    i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    width = 4 * H
+    for k in range(H):
+        w = weights + k * 4 * BYTES
+        wi, wf, wg, wo = load(w), load(w + BYTES), load(w + 2 * BYTES), load(w + 3 * BYTES)
+        h = load_all(hidden + 4 * k)
+        i0, f0, g0, o0 = fma(wi, h, i0), fma(wf, h, f0), fma(wg, h, g0), fma(wo, h, o0)
+        h = load_all(hidden + width + 4 * k)
+        i1, f1, g1, o1 = fma(wi, h, i1), fma(wf, h, f1), fma(wg, h, g1), fma(wo, h, o1)
+    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, width)
+    _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
+
+
+@_compile(forceinline=True)
+def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
+    i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    i2, f2, g2, o2 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    i3, f3, g3, o3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    width = 4 * H
+    for k in range(H):
+        w = weights + k * 4 * BYTES
+        wi, wf, wg, wo = load(w), load(w + BYTES), load(w + 2 * BYTES), load(w + 3 * BYTES)
+        h = load_all(hidden + 4 * k)
+        i0, f0, g0, o0 = fma(wi, h, i0), fma(wf, h, f0), fma(wg, h, g0), fma(wo, h, o0)
+        h = load_all(hidden + width + 4 * k)
+        i1, f1, g1, o1 = fma(wi, h, i1), fma(wf, h, f1), fma(wg, h, g1), fma(wo, h, o1)
+        h = load_all(hidden + 2 * width + 4 * k)
+        i2, f2, g2, o2 = fma(wi, h, i2), fma(wf, h, f2), fma(wg, h, g2), fma(wo, h, o2)
+        h = load_all(hidden + 3 * width + 4 * k)
+        i3, f3, g3, o3 = fma(wi, h, i3), fma(wf, h, f3), fma(wg, h, g3), fma(wo, h, o3)
+    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, width)
+    _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
+    _finish_forward(2, i2, f2, g2, o2, gates, cell, output, cells, flags, width)
+    _finish_forward(3, i3, f3, g3, o3, gates, cell, output, cells, flags, width)
 
 
 @_compile(nogil=True)
@@ -97,57 +153,20 @@ def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, p
             hidden = outputs + (t - 1) * S * width
         s = first
         while s < last:
-            rows = ROWS if s + ROWS <= last else 1
-            source = hidden + s * width
-            flags = starts + t * S + s
+            rows = 4 if s + 4 <= last and MANY_REGISTERS else 2 if s + 2 <= last else 1
+            flags = starts + t * S + s if starts != 0 else 0
             for block in range(H // LANES):
+                source, weights = hidden + s * width, packed + block * H * 4 * BYTES
                 offset = (t * S + s) * width + block * BYTES
                 gate = gates + 4 * (t * S + s) * width + block * BYTES
-                state = cell + s * width + block * BYTES
+                state, output = cell + s * width + block * BYTES, outputs + offset
                 kept = cells + offset if cells != 0 else 0
-                weights = packed + block * H * 4 * BYTES
-                i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
-                if rows == 1:
-                    for k in range(H):
-                        row = weights + k * 4 * BYTES
-                        h0 = load_all(source + 4 * k)
-                        i0 = fma(load(row), h0, i0)
-                        f0 = fma(load(row + BYTES), h0, f0)
-                        g0 = fma(load(row + 2 * BYTES), h0, g0)
-                        o0 = fma(load(row + 3 * BYTES), h0, o0)
-                    start = starts != 0 and load_flag(flags)
-                    _finish_forward(i0, f0, g0, o0, start, gate, state, outputs + offset, kept, width)
-                    continue
-                i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
-                i2, f2, g2, o2 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
-                i3, f3, g3, o3 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
-                for k in range(H):
-                    row = weights + k * 4 * BYTES
-                    wi, wf = load(row), load(row + BYTES)
-                    wg, wo = load(row + 2 * BYTES), load(row + 3 * BYTES)
-                    h = load_all(source + 4 * k)
-                    i0, f0, g0, o0 = fma(wi, h, i0), fma(wf, h, f0), fma(wg, h, g0), fma(wo, h, o0)
-                    h = load_all(source + width + 4 * k)
-                    i1, f1, g1, o1 = fma(wi, h, i1), fma(wf, h, f1), fma(wg, h, g1), fma(wo, h, o1)
-                    h = load_all(source + 2 * width + 4 * k)
-                    i2, f2, g2, o2 = fma(wi, h, i2), fma(wf, h, f2), fma(wg, h, g2), fma(wo, h, o2)
-                    h = load_all(source + 3 * width + 4 * k)
-                    i3, f3, g3, o3 = fma(wi, h, i3), fma(wf, h, f3), fma(wg, h, g3), fma(wo, h, o3)
-                output = outputs + offset
-                start = starts != 0 and load_flag(flags)
-                _finish_forward(i0, f0, g0, o0, start, gate, state, output, kept, width)
-                gate, state, output = gate + 4 * width, state + width, output + width
-                kept = kept + width if kept != 0 else 0
-                start = starts != 0 and load_flag(flags + 1)
-                _finish_forward(i1, f1, g1, o1, start, gate, state, output, kept, width)
-                gate, state, output = gate + 4 * width, state + width, output + width
-                kept = kept + width if kept != 0 else 0
-                start = starts != 0 and load_flag(flags + 2)
-                _finish_forward(i2, f2, g2, o2, start, gate, state, output, kept, width)
-                gate, state, output = gate + 4 * width, state + width, output + width
-                kept = kept + width if kept != 0 else 0
-                start = starts != 0 and load_flag(flags + 3)
-                _finish_forward(i3, f3, g3, o3, start, gate, state, output, kept, width)
+                if rows == 4:
+                    _four_forward(source, weights, H, gate, state, output, kept, flags)
+                elif rows == 2:
+                    _two_forward(source, weights, H, gate, state, output, kept, flags)
+                else:
+                    _one_forward(source, weights, H, gate, state, output, kept, flags)
             s += rows
 
 
@@ -182,8 +201,9 @@ def _finish_backward(product, starts_next, starts, grad_output, gates, cell, pre
 def backward(first, last, T, S, H, grad_outputs, gates, cells, cell, carry, starts, packed):
     """Sequences first..last-1 of a layer, from the last step to the first.
 
-    Addresses: grad_outputs [T, S, H], gates [T, S, 4H] (in: activations; out: their gradient), cells [T, S, H], cell [S, H] before the first step, carry [S, H] (in: gradient of the last cell; out: of the cell before the first
-    step, where no reset stands between), starts [T, S] bytes or 0, packed [H / LANES, 4H, LANES].
+    Addresses: grad_outputs [T, S, H], gates [T, S, 4H] (in: activations; out: the gradient before them), cells
+    [T, S, H], cell [S, H] before the first step, carry [S, H] (in: gradient of the last cell; out: of the cell before
+    the first step, where no reset stands between), starts [T, S] bytes or 0, packed [H / LANES, 4H, LANES].
     """
     width = 4 * H
     for t in range(T - 1, -1, -1):
