@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -245,3 +246,11 @@ def test_fast_and_slow_true_range_compare():
     frame = random_bars(1000)
     ratio = compute("atr", frame, period=7) / compute("atr", frame, period=28)
     np.testing.assert_allclose(compute("atr_ratio", frame)[600:], np.log(ratio)[600:], rtol=1e-9)
+
+
+def test_the_documents_table_states_every_indicators_warm_up_and_parity():
+    page = (Path(__file__).parents[2] / "docs" / "walk-forward.md").read_text()
+    words = {-1: "odd", 1: "even", 0: "unknown"}
+    for spec in EVERY:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{spec.entry['name']}` |"))
+        assert row.split("|")[3:5] == [f" {spec.warmup} ", f" {words[spec.parity]} "]
