@@ -81,9 +81,11 @@ class EvaluatedRollout(Protocol):
     account: Tensor | None
 
 
-def _initialise(layer: nn.Linear, gain: float, generator: torch.Generator | None) -> nn.Linear:
+def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
+    """An orthogonal linear layer, drawn from `generator`: `nn.Linear` alone would draw from the global one."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    if layer.bias is not None:
+    if bias:
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -98,9 +100,9 @@ def _mlp(
 ) -> nn.Sequential:
     modules: list[nn.Module] = []
     for size in layers:
-        modules += [_initialise(nn.Linear(width, size), 2**0.5, generator), ACTIVATIONS[activation]()]
+        modules += [_linear(width, size, 2**0.5, generator), ACTIVATIONS[activation]()]
         width = size
-    return nn.Sequential(*modules, _initialise(nn.Linear(width, outputs), output_gain, generator))
+    return nn.Sequential(*modules, _linear(width, outputs, output_gain, generator))
 
 
 def _check_network(hidden_size: int, num_layers: int, activation: str) -> None:
@@ -173,12 +175,10 @@ class PositionHead(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError("A position head needs at least one hidden layer: the held position enters there")
-        self.market = _initialise(nn.Linear(hidden_size, layers[0]), 2**0.5, generator)
+        self.market = _linear(hidden_size, layers[0], 2**0.5, generator)
         self.position = nn.Parameter(torch.empty(num_positions, layers[0]))
         nn.init.orthogonal_(self.position, 1.0, generator=generator)
-        self.account = (
-            _initialise(nn.Linear(num_account, layers[0], bias=False), 2**0.5, generator) if num_account else None
-        )
+        self.account = _linear(num_account, layers[0], 2**0.5, generator, bias=False) if num_account else None
         self.activation = ACTIVATIONS[activation]()
         self.output = _mlp(layers[0], layers[1:], activation, outputs, output_gain, generator)
 

@@ -1,0 +1,73 @@
+"""The screen keeps what says something about the next return, and little else."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from lit_ppo.screening import keep_all_features, screen_features
+from tests.lit_ppo.markets import market_tensors
+
+
+def with_features(market, columns, parity):
+    features = torch.from_numpy(np.column_stack(columns)).float()
+    names = tuple(f"f{i}" for i in range(features.shape[1]))
+    return dataclasses.replace(market, features=features, feature_names=names, feature_parity=parity)
+
+
+def noise_market(seed, useless=30, bars=2500):
+    market = market_tensors(num_bars=bars, seed=seed, mean=0.2)
+    draw = np.random.default_rng(seed + 100)
+    columns = [market.features[:, 0].numpy(), *draw.standard_normal((useless, bars))]
+    return with_features(market, columns, (-1,) + (0,) * useless)
+
+
+def test_useless_features_are_dropped_except_one_time_in_twenty():
+    kept = [int((screen_features(noise_market(seed), 0).gain[1:] > 0).sum()) for seed in range(20)]
+    assert sum(count > 0 for count in kept) <= 4, kept  # binomial(20, .05): more than 4 has probability 0.003
+    assert max(kept) <= 2
+
+
+def test_the_return_is_always_kept():
+    screen = screen_features(noise_market(0), 0)
+    assert screen.gain[0] == 1.0
+    assert screen.mirror_sign[0] == -1.0
+
+
+def test_a_feature_that_predicts_is_kept_and_counts_as_odd():
+    market = noise_market(1)
+    columns = list(market.features.numpy().T)
+    draw = np.random.default_rng(9)
+    columns[7] = market.price_return.numpy() / market.price_return.numpy().std() + 3 * draw.standard_normal(len(market))
+    screen = screen_features(with_features(market, columns, market.feature_parity), 0)
+    assert screen.gain[7] > 0.8
+    assert screen.mirror_sign[7] == -1.0
+    assert screen.score[7] > screen.threshold
+    copies = [*columns[:20], *[columns[7] + 0.01 * draw.standard_normal(len(market)) for _ in range(11)]]
+    again = screen_features(with_features(market, copies, market.feature_parity), 0)
+    assert (again.gain[1:] > 0.05).sum() <= 2, "copies of a kept feature say nothing new"
+
+
+def test_validation_and_warm_up_rows_are_not_looked_at():
+    market = noise_market(2)
+    warm = dataclasses.replace(market, warmup=300)
+    before = screen_features(warm, 0)
+    market.features[:300] = 1e6
+    after = screen_features(dataclasses.replace(market, warmup=300), 0)
+    assert torch.equal(before.gain, after.gain)
+    assert torch.equal(before.score, after.score)
+
+
+def test_a_constant_feature_does_no_harm():
+    market = noise_market(3)
+    market.features[:, 4] = 1.0
+    screen = screen_features(market, 0)
+    assert screen.gain[4] == 0.0
+    assert torch.isfinite(screen.score).all()
+
+
+def test_without_a_screen_declared_parities_count():
+    market = with_features(market_tensors(), list(market_tensors().features.numpy().T), (-1, 1, 0))
+    screen = keep_all_features(market)
+    assert screen.gain.tolist() == [1.0, 1.0, 1.0]
+    assert screen.mirror_sign.tolist() == [-1.0, 1.0, 1.0]
