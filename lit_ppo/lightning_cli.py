@@ -96,7 +96,7 @@ class LitPPOCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make the datamodule; models and trainers are made when they are needed, one for each fold."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self.config_init["data"]
 
     def make_module(self, seed: int | None = None) -> LitPPO:

@@ -1,0 +1,211 @@
+"""The Fabric shell: a script over the same `Learner`, for several devices or machines, with nothing hidden.
+
+    python lit_ppo/fabric_trainer.py --config configs/fabric.yaml
+    python lit_ppo/fabric_trainer.py --config configs/fabric.yaml --devices 2 --strategy ddp
+    lit-ppo run lit_ppo/fabric_trainer.py --devices 2 --strategy ddp -- --config configs/fabric.yaml
+    fabric run lit_ppo/fabric_trainer.py --precision bf16-mixed --num-nodes 2 --node-rank 0 --main-address HOST -- ...
+
+The policy is not wrapped by the strategy: the learner averages gradients itself, in one all-reduce, as it does under
+Lightning, and equal settings give equal weights.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # run by its path: `lit_ppo/types.py` must not stand in for Python's own `types`
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import ArgumentParser
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor, distributed
+
+from lit_ppo import interrupts
+from lit_ppo.checkpoints import FACTS, CheckpointStore
+from lit_ppo.evaluation import Evaluation, evaluate
+from lit_ppo.learner import Learner
+from lit_ppo.precision import SkippedSteps
+from lit_ppo.recipe import Policy, Recipe, Source, build_optimizer, build_policy, differences, experience
+from lit_ppo.types import MarketTensors
+
+
+class FabricTrainer:
+    """One training under Fabric.
+
+    Args:
+        fabric: launched.
+        recipe: see `lit_ppo.recipe.Recipe`.
+        source: train bars, or a vector environment.
+        seed: of every draw; each rank makes its own draws of it.
+        directory: of checkpoints; None: none are written.
+    """
+
+    def __init__(
+        self, fabric: Fabric, recipe: Recipe, source: Source, seed: int, directory: Path | None = None
+    ) -> None:
+        self.fabric, self.recipe, self.seed = fabric, recipe, seed
+        self.store = None if directory is None else CheckpointStore(directory)
+        if isinstance(source, MarketTensors):
+            source = source.to(fabric.device)
+        source = experience(recipe, source, seed, fabric.global_rank)
+        self.policy: Policy = build_policy(recipe, source, seed).to(fabric.device)  # type: ignore[assignment]
+        plain = build_optimizer(self.policy, recipe.learning_rate)
+        self.optimizer: Any = fabric.setup_optimizers(plain)
+        self.learner = Learner(
+            self.policy, plain, recipe, seed=seed, rank=fabric.global_rank, world_size=fabric.world_size
+        )
+        self.learner.attach(source)
+        self._skipped = SkippedSteps()
+
+    def iterate(self) -> dict[str, float]:
+        """One PPO iteration."""
+        with self.fabric.autocast():
+            return self.learner.iterate(self._apply_loss)
+
+    def _apply_loss(self, loss: Tensor) -> None:
+        precision = self.fabric.strategy.precision
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if getattr(precision, "scaler", None) is not None:
+            # An overflow on one rank must make every rank's scaler skip the step: average before unscaling.
+            for parameter in self.policy.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.copy_(self.fabric.all_reduce(parameter.grad, reduce_op="mean"))  # type: ignore
+            precision.unscale_gradients(self.optimizer.optimizer)
+        if not self._skipped.skip(precision, self.policy):
+            self.learner.prepare_gradients()
+        self.optimizer.step()
+
+    def save(self, name: str | None = None) -> None:
+        """Write a checkpoint; every rank takes part."""
+        if self.store is None:
+            return
+        states: list[Any] = [self.learner.state_dict()]
+        if self.fabric.world_size > 1:
+            states = states * self.fabric.world_size
+            distributed.all_gather_object(states, self.learner.state_dict())
+        precision = self.fabric.strategy.precision.state_dict()
+        if self.fabric.is_global_zero:
+            state = {
+                "state_dict": {f"policy.{key}": value for key, value in self.policy.state_dict().items()},
+                "optimizer": self.optimizer.optimizer.state_dict(),
+                "precision": precision,
+                "learner": {"ranks": states},
+                "hyper_parameters": {"seed": self.seed, **self.recipe.to_dict()},
+                FACTS: {"timesteps": self.learner.timesteps, "iteration": self.learner.iteration},
+            }
+            self.store.save(state, name)
+        self.fabric.barrier()
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; returns whether there is one.
+
+        Raises:
+            ValueError: it was made with other settings or another number of ranks.
+        """
+        found = None if self.store is None else self.store.load_newest(self.fabric.device)
+        if found is None:
+            return False
+        state, path = found
+        changed = differences(state["hyper_parameters"], {"seed": self.seed, **self.recipe.to_dict()})
+        ranks = state["learner"]["ranks"]
+        if len(ranks) != self.fabric.world_size:
+            changed.append(f"the number of ranks was {len(ranks)} and is {self.fabric.world_size}")
+        if changed:
+            raise ValueError(f"{path} was made with other settings: {'; '.join(changed)}. Restore them")
+        self.policy.load_state_dict({key.removeprefix("policy."): v for key, v in state["state_dict"].items()})
+        self.optimizer.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.learner.load_state_dict(ranks[self.fabric.global_rank])
+        return True
+
+    def evaluate(self, market: MarketTensors) -> Evaluation:
+        """Trade `market` greedily, from flat."""
+        return evaluate(self.policy, market, self.recipe.account_features)
+
+
+def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every: int) -> dict[str, torch.Tensor]:
+    """Train to the end, keep the weights that do best on validation; returns them.
+
+    Raises:
+        Interrupted: a signal came; everything is saved.
+    """
+    best, weights = -math.inf, {}
+    while not trainer.learner.finished:
+        metrics = trainer.iterate()
+        score = trainer.evaluate(validation).score
+        if score > best:
+            best = score
+            weights = {name: value.detach().clone() for name, value in trainer.policy.state_dict().items()}
+        fabric.log_dict({**metrics, "validation/score": score}, step=trainer.learner.timesteps)
+        fabric.print(
+            f"{trainer.learner.timesteps:,} / {trainer.recipe.total_timesteps:,} bars  "
+            f"{metrics['time/steps_per_s']:,.0f} steps/s  validation score {score:+.4f}"
+        )
+        stop = fabric.strategy.reduce_boolean_decision(interrupts.requested(), all=False)  # type: ignore[attr-defined]
+        if stop or trainer.learner.iteration % every == 0 or trainer.learner.finished:
+            trainer.save()
+        interrupts.raise_if_requested()
+    return weights or trainer.policy.state_dict()
+
+
+def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | None = None) -> int:
+    """Parse the command line and train one fold; returns the exit code."""
+    parser = ArgumentParser(prog="fabric_trainer.py", description="Train one fold under Fabric.")
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--seed_everything", "--seed", type=int, default=0)
+    parser.add_argument("--accelerator", type=str, default="auto")
+    parser.add_argument("--strategy", type=str, default="auto")
+    parser.add_argument("--devices", type=int | str, default="auto")
+    parser.add_argument("--num_nodes", type=int, default=1)
+    parser.add_argument("--precision", type=str | None, default=None)
+    parser.add_argument("--directory", type=str, default="results/fabric", help="of checkpoints and TensorBoard events")
+    parser.add_argument("--save_every", type=int, default=10, help="PPO iterations between two checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_class_arguments(Recipe, "model")
+    parser.add_class_arguments(datamodule_class, "data")
+    config = parser.parse_args(arguments)
+    directory = Path(config.directory)
+    interrupts.install()
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            strategy=config.strategy,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+            loggers=TensorBoardLogger(directory, name="", version=""),
+        )
+        fabric.launch()
+        made = parser.instantiate(config)
+        data, recipe = made.data, made.model
+        fold = data.fold_data(data.fold)
+        trainer = FabricTrainer(fabric, recipe, fold.train, config.seed_everything, directory)
+        if config.resume and not trainer.resume():
+            raise FileNotFoundError(f"--resume: there is no checkpoint in {directory}")
+        trainer.policy.load_state_dict(run(fabric, trainer, fold.validation, config.save_every))
+        result = trainer.evaluate(data.test_segment(data.fold))
+        trainer.save("selected.ckpt")
+        fabric.print(json.dumps({"test/score": result.score, **{f"test/{k}": v for k, v in result.metrics.items()}}))
+    except interrupts.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except (ValueError, FileNotFoundError) as error:
+        print(f"fabric_trainer.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    from datamodules.walk_forward import WalkForwardDataModule  # a command line, like lit_ppo.cli
+
+    sys.exit(main(WalkForwardDataModule))
