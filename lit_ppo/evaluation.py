@@ -85,9 +85,19 @@ def keep_books(actions: Tensor, positions: Tensor, market: MarketTensors, close_
     """Turn actions [D] on the decision bars of `market` into returns, metrics and score."""
     indices = actions.cpu().numpy()
     taken = positions.cpu().numpy()[indices]
-    names = ("price_return", "turnover_cost", "carry_long", "carry_short", "time")
-    arrays = {name: market.decisions(name).cpu().numpy() for name in names}
-    ledger = account(taken, close_at_end=close_at_end, **arrays)
+
+    def of_decisions(name: str) -> np.ndarray:
+        return market.decisions(name).cpu().numpy()
+
+    ledger = account(
+        taken,
+        time=of_decisions("time"),
+        price_return=of_decisions("price_return"),
+        turnover_cost=of_decisions("turnover_cost"),
+        carry_long=of_decisions("carry_long"),
+        carry_short=of_decisions("carry_short"),
+        close_at_end=close_at_end,
+    )
     metrics = trading_metrics(ledger.net_return, ledger.position, market.bars_per_year, costs=ledger.cost)
     rewards = log_reward(torch.from_numpy(ledger.net_return), market.reward_scale)
     return Evaluation(indices, ledger.position, ledger, metrics, float(rewards.double().mean()))

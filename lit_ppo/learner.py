@@ -168,7 +168,7 @@ class Learner:
         # The rollout's generator lives where its draws are needed; the minibatch order is drawn on the CPU.
         self.rollout_generator = make_generator(seed, rank, "rollout", device)
         self.minibatch_generator = make_generator(seed, rank, "minibatches")
-        self._start = [parameter.detach().clone() for parameter in self._pulled()]
+        self._start: list[Tensor] = [parameter.detach().clone() for parameter in self._pulled()]
         self._market: MarketTensors | None = None
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
@@ -281,7 +281,7 @@ class Learner:
             return
         assert self._market is not None
         strength = self.config.pull_to_start / (1 + self._market.num_decisions / 200_000)
-        torch._foreach_lerp_(self._pulled(), self._start, learning_rate * strength)
+        torch._foreach_lerp_(list[Tensor](self._pulled()), self._start, learning_rate * strength)
 
     def normalise(self, rollout: Rollout) -> Rollout:
         """Bring advantages to unit scale under their weights, over all ranks; constant advantages become 0."""

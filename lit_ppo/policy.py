@@ -194,6 +194,8 @@ class PositionHead(nn.Module):
 class MarketNetwork(nn.Module):
     """One encoder and its two heads; the encoder never sees the account. Arguments: see `MarketPolicy`."""
 
+    hold: Tensor
+
     def __init__(
         self,
         num_features: int,
@@ -263,6 +265,11 @@ class MarketPolicy(nn.Module):
         ValueError: an unusable size, activation or position grid.
     """
 
+    positions: Tensor
+    input_gain: Tensor
+    mirror_sign: Tensor
+    networks: Sequence[MarketNetwork]
+
     def __init__(
         self,
         num_features: int,
@@ -294,7 +301,7 @@ class MarketPolicy(nn.Module):
         # Set from the train bars by `set_inputs`: weight of each feature, and its sign in a mirrored market.
         self.register_buffer("input_gain", torch.ones(num_features))
         self.register_buffer("mirror_sign", torch.ones(num_features))
-        self.networks = nn.ModuleList(
+        self.networks = nn.ModuleList(  # type: ignore[assignment]
             MarketNetwork(
                 num_features,
                 len(grid),
@@ -401,6 +408,8 @@ class ObservationPolicy(nn.Module):
         hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation, init, generator: as in
             `MarketPolicy`.
     """
+
+    positions: Tensor
 
     def __init__(
         self,
