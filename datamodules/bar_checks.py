@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.bar_errors import Problem, ProblemBook
+from datamodules.bar_errors import Problem, ProblemBook, shown
 from datamodules.bar_times import DAY, SECOND
 from datamodules.dialects import PRICES
 
@@ -89,7 +89,7 @@ def check_order(
     same = np.flatnonzero(steps == 0) + 1
     differs = np.zeros(len(same), dtype=bool)
     for x in columns.values():
-        differs |= x[same] != x[same - 1]
+        differs |= ~_equal(x[same], x[same - 1])
     repeated = np.zeros(len(time), dtype=bool)
     repeated[same[~differs]] = True
     different = same[differs]
@@ -110,15 +110,20 @@ def check_order(
     return repeated
 
 
+def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Equal numbers, or a hole in both: further columns may have holes."""
+    return (a == b) | (np.isnan(a) & np.isnan(b))
+
+
 def _goes_back(time: np.ndarray, row: int) -> str:
     return f"time {when(time[row])} after {when(time[row - 1])}"
 
 
 def _differs(time: np.ndarray, columns: dict[str, np.ndarray], lines: np.ndarray, row: int) -> str:
-    role = next(name for name, x in columns.items() if x[row] != x[row - 1])
+    role = next(name for name, x in columns.items() if not _equal(x[row], x[row - 1]))
     x = columns[role]
     return (
-        f"time {when(time[row])} is also that of line {lines[row - 1]}, with another {role} "
+        f"time {when(time[row])} is also that of line {lines[row - 1]}, with another {shown(role)} "
         f"({float(x[row - 1])!r} and {float(x[row])!r})"
     )
 

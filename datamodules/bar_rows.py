@@ -26,7 +26,7 @@ class Rows:
     """All rows of the file that have the right number of fields, in file order.
 
     Attributes:
-        columns: role -> [N] float64 (NaN where the text is no number).
+        columns: role, or name of a further column -> [N] float64 (NaN where the text is no number).
         time: [N] int64 nanoseconds since 1970; the wall clock when not `aware`.
         lines: [N] int64 line numbers.
         bad: [N] bool, rows with a field that cannot be read.
@@ -58,8 +58,8 @@ def read_rows(
     detected["decimal"] = dialect.decimal
     detected["style"] = dialect.style
     times = _time_column(dialect, source, date_format)
-    roles = [role for role in NUMBERS if role in dialect.columns]
-    parts: dict[str, list[np.ndarray]] = {role: [] for role in roles}
+    places = {role: dialect.columns[role] for role in NUMBERS if role in dialect.columns} | dialect.further
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in places}
     lines_parts: list[np.ndarray] = []
     bad_parts: list[np.ndarray] = []
     wrong_width = 0
@@ -71,9 +71,9 @@ def read_rows(
         data, lines, wrong = _even_rows(block, dialect, book)
         wrong_width += wrong
         if len(lines):
-            numbers, bad = _parse(data, lines, dialect, times, book, roles)
-            for role in roles:
-                parts[role].append(numbers[role])
+            numbers, bad = _parse(data, lines, dialect, times, book, places)
+            for name in places:
+                parts[name].append(numbers[name])
             lines_parts.append(lines)
             bad_parts.append(bad)
         block = following
@@ -104,7 +104,7 @@ def read_rows(
     last_field = dialect.unquoted(source.last_line).decode().split(dialect.separator)[-1].strip()
     return Rows(
         dialect,
-        {role: np.concatenate(parts.pop(role)) for role in roles},
+        {name: np.concatenate(parts.pop(name)) for name in places},
         time,
         lines,
         bad | bad_time,
@@ -169,7 +169,7 @@ def _even_rows(block: Block, dialect: Dialect, book: ProblemBook) -> tuple[bytes
 
 
 def _parse(
-    data: bytes, lines: np.ndarray, dialect: Dialect, times: TimeColumn, book: ProblemBook, roles: list[str]
+    data: bytes, lines: np.ndarray, dialect: Dialect, times: TimeColumn, book: ProblemBook, places: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     columns = dialect.columns
     # a decimal comma inside quotes of a comma-separated file has become a point (Dialect.unquoted)
@@ -177,14 +177,14 @@ def _parse(
     grouped = dialect.thousands is not None and dialect.thousands != dialect.separator
     as_text: list[int] = [] if dialect.epoch else [columns[role] for role in ("time", "clock") if role in columns]
     if grouped:  # the C parser would take 1,2,3.5 for 123.5: group by group it is checked below
-        as_text += [columns[role] for role in roles]
+        as_text += places.values()
     table = pd.read_csv(
         io.BytesIO(data),
         sep=dialect.separator,
         header=None,
         names=range(dialect.width),
         index_col=False,
-        usecols=sorted(columns.values()),
+        usecols=sorted({*columns.values(), *places.values()}),
         dtype=dict.fromkeys(as_text, object),
         decimal=decimal,
         quoting=csv.QUOTE_NONE,
@@ -206,9 +206,11 @@ def _parse(
     bad = np.zeros(len(lines), dtype=bool)
     numbers: dict[str, np.ndarray] = {}
     form = _number_form(decimal, dialect.thousands if grouped else None)
-    for role in roles:
-        numbers[role] = _to_numbers(table[columns[role]], form, decimal, dialect.thousands)
-        rows = np.flatnonzero(~np.isfinite(numbers[role]))
+    for role, place in places.items():
+        numbers[role] = _to_numbers(table[place], form, decimal, dialect.thousands)
+        if role in dialect.further:  # a hole there is no wrong price; who uses the column decides
+            continue
+        rows = np.flatnonzero(np.isnan(numbers[role]))
         bad[rows] = True
         book.add(f"{role} no number", lines[rows], no_number(role, rows), FIX_ROWS)
     stamps = table[columns["time"]].to_numpy()

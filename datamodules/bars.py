@@ -45,7 +45,8 @@ class Bars:
 
     Attributes:
         frame: time (datetime64[ns, UTC], open time of the bar), open, high, low, close, volume and, when the file has
-            one, spread in points; float64.
+            one, spread in points; then every other column of numbers under the file's own name; float64. Only these
+            further columns may have holes (NaN), and the card warns of them.
         point: price units per point.
         bar_seconds: length of one bar.
         bars_per_year: bars per calendar year, from the file's own calendar.
@@ -318,6 +319,11 @@ def _bars(
     spread = columns.get("spread")
     if spread is not None:
         data["spread"] = spread
+    for name in rows.dialect.further:
+        data[name] = columns[name]
+        holes = int(np.isnan(columns[name]).sum())
+        if holes:
+            warnings.append(f"column {name!r} has {holes} cells that are no numbers; they are NaN")
     card = _card(source, rows, calendar, time, point, point_source, spread, volume_role, zone, notes, warnings, dropped)
     frame = pd.DataFrame(data, copy=False)
     seconds = calendar.bar // SECOND
@@ -396,11 +402,8 @@ def _card(
             "time format": rows.time_format,
             "time zone": "offset of each row" if rows.aware else zone.name if zone is not None else "UTC",
         },
-        columns={
-            role: names[dialect.columns[source_role]]
-            for role, source_role in used.items()
-            if source_role in dialect.columns
-        },
+        columns={ours: names[dialect.columns[role]] for ours, role in used.items() if role in dialect.columns}
+        | {name: name for name in dialect.further},
         rows_read=rows.rows_read,
         rows_kept=len(time),
         dropped=dropped,

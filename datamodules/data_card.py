@@ -62,7 +62,7 @@ class DataCard:
             ("file", f"{shown(self.name)} ({self.size_bytes:,} bytes)"),
             ("sha256", self.sha256),
             *((name, shown(value)) for name, value in self.dialect.items()),
-            ("columns", ", ".join(f"{role} <- {shown(name)}" for role, name in self.columns.items())),
+            ("columns", ", ".join(f"{shown(role)} <- {shown(name)}" for role, name in self.columns.items())),
             ("rows", f"{self.rows_read:,} read, {self.rows_kept:,} kept; dropped: {dropped}"),
             ("range", f"{self.first} to {self.last} UTC (open times)"),
             ("bar", f"{self.bar}; {self.bars_per_year:,.0f} bars per year by the file's own calendar"),
@@ -76,6 +76,9 @@ class DataCard:
         lines += [f"note: {shown(note)}" for note in self.notes]
         lines += [f"warning: {shown(warning)}" for warning in self.warnings]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 def describe(path: str | Path, **options: Any) -> tuple[str, int]:

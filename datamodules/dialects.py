@@ -56,6 +56,7 @@ class Dialect:
     Attributes:
         columns: role -> field number; roles are time, clock (time of day, when apart), open, high, low, close, volume,
             tick_volume, spread, quote_volume.
+        further: name -> field number of the other columns of numbers, which features may use.
         names: the file's own column names, empty without header.
         width: fields per row, an empty one after a trailing separator included.
         first_row: line number of the first row of data.
@@ -72,6 +73,7 @@ class Dialect:
     first_row: int
     first_time: str
     epoch: bool
+    further: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     def unquoted(self, data: bytes) -> bytes:
@@ -118,10 +120,12 @@ def find_dialect(
     good = [(n, fields) for n, fields in data if len(fields) == width]
     typical = good[0][1]
     notes: list[str] = []
+    further: dict[str, int] = {}
     if has_header:
         names = _header_names(first, width, typical, number, source)
         columns, style, more = _columns_of(names, [fields for _, fields in good], number, source, date_format)
-        notes += more
+        further, left_out = _further_columns(names, columns, [fields for _, fields in good])
+        notes += [*more, *left_out]
     else:
         if len(first) != width:
             raise source.refuse(
@@ -153,6 +157,7 @@ def find_dialect(
         data[0][0],
         first_time,
         epoch,
+        further,
         tuple(notes),
     )
 
@@ -285,6 +290,27 @@ def _columns_of(
         if sample is None:
             _unknown_time(typical[columns["time"]], f"column {text!r}", number + 1, source)
     return columns, style, notes
+
+
+def _further_columns(
+    names: tuple[str, ...], columns: dict[str, int], rows: list[list[str]]
+) -> tuple[dict[str, int], list[str]]:
+    """Return the columns that are none of ours but hold numbers, and a note about those that do not."""
+    ours = {plain for known in _NAMES.values() for plain in known} | set(_TIME_NAMES)
+    further: dict[str, int] = {}
+    text: list[str] = []
+    for i, name in enumerate(names):
+        plain = _plain(name)
+        adjusted = plain.startswith(("adjclose", "adjustedclose"))
+        if i in columns.values() or plain in ours or plain == "" or plain.startswith("unnamed") or adjusted:
+            continue
+        values = [row[i] for row in rows if row[i]]
+        numbers = sum(_is_number(value) for value in values)
+        if values and 2 * numbers > len(values):
+            further[name] = i
+        else:
+            text.append(name)
+    return further, [f"column(s) of text left out: {', '.join(map(repr, text))}"] if text else []
 
 
 def _headerless(

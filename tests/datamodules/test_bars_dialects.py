@@ -127,7 +127,7 @@ def exchange(frame: pd.DataFrame) -> Written:
     text = table(
         frame.iloc[::-1],
         lambda t: f"{t.value // 10**9},{t},XAU/USD",
-        "unix,date,symbol,open,high,low,close,Volume XAU,Adj Close,volume,spread",
+        "unix,date,symbol,open,high,low,close,Volume USD,Adj Close,volume,spread",
         "{t},{o},{h},{l},{c},1,{c},{v},{s}",
     )
     return Written(text.encode())
@@ -322,6 +322,20 @@ def test_bars_per_year_does_not_shrink_by_a_hole_in_the_file(tmp_path, bar_frame
     hole = frame.copy()
     hole.loc[4000:, "time"] += pd.Timedelta(days=200)
     assert read(tmp_path, Written(table(hole).encode())).bars_per_year == pytest.approx(8766, rel=0.03)
+
+
+def test_further_columns_of_numbers_are_kept_under_their_names(tmp_path, bar_frame):
+    frame = bar_frame()
+    frame["Funding rate"] = np.arange(60) / 8
+    frame["holes"] = np.where(np.arange(60) % 7 == 0, np.nan, 1.5)
+    frame["symbol"] = "XAUUSD"
+    path = tmp_path / "bars.csv"
+    frame.to_csv(path, index=False)
+    bars = read_bars(path)
+    assert list(bars.frame.columns) == [*frame.columns[:7], "Funding rate", "holes"]
+    np.testing.assert_array_equal(bars.frame[["Funding rate", "holes"]], frame[["Funding rate", "holes"]])
+    assert "column 'holes' has 9 cells that are no numbers; they are NaN" in bars.card.warnings
+    assert "column(s) of text left out: 'symbol'" in bars.card.notes
 
 
 def test_session_breaks_mark_the_first_bar_after_a_gap(tmp_path, bar_frame):
