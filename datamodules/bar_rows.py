@@ -172,8 +172,7 @@ def _parse(
     data: bytes, lines: np.ndarray, dialect: Dialect, times: TimeColumn, book: ProblemBook, places: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     columns = dialect.columns
-    # a decimal comma inside quotes of a comma-separated file has become a point (Dialect.unquoted)
-    decimal = "." if dialect.decimal == dialect.separator else dialect.decimal
+    decimal = dialect.parsed_decimal
     grouped = dialect.thousands is not None and dialect.thousands != dialect.separator
     as_text: list[int] = [] if dialect.epoch else [columns[role] for role in ("time", "clock") if role in columns]
     if grouped:  # the C parser would take 1,2,3.5 for 123.5: group by group it is checked below

@@ -15,13 +15,11 @@ import numpy as np
 import pandas as pd
 
 from datamodules.bar_checks import (
-    Calendar,
     calendar_of,
     check_length,
     check_order,
     check_rows,
     check_spacing,
-    duration,
     last_bar_is_unfinished,
     oddities,
     quote_digits,
@@ -31,8 +29,8 @@ from datamodules.bar_errors import BarFileError, Problem, ProblemBook
 from datamodules.bar_rows import Rows, read_rows
 from datamodules.bar_source import BarSource
 from datamodules.bar_times import SECOND, Zone
-from datamodules.data_card import DataCard
-from datamodules.dialects import PRICES, SEPARATOR_NAMES
+from datamodules.data_card import DataCard, make_card
+from datamodules.dialects import PRICES
 
 __all__ = ["BarFileError", "Bars", "read_bars"]
 
@@ -274,8 +272,8 @@ def _without_cut_line(
     short_price = False
     if last_role in PRICES:
         digits, _ = quote_digits([rows.columns[role][order[~there]] for role in PRICES])
-        text = rows.last_field
-        found = len(text.rsplit(rows.dialect.decimal, 1)[1]) if rows.dialect.decimal in text else 0
+        text, decimal = rows.last_field, rows.dialect.parsed_decimal
+        found = len(text.rsplit(decimal, 1)[1]) if decimal in text else 0
         short_price = digits is not None and found < digits
     if out_of_order or short_price:
         dropped["cut last line"] = 1
@@ -324,7 +322,9 @@ def _bars(
         holes = int(np.isnan(columns[name]).sum())
         if holes:
             warnings.append(f"column {name!r} has {holes} cells that are no numbers; they are NaN")
-    card = _card(source, rows, calendar, time, point, point_source, spread, volume_role, zone, notes, warnings, dropped)
+    card = make_card(
+        source, rows, calendar, time, point, point_source, spread, volume_role, zone, notes, warnings, dropped
+    )
     frame = pd.DataFrame(data, copy=False)
     seconds = calendar.bar // SECOND
     has_volume = volume_role is not None
@@ -362,63 +362,3 @@ def _point(
     if more:
         warnings.append(f"{more} quotes have more than {digits} decimals")
     return 10.0**-digits, f"from quotes of {digits} decimals"
-
-
-def _card(
-    source: BarSource,
-    rows: Rows,
-    calendar: Calendar,
-    time: np.ndarray,
-    point: float,
-    point_source: str,
-    spread: np.ndarray | None,
-    volume_role: str | None,
-    zone: Zone | None,
-    notes: list[str],
-    warnings: list[str],
-    dropped: dict[str, int],
-) -> DataCard:
-    dialect = rows.dialect
-    names = dialect.names or tuple(f"field {i + 1}" for i in range(dialect.width))
-    used = {"time": "time", "clock": "clock"} | {role: role for role in PRICES} | {"spread": "spread"}
-    used |= {"volume": volume_role} if volume_role is not None else {}
-    spread_text = "none"
-    if spread is not None:
-        sizes = (("median", np.median(spread)), ("99 %", np.quantile(spread, 0.99)), ("largest", spread.max()))
-        spread_text = ", ".join(f"{name} {size:g} points = {size * point:g}" for name, size in sizes)
-    longest = f"{duration(calendar.longest_gap)} from {when(calendar.longest_gap_from)}" if calendar.gaps else "none"
-    return DataCard(
-        name=source.path.name,
-        sha256=source.sha256,
-        size_bytes=source.size,
-        dialect={
-            "style": dialect.style,
-            "encoding": source.encoding,
-            "compression": source.compression,
-            "separator": SEPARATOR_NAMES.get(dialect.separator, dialect.separator),
-            "decimal": dialect.decimal,
-            "thousands": dialect.thousands or "none",
-            "header": "yes" if dialect.names else "no",
-            "time format": rows.time_format,
-            "time zone": "offset of each row" if rows.aware else zone.name if zone is not None else "UTC",
-        },
-        columns={ours: names[dialect.columns[role]] for ours, role in used.items() if role in dialect.columns}
-        | {name: name for name in dialect.further},
-        rows_read=rows.rows_read,
-        rows_kept=len(time),
-        dropped=dropped,
-        first=when(time[0]),
-        last=when(time[-1]),
-        bar=duration(calendar.bar),
-        bar_seconds=calendar.bar // SECOND,
-        bars_per_year=calendar.bars_per_year,
-        gaps=calendar.gaps,
-        missing_bars=calendar.missing_bars,
-        longest_gap=longest,
-        steps=tuple(f"{duration(step)} x {count:,}" for step, count in calendar.top_steps),
-        point=point,
-        point_source=point_source,
-        spread=spread_text,
-        notes=tuple(notes),
-        warnings=tuple(warnings),
-    )

@@ -6,7 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from datamodules.bar_checks import Calendar, duration, when
 from datamodules.bar_errors import BarFileError, shown
+from datamodules.bar_rows import Rows
+from datamodules.bar_source import BarSource
+from datamodules.bar_times import SECOND, Zone
+from datamodules.dialects import PRICES, SEPARATOR_NAMES
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,67 @@ class DataCard:
 
     def __str__(self) -> str:
         return self.text()
+
+
+def make_card(
+    source: BarSource,
+    rows: Rows,
+    calendar: Calendar,
+    time: np.ndarray,
+    point: float,
+    point_source: str,
+    spread: np.ndarray | None,
+    volume_role: str | None,
+    zone: Zone | None,
+    notes: list[str],
+    warnings: list[str],
+    dropped: dict[str, int],
+) -> DataCard:
+    """Word the card of checked bars; `spread` in points, `volume_role` the role that volume was read from."""
+    dialect = rows.dialect
+    names = dialect.names or tuple(f"field {i + 1}" for i in range(dialect.width))
+    used = {"time": "time", "clock": "clock"} | {role: role for role in PRICES} | {"spread": "spread"}
+    used |= {"volume": volume_role} if volume_role is not None else {}
+    spread_text = "none"
+    if spread is not None:
+        sizes = (("median", np.median(spread)), ("99 %", np.quantile(spread, 0.99)), ("largest", spread.max()))
+        spread_text = ", ".join(f"{name} {size:g} points = {size * point:g}" for name, size in sizes)
+    longest = f"{duration(calendar.longest_gap)} from {when(calendar.longest_gap_from)}" if calendar.gaps else "none"
+    return DataCard(
+        name=source.path.name,
+        sha256=source.sha256,
+        size_bytes=source.size,
+        dialect={
+            "style": dialect.style,
+            "encoding": source.encoding,
+            "compression": source.compression,
+            "separator": SEPARATOR_NAMES.get(dialect.separator, dialect.separator),
+            "decimal": dialect.decimal,
+            "thousands": dialect.thousands or "none",
+            "header": "yes" if dialect.names else "no",
+            "time format": rows.time_format,
+            "time zone": "offset of each row" if rows.aware else zone.name if zone is not None else "UTC",
+        },
+        columns={ours: names[dialect.columns[role]] for ours, role in used.items() if role in dialect.columns}
+        | {name: name for name in dialect.further},
+        rows_read=rows.rows_read,
+        rows_kept=len(time),
+        dropped=dropped,
+        first=when(time[0]),
+        last=when(time[-1]),
+        bar=duration(calendar.bar),
+        bar_seconds=calendar.bar // SECOND,
+        bars_per_year=calendar.bars_per_year,
+        gaps=calendar.gaps,
+        missing_bars=calendar.missing_bars,
+        longest_gap=longest,
+        steps=tuple(f"{duration(step)} x {count:,}" for step, count in calendar.top_steps),
+        point=point,
+        point_source=point_source,
+        spread=spread_text,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
 
 
 def describe(path: str | Path, **options: Any) -> tuple[str, int]:

@@ -76,6 +76,11 @@ class Dialect:
     further: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def parsed_decimal(self) -> str:
+        """The decimal sign once quotes are off: a comma that also separates has become a point by then."""
+        return "." if self.decimal == self.separator else self.decimal
+
     def unquoted(self, data: bytes) -> bytes:
         """Take the quotes off whole fields; a separator inside them must not split the field."""
         if b'"' not in data:

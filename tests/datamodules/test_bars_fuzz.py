@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,6 +66,18 @@ NASTY = (
         b"00:00",
         b"2023-02-30",
         b"99999999999999999999",
+    ),
+)
+
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    *({}, {}, {}, {}, {"drop_bad_rows": True}, {"sort": True}, {"timezone": "Europe/Berlin"}, {"point": 0.01}),
+    *(
+        {"separator": ";"},
+        {"separator": ","},
+        {"decimal": "."},
+        {"thousands": "'"},
+        {"date_format": "%Y-%m-%d %H:%M:%S"},
     ),
 )
 
@@ -181,7 +193,7 @@ def campaign(bases: list[Base], directory: Path, seed: int, go_on: Callable[[int
         content = mutate(base.content, rng)
         path = directory / base.name
         path.write_bytes(content)
-        options = rng.choice(({}, {}, {"drop_bad_rows": True}, {"sort": True}, {"timezone": "Europe/Berlin"}))
+        options = rng.choice(OPTIONS)
         try:
             bars = read_bars(path, **options)
         except BarFileError as error:
