@@ -217,15 +217,16 @@ def _parse(
         stamps = np.array([f"{d} {t}" for d, t in zip(stamps, table[columns["clock"]], strict=True)], dtype=object)
     rows = np.flatnonzero(times.add(stamps))
     bad[rows] = True
-    book.add(
-        "time",
-        lines[rows],
-        lambda i: (
-            f"time {' '.join(field(int(rows[i]), role) for role in ('time', 'clock') if role in columns)} is not "
-            f"written like the first one, {dialect.first_time!r} ({times.description})"
-        ),
-        "All times must have one form, with or without offset alike. " + FIX_ROWS,
-    )
+    expected = f"like the first one, {dialect.first_time!r}"
+    if isinstance(times, FormatTimes):
+        expected = "as --date-format says"
+
+    def no_time(i: int) -> str:
+        text = " ".join(field(int(rows[i]), role) for role in ("time", "clock") if role in columns)
+        return f"time {text} is not written {expected} ({times.description})"
+
+    remedy = "All times must have one form, with or without offset alike. " + FIX_ROWS
+    book.add("time", lines[rows], no_time, remedy)
     return numbers, bad
 
 

@@ -225,9 +225,15 @@ def _header_names(fields: list[str], width: int, typical: list[str], number: int
     if len(names) == width - 1 and typical[-1] == "":
         names.append("")
     if len(names) != width:
+        if len(names) < 4:  # too few for bars: a title or an address that some exchanges put first
+            raise source.refuse(
+                f"{shown(repr(fields[0][:60]))} is neither a header nor a bar (the rows have {width} fields)",
+                "Delete what stands above the header.",
+                number,
+            )
         raise source.refuse(
             f"the header has {len(names)} names, the rows have {width} fields",
-            "Give header and rows the same columns.",
+            "Give header and rows the same columns; quote numbers that hold the separator.",
             number,
         )
     twice = [name for name, count in Counter(_plain(name) for name in names if name).items() if count > 1]

@@ -167,7 +167,9 @@ REFUSED: dict[str, Case] = {
     "no time": Case(header("when,open,high,low,close,volume,spread"), ("no column time", "'when'")),
     "column twice": Case(header("time,open,high,low,close,close,spread"), ("'close' appears more than once",)),
     "header too short": Case(header("time,open,high,low,close,volume"), ("6 names", "7 fields")),
-    "text above the header": Case(lambda text: "Gold, 15 minutes\n" + text, ("line 1",)),
+    "text above the header": Case(lambda text: "Gold, 15 minutes\n" + text, ("line 1: 'Gold'", "neither a header")),
+    "another date format": Case(str, ("line 2:", "as --date-format says"), {"date_format": "%d.%m.%Y %H:%M"}),
+    "no date format": Case(str, ("--date-format '%Q' is not valid",), {"date_format": "%Q"}),
     "thousands": Case(
         lambda text: re.sub(r"(?<=[,])1(\d{3}\.\d+)", r"1'\1", text).replace(",", ";").replace("'", ","),
         ("groups thousands", "--thousands"),
