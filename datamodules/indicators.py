@@ -149,7 +149,7 @@ def vwap_distance(data: BarArrays, period: int = 96) -> np.ndarray:
     A sliding window, not a day that starts anew: the daily break moves by an hour with US daylight saving time.
     """
     traded = _sum((data.volume > 0).astype(np.float64), period) > 0  # counts are exact, sums of floats are not
-    weighted = _ratio(_sum(data.volume * data.typical, period), np.where(traded, _sum(data.volume, period), 0.0), 0.0)
+    weighted = _ratio(_sum(data.volume * data.typical, period), _sum(data.volume, period), 0.0)
     return data.log("close") - np.where(traded, weighted, _mean(data.typical, period))
 
 

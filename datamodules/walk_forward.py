@@ -224,7 +224,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Train and validation of fold `index`, scaled on its train bars; cheap, the last one asked for is kept."""
         fold = self._fold(index)
         if self._served is None or self._served.fold.index != index:
-            self._on_device = None
+            self._on_device = None  # free the device before the next fold is built
             train, validation = (self._segment(fold, role) for role in ("train", "validation"))
             self._served = FoldData(fold, train, validation, self._scaler(fold).to_dict())
         return self._served

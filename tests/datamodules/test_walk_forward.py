@@ -380,7 +380,8 @@ def test_the_state_loads_with_weights_only_and_brings_the_scaler_along(market):
     assert_same(other.fold_data(0).train, data.fold_data(0).train)
     state["scaler"]["std"] = [2 * value for value in state["scaler"]["std"]]
     other.load_state_dict(state)
-    torch.testing.assert_close(2 * other.test_segment(0).features[:, 0], data.test_segment(0).features[:, 0])
+    for role, segment in segments(other, 0).items():
+        torch.testing.assert_close(2 * segment.features[:, 0], segments(data, 0)[role].features[:, 0])
 
 
 @pytest.mark.parametrize(
