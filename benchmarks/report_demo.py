@@ -84,8 +84,10 @@ def make_run(
     run.write_config(yaml.safe_dump(settings | (config or {}), sort_keys=False))
     days = [str(t)[:10] for t in time[[0, -1]].astype("datetime64[ns]")]
     data = {"path": name, "sha256": "0" * 64, "rows": bars + 2500, "range": days, "bars_per_year": BARS_PER_YEAR}
-    money = {"initial_balance": 10_000.0, "balance_per_lot": 1_000.0}
-    run.write_run(run_record(seed=seed, data=data, command=["lit-ppo", "walk-forward", f"--data.path={name}"], money=money))
+    money = {"initial_balance": 10_000.0, "balance_per_lot": 180_000.0}
+    run.write_run(
+        run_record(seed=seed, data=data, command=["lit-ppo", "walk-forward", f"--data.path={name}"], money=money)
+    )
     for fold in range(folds):
         rows = slice(fold * test_bars, (fold + 1) * test_bars)
         columns = (price[rows], price_return[rows], cost[rows], carry[rows], -0.2 * carry[rows])

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_ppo import __version__, report_figures, report_tables
+from lit_ppo import __version__, report_figures, report_tables, report_text
 from lit_ppo.atomic import atomic_write
 from lit_ppo.files import shown_path
 from lit_ppo.performance import drawdown, equity_curve
 from lit_ppo.report_analysis import Analysis, analyse
 from lit_ppo.report_breakdown import MONTHS
-from lit_ppo.report_page import number, render, signed
+from lit_ppo.report_page import render
 from lit_ppo.report_replay import fold_starts
 from lit_ppo.report_tables import Row, without_directories
 from lit_ppo.report_verdict import CONFIDENCE
@@ -39,16 +39,16 @@ SECTIONS = (
     ("configuration", "Configuration"),
     ("rerun", "How to rerun"),
 )
-# Keys of metrics.jsonl that are drawn: title, unit.
+# Keys of metrics.jsonl that are drawn, in this order.
 LEARNING_KEYS = {
-    "validation/score": ("validation score", ""),
-    "train/entropy": ("entropy", "nats"),
-    "train/approx_kl": ("KL divergence of an update", "nats"),
-    "train/explained_variance": ("explained variance of the critic", ""),
-    "train/turnover_per_bar": ("turnover", "per bar"),
-    "train/exposure": ("exposure", ""),
-    "train/value_loss": ("value loss", ""),
-    "time/steps_per_s": ("speed", "timesteps/s"),
+    "validation/score": "Validation score",
+    "train/entropy": "Entropy, nats",
+    "train/approx_kl": "KL divergence of an update, nats",
+    "train/explained_variance": "Explained variance of the critic",
+    "train/turnover_per_bar": "Turnover per bar",
+    "train/exposure": "Exposure",
+    "train/value_loss": "Value loss",
+    "time/steps_per_s": "Speed, timesteps/s",
 }
 # A ledger recomputed from the fills agrees to rounding; more means that the two files do not belong together.
 TOLERANCE = 1e-9
@@ -76,7 +76,6 @@ def page(analysis: Analysis) -> str:
     figures = charts(analysis)
     source = str(run.record.get("data", {}).get("path") or "synthetic market")
     first, last = analysis.time[[0, -1]].astype("datetime64[ns]").astype("datetime64[D]")
-    optimisations = _optimisations(analysis)
     return render(
         "report.html.j2",
         figures=figures,
@@ -90,20 +89,21 @@ def page(analysis: Analysis) -> str:
         cards=report_tables.cards(analysis),
         evidence=report_tables.evidence(analysis),
         money=report_tables.money(analysis),
-        captions=_captions(analysis),
+        captions=report_text.captions(analysis),
         baseline_columns=report_tables.BASELINE_COLUMNS,
         baseline_rows=report_tables.baselines(analysis),
-        random_text=_random_text(analysis),
+        random_text=report_text.random_traders(analysis),
         missing_fills=analysis.missing_fills,
         has_timeline="timeline" in figures,
         fold_columns=report_tables.FOLD_COLUMNS,
         fold_rows=report_tables.folds(analysis),
-        best=_best_text(analysis),
+        best=report_text.best_trades(analysis),
         month_names=MONTHS,
         months=report_tables.heat_map(analysis.months),
         splits=[(name, report_tables.groups(groups)) for name, groups in analysis.splits.items() if "hour" not in name],
         stress_rows=report_tables.stress(analysis),
-        optimisation_rows=optimisations,
+        learning=[(name, label) for name, label, _ in _learning(analysis)],
+        optimisation_rows=_optimisations(analysis),
         data_rows=report_tables.flatten(run.record.get("data", {})),
         run_rows=_run_rows(analysis),
         checks=_checks(analysis),
@@ -116,7 +116,7 @@ def charts(analysis: Analysis) -> dict[str, Any]:
     """Every chart of the page by name; one that has no data is left out."""
     net, equity = analysis.net_return, equity_curve(analysis.net_return)
     curves = [("the agent", "agent", equity)]
-    curves += [(x.label, x.color, equity_curve(x.net_returns)) for x in analysis.baselines]
+    curves += [(report_figures.plain_text(x.label), x.color, equity_curve(x.net_returns)) for x in analysis.baselines]
     oracle = analysis.evidence.oracle
     if oracle is not None and not oracle.nothing:
         with np.errstate(over="ignore"):
@@ -145,9 +145,7 @@ def charts(analysis: Analysis) -> dict[str, Any]:
     if analysis.stress:
         labels, figures = zip(*analysis.stress, strict=True)
         found["stress"] = report_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")
-    if curves := _learning_curves(analysis):
-        found["learning"] = report_figures.learning(curves)
-    return found
+    return found | {name: figure for name, _, figure in _learning(analysis)}
 
 
 def _fold_note(record: Any) -> str:
@@ -156,77 +154,21 @@ def _fold_note(record: Any) -> str:
     parts.append("" if score is None else f"validation score {score:.4f}")
     if record.details.get("warm_start"):
         parts.append(f"warm start from {record.details['warm_start']}")
-    # plotly reads a little markup in hover text; a reason is foreign text and must stay text.
-    return ", ".join(part for part in parts if part).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return report_figures.plain_text(", ".join(part for part in parts if part))
 
 
-def _learning_curves(analysis: Analysis) -> list[Any]:
-    grid = np.linspace(0, 100, 51)
-    lines = {record.index: analysis.run.metrics(record.index) for record in analysis.run.folds}
-    panels = []
-    for key, (title, unit) in LEARNING_KEYS.items():
-        folds = []
-        for index, rows in lines.items():
-            values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
-            if len(values) > 1:
-                share = np.linspace(0, 100, len(values))
-                folds.append((index, grid, np.interp(grid, share, values)))
+def _learning(analysis: Analysis) -> list[tuple[str, str, report_figures.Figure]]:
+    """(name, label, chart) of every metric that the folds logged."""
+    grid = np.linspace(0, 1, 51)
+    lines = [analysis.run.metrics(record.index) for record in analysis.run.folds]
+    panels: list[tuple[str, str, report_figures.Figure]] = []
+    for key, label in LEARNING_KEYS.items():
+        logged = [[row[key] for row in rows if isinstance(row.get(key), int | float)] for rows in lines]
+        folds = [np.interp(grid, np.linspace(0, 1, len(values)), values) for values in logged if len(values) > 1]
         if folds:
-            median = np.median([values for _, _, values in folds], axis=0)
-            panels.append((title, unit, median.tolist(), folds))
+            figure = report_figures.learning(np.median(folds, axis=0), folds)
+            panels.append((f"learning-{len(panels)}", label, figure))
     return panels
-
-
-def _captions(analysis: Analysis) -> dict[str, str]:
-    m = analysis.metrics
-    stressed = dict(analysis.stress)
-    captions = {
-        "equity": (
-            f"The agent ends at {number(1 + m['return_pct'] / 100, 4)} times the start; its deepest drawdown is "
-            f"{number(m['max_drawdown_pct'])} % and the longest lasts {number(m['max_drawdown_bars'], 0)} bars. Dotted lines "
-            "are fold borders: from each on, another model decides. Buy and hold, always short and the moving averages "
-            "keep their position across them."
-        ),
-        "timeline": "Each row is one fold: its model learned on the train bars, was chosen on validation, and was tested "
-        "once. The gap between two roles is the purge or embargo.",
-        "price": "Triangles open a trade, crosses close it. Drag to zoom, or use the buttons; all bars are here, and only "
-        "what the width can show is drawn.",
-        "distribution": f"{np.mean(analysis.net_return == 0):.0%} of the bars earn exactly nothing (flat). A column far "
-        "above the line at either end is a tail that a Sharpe ratio does not see. The last columns hold all that lies "
-        "beyond.",
-        "hours": "Sum of the net returns of the decisions made in each hour of the day, UTC. Twenty-four looks at the same "
-        "data: one high column is no discovery.",
-    }
-    if stressed:
-        captions["stress"] = (
-            f"At the costs of the configuration it returns {signed(m['return_pct'])} %; at twice the costs "
-            f"{signed(stressed['costs 2x']['return_pct'])} %, without any {signed(stressed['costs 0x']['return_pct'])} %, and with "
-            f"every decision executed one bar later {signed(stressed['one bar later']['return_pct'])} %. The decisions stay "
-            "the same. An edge that dies of one bar's delay is a fill assumption."
-        )
-    captions["learning"] = "Thin lines are folds, the thick one is their median, over the share of training done."
-    return captions
-
-
-def _random_text(analysis: Analysis) -> str:
-    if analysis.random is None:
-        return ""
-    growth = 100 * np.expm1(np.quantile(analysis.random.log_growth, [0.05, 0.5, 0.95]))
-    return (
-        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, at random times: "
-        f"the middle one returns {signed(growth[1])} %, nine of ten lie between {signed(growth[0])} and {signed(growth[2])} %."
-        f" The agent is better than {analysis.random.rank.percentile:.1f} % of them."
-    )
-
-
-def _best_text(analysis: Analysis) -> str:
-    best = analysis.best
-    if best.removed == 0:
-        return ""
-    return (
-        f"All trades together earned {signed(best.all_pct)} % of notional (summed, not compounded). The best {best.removed} "
-        f"of {len(analysis.trades):,} earned {signed(best.best_pct)} %; without them {signed(best.rest_pct)} % remains."
-    )
 
 
 def _optimisations(analysis: Analysis) -> list[Row]:

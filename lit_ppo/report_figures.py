@@ -6,6 +6,7 @@ Colours are names of the page's CSS variables ("agent", "loss"); the page's scri
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,9 @@ def rows_to_draw(values: Floats, most: int = MOST_POINTS) -> NDArray[np.int64]:
     return np.array(sorted(rows))
 
 
-def line(x: list[str], y: list[float | None], name: str, color: str, **more: Any) -> Figure:
+def line(x: Sequence[Any], y: Sequence[float | None], name: str, color: str, **more: Any) -> Figure:
     style = {"color": color, "width": more.pop("width", 1.5)} | more.pop("style", {})
-    return {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": style, **more}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": style, **more}
 
 
 def equity(
@@ -79,8 +80,9 @@ def equity(
             "x0": text,
             "x1": text,
             "yref": "paper",
-            "y0": 0,
-            "y1": 1,
+            # Many borders over the curves would hatch them: they become ticks between the two panels.
+            "y0": 0 if len(fold_starts) <= 40 else 0.25,
+            "y1": 1 if len(fold_starts) <= 40 else 0.29,
             "line": {"color": "line", "width": 1, "dash": "dot"},
         }
         for text in iso_times(time[np.asarray(fold_starts, dtype=np.int64)])
@@ -174,14 +176,19 @@ def distribution(net_returns: Floats, normal_std: float) -> Figure:
         density = np.exp(-0.5 * ((middles - percent.mean()) / (100 * normal_std)) ** 2)
         expected = density / density.sum() * len(percent)
         name = "normal distribution of the same mean and deviation"
-        data.append(line(rounded(middles, 4), rounded(expected, 4), name, "flat", width=1.5))  # type: ignore[arg-type]
+        data.append(line(rounded(middles, 4), rounded(expected, 4), name, "flat", width=1.5))
     return {
         "data": data,
         "layout": {
             "height": 320,
             "bargap": 0.05,
             "xaxis": {"title": {"text": "net return of a bar, %"}},
-            "yaxis": {"title": {"text": "bars (log scale)"}, "type": "log"},
+            # From half a bar up: the normal line falls to nothing in the tails.
+            "yaxis": {
+                "title": {"text": "bars (log scale)"},
+                "type": "log",
+                "range": [math.log10(0.5), math.log10(2.0 * max(1, int(counts.max())))],
+            },
         },
     }
 
@@ -206,45 +213,29 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
     }
 
 
-def learning(curves: Sequence[tuple[str, str, list[float], Sequence[tuple[int, list[float], list[float]]]]]) -> Figure:
-    """Small multiples of what was logged while training: one panel per key, every fold thin, the median thick.
+def learning(median: Floats, folds: Sequence[Floats]) -> Figure:
+    """One logged metric of every fold (thin) and their median (thick) over the share of training.
 
     Args:
-        curves: per panel: title, unit, the median's values on a common grid of 0..100 % of training, and per fold
-            (fold, share of training in percent, values).
+        median: [G] on a common grid from 0 to 100 % of training.
+        folds: [G] of each fold, on the same grid.
     """
-    data: list[Figure] = []
-    columns = 2
-    lines = -(-len(curves) // columns)
-    layout: Figure = {"height": 60 + 210 * lines, "showlegend": False, "annotations": []}
-    for panel, (title, unit, median, folds) in enumerate(curves):
-        row, column = divmod(panel, columns)
-        suffix = "" if panel == 0 else str(panel + 1)
-        left, right = column * 0.54, column * 0.54 + 0.46
-        top = 1 - row / lines
-        bottom = top - 1 / lines + 0.32 / lines
-        for fold, share, values in folds:
-            trace = line(rounded(np.array(share), 4), rounded(np.array(values), 5), f"fold {fold}", "train", width=0.8)  # type: ignore[arg-type]
-            data.append(trace | {"xaxis": "x" + suffix, "yaxis": "y" + suffix, "opacity": 0.6})
-        grid = np.linspace(0, 100, len(median))
-        trace = line(rounded(grid, 4), rounded(np.array(median), 5), "median of the folds", "agent", width=2.2)  # type: ignore[arg-type]
-        data.append(trace | {"xaxis": "x" + suffix, "yaxis": "y" + suffix})
-        layout["xaxis" + suffix] = {
-            "domain": [left, right],
-            "anchor": "y" + suffix,
-            "title": {"text": "training done, %" if row == lines - 1 else ""},
-        }
-        layout["yaxis" + suffix] = {"domain": [bottom, top - 0.04], "anchor": "x" + suffix}
-        layout["annotations"].append(
-            {
-                "text": f"{title}, {unit}" if unit else title,
-                "xref": "paper",
-                "yref": "paper",
-                "x": left,
-                "y": top,
-                "xanchor": "left",
-                "yanchor": "middle",
-                "showarrow": False,
-            }
-        )
-    return {"data": data, "layout": layout}
+    grid = rounded(np.linspace(0, 100, len(median)), 4)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for values in folds:  # one trace with gaps: a hundred traces draw slowly
+        x += [*grid, None]
+        y += [*rounded(values, 5), None]
+    thin = line(x, y, "folds", "train", width=0.8) | {"opacity": 0.6, "hoverinfo": "skip"}
+    thick = line(grid, rounded(median, 5), "median of the folds", "agent", width=2.2)
+    axis = {"title": {"text": "training done, %"}}
+    margin = {"l": 48, "r": 8, "t": 8, "b": 40}
+    return {
+        "data": [thin, thick],
+        "layout": {"height": 210, "showlegend": False, "xaxis": axis, "yaxis": {"nticks": 5}, "margin": margin},
+    }
+
+
+def plain_text(text: str) -> str:
+    """Foreign text for a name or hover of plotly, which reads a little markup: it must stay text."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -71,7 +71,8 @@ def evidence(analysis: Analysis) -> list[Row]:
         (
             "Interval of the Sharpe ratio",
             between(e.sharpe) or "–",
-            f"{CONFIDENCE:.0%}, stationary bootstrap, mean block {number(block, 1)} bars. Contains 0: could be luck.",
+            f"{100 * CONFIDENCE:.0f} %, stationary bootstrap, mean block {number(block, 1)} bars. "
+            "If it contains 0: luck will do.",
         ),
         (
             "Probabilistic Sharpe ratio",
@@ -91,7 +92,13 @@ def evidence(analysis: Analysis) -> list[Row]:
     ]
     if e.difference is not None:
         found = f"{signed(100 * e.difference.estimate)} % {between(e.difference, 100)}"
-        rows.append(("A year above buy and hold", found, "Paired on the same bars; contains 0: no difference."))
+        rows.append(
+            (
+                "A year above buy and hold",
+                found,
+                "Mean net return, paired on the same bars. If it contains 0: no difference.",
+            )
+        )
     if e.rank is not None:
         rows.append(
             (
@@ -112,7 +119,7 @@ def money(analysis: Analysis) -> list[Row]:
     if books is None:
         return []
     values = {
-        "Final balance": number(float(books.balance[-1])),
+        "Final balance": number(float(books.balance[-1])) + (" (ruined)" if books.balance[-1] <= 0 else ""),
         "Lowest balance": number(float(books.balance.min())),
         "Costs paid": number(float(books.cost.sum())),
         "Largest position, lots": number(float(np.abs(books.lots).max())),
@@ -216,8 +223,7 @@ def groups(found: Iterable[Group]) -> list[Row]:
             [
                 Cell(f"{group.bars:,}"),
                 Cell(signed(group.sum_pct), tint(group.sum_pct)),
-                Cell(signed(group.per_bar_pct, 4)),
-                Cell(number(group.error_pct, 4)),
+                Cell(f"{signed(100 * group.per_bar_pct)} ± {number(100 * group.error_pct)}"),
                 Cell(signed(group.sharpe_annual)),
             ],
         )

@@ -168,13 +168,13 @@ def judge(evidence: Evidence) -> Verdict:
             "often look like this."
         )
     else:
-        sentence = f"No edge: indistinguishable from flat. Its {numbers}."
+        sentence = f"No edge: indistinguishable from flat. A{numbers[1:]}."
     return Verdict(kind, sentence, _reasons(evidence))
 
 
 def _between(interval: Interval, factor: float, digits: int, unit: str = "") -> str:
     estimate, low, high = (f"{factor * x:+.{digits}f}".replace("-", "−") for x in interval[:3])
-    return f"{estimate}{unit} ({CONFIDENCE:.0%} interval {low} to {high}{unit})"
+    return f"{estimate}{unit} ({100 * CONFIDENCE:.0f} % interval {low} to {high}{unit})"
 
 
 def _reasons(evidence: Evidence) -> list[str]:

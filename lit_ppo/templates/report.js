@@ -41,7 +41,10 @@
   function layoutOf(figure) {
     const axis = { gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("flat"), automargin: true, fixedrange: narrow() };
     const layout = themed(figure.layout);
-    for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) layout[name] = { ...axis, ...layout[name] };
+    for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) {
+      layout[name] = { ...axis, ...layout[name] };
+      if (layout[name].title) layout[name].title = { ...layout[name].title, font: { size: narrow() ? 11 : 12, color: color("soft") } };
+    }
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: color("ink"), family: getComputedStyle(document.body).fontFamily, size: narrow() ? 11 : 13 },
