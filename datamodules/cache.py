@@ -149,7 +149,7 @@ class FeatureCache:
             return
         try:
             atomic_write(path, data)
-            _prune(self.directory, self.max_bytes)
+            prune(self.directory, self.max_bytes)
         except OSError as error:
             self._give_up(error)
 
@@ -228,21 +228,19 @@ def clear(directory: str | os.PathLike[str] | None = None) -> CacheInfo:
     """Remove every entry; returns what was removed."""
     root = cache_directory(directory)
     before = _info(root)
-    _prune(root, 0)
+    prune(root, 0)
     return before
 
 
-def prune(directory: str | os.PathLike[str] | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> CacheInfo:
-    """Remove the least recently used entries until at most `max_bytes` are left; returns what is left.
+def prune(root: Path, max_bytes: int) -> CacheInfo:
+    """Remove the least recently used entries of `root` until at most `max_bytes` are left; returns what is left.
 
     Also removes temporary files that a killed writer left more than an hour ago. Safe beside other processes.
+
+    Args:
+        root: the directory that holds the entries, from `cache_directory`.
+        max_bytes: bound on the size of all entries together.
     """
-    root = cache_directory(directory)
-    _prune(root, max_bytes)
-    return _info(root)
-
-
-def _prune(root: Path, max_bytes: int) -> None:
     now = time.time()
     for path in root.glob(f".*{TEMPORARY_SUFFIX}"):
         modified = _stat(path)
@@ -255,6 +253,7 @@ def _prune(root: Path, max_bytes: int) -> None:
             break
         path.unlink(missing_ok=True)
         total -= found.st_size
+    return _info(root)
 
 
 def statistics_dict(cache: FeatureCache | None) -> dict[str, float]:

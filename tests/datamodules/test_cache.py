@@ -166,7 +166,7 @@ def test_clear_and_prune_tell_what_they_did_and_leave_other_files_alone(tmp_path
     young.write_text("")
     os.utime(old, (1000, 1000))
     size = info(tmp_path).bytes // 3
-    assert prune(tmp_path, size).entries == 1
+    assert prune(cache.directory, size).entries == 1
     assert clear(tmp_path).entries == 1
     assert info(tmp_path) == module.CacheInfo(str(cache.directory), 0, 0)
     assert sorted(path.name for path in cache.directory.iterdir()) == [".y.0.lit-ppo-tmp", "notes.txt"]

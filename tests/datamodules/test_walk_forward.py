@@ -453,6 +453,15 @@ def test_a_synthetic_market_needs_no_file(tmp_path):
     assert correlation > 0.999
 
 
+def test_a_written_synthetic_market_gives_the_tensors_of_the_one_in_memory(tmp_path):
+    market = SyntheticMarket(kind="predictor", num_bars=400, nuisances=1)
+    features = [{"name": "log_return"}, {"column": "signal", "parity": -1}, {"column": "nuisance_00"}]
+    written = WalkForwardDataModule(path=str(market.write(tmp_path / "m.csv")), features=features, cache=False, **SIZES)
+    kept = WalkForwardDataModule(synthetic=market, features=features, cache=False, **SIZES)
+    for role, segment in segments(written, 1).items():
+        assert_same(segment, segments(kept, 1)[role])
+
+
 @pytest.mark.parametrize(
     ("name", "spread"),
     [
