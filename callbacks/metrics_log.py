@@ -11,30 +11,24 @@ from typing import Any, BinaryIO
 import lightning.pytorch as pl
 
 
-class _GrowingFile:
-    """A file that a resume cuts back to what its checkpoint knew."""
+def _reopened(path: Path, lines: int) -> BinaryIO:
+    """Open a file for appending after its first `lines` lines; what a killed run wrote after them goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = path.read_bytes().split(b"\n")[:-1][:lines] if path.exists() else []
+    if len(kept) < lines:
+        raise ValueError(
+            f"{path} has {len(kept)} whole lines, but the checkpoint was written when it had {lines}: it was changed "
+            "since. Restore it, or start a new run"
+        )
+    file = open(path, "r+b" if path.exists() else "wb")  # noqa: SIM115 - open as long as the training
+    file.seek(sum(len(line) + 1 for line in kept))
+    file.truncate()
+    return file
 
-    def __init__(self, path: Path, offset: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = path.stat().st_size if path.exists() else 0
-        if found < offset:
-            raise ValueError(
-                f"{path} has {found} bytes, but the checkpoint was written when it had {offset}: it was changed since. "
-                "Restore it, or start a new run"
-            )
-        self.file: BinaryIO = open(path, "r+b" if path.exists() else "wb")  # noqa: SIM115 - open as long as training
-        self.file.truncate(offset)
-        self.file.seek(offset)
 
-    def add(self, values: dict[str, float]) -> None:
-        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.file.write(json.dumps(plain).encode() + b"\n")
-
-    def offset(self) -> int:
-        """Bytes that are on the disk now."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        return self.file.tell()
+def _json_line(values: dict[str, float]) -> bytes:
+    plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps(plain).encode() + b"\n"
 
 
 class MetricsLog(pl.Callback):
@@ -42,7 +36,7 @@ class MetricsLog(pl.Callback):
 
     Reads `pl_module.metrics` and `pl_module.validation`; writes the two files in `directory`. Durations are apart
     because they differ from run to run: `metrics.jsonl` of a resumed run equals the uninterrupted one's, byte for byte.
-    The checkpoint keeps both files' lengths, and a resume cuts them back to these.
+    The checkpoint keeps the number of lines, and a resume cuts both files back to it.
 
     Args:
         directory: default is the trainer's `default_root_dir`.
@@ -52,34 +46,34 @@ class MetricsLog(pl.Callback):
 
     def __init__(self, directory: str | None = None) -> None:
         self.directory = directory
-        self._offsets = [0, 0]
-        self._files: list[_GrowingFile] = []
+        self.lines = 0
+        self._files: list[BinaryIO] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             directory = Path(self.directory or trainer.default_root_dir)
-            self._files = [
-                _GrowingFile(directory / name, offset) for name, offset in zip(self.FILES, self._offsets, strict=True)
-            ]
+            self._files = [_reopened(directory / name, self.lines) for name in self.FILES]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.lines += 1
         if not self._files:
             return
         counters = {"timesteps": pl_module.timesteps, "iteration": pl_module.iteration}
         measured = {**pl_module.metrics, **pl_module.validation}
         times = {name: value for name, value in measured.items() if name.startswith("time/")}
-        self._files[0].add(counters | {name: value for name, value in measured.items() if name not in times})
-        self._files[1].add(counters | times)
+        self._files[0].write(_json_line(counters | {k: v for k, v in measured.items() if k not in times}))
+        self._files[1].write(_json_line(counters | times))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for growing in self._files:
-            growing.file.close()
+        for file in self._files:
+            file.close()
         self._files = []
 
     def state_dict(self) -> dict[str, Any]:
-        if self._files:
-            self._offsets = [growing.offset() for growing in self._files]
-        return {"offsets": list(self._offsets)}
+        for file in self._files:  # the lines that a checkpoint counts are on the disk before it is
+            file.flush()
+            os.fsync(file.fileno())
+        return {"lines": self.lines}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._offsets = list(state_dict["offsets"])
+        self.lines = state_dict["lines"]

@@ -42,7 +42,8 @@ class ValidationSelection(pl.Callback):
                 f"ValidationSelection monitors {self.monitor!r}, but validation gave {sorted(trainer.callback_metrics)}"
             )
         score = float(trainer.callback_metrics[self.monitor])
-        if pl_module.progress >= self.min_progress and score > self.score:  # a score that is no number is never best
+        # Of equals the later one, it has learnt more; a score that is no number is never best.
+        if pl_module.progress >= self.min_progress and score >= self.score:
             self.score, self.timesteps = score, pl_module.timesteps
             self.weights = {name: value.detach().clone() for name, value in pl_module.policy.state_dict().items()}
 

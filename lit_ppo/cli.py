@@ -105,8 +105,12 @@ def _train(command: str, rest: list[str]) -> int:
 def _run_script(rest: list[str]) -> int:
     """`lit-ppo run SCRIPT` is `fabric run SCRIPT`: the same options, the same environment for the script."""
     from lightning.fabric.cli import _main
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    _main.main(["run", *rest], prog_name="lit-ppo")
+    try:
+        _main.main(["run", *rest], prog_name="lit-ppo")
+    except ChildFailedError as error:  # the process that failed has said why
+        return error.get_first_failure()[1].exitcode
     return 0
 
 

@@ -34,7 +34,7 @@ from lit_ppo.checkpoints import FACTS, CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps
-from lit_ppo.recipe import Policy, Recipe, Source, build_optimizer, build_policy, differences, experience
+from lit_ppo.recipe import Policy, Recipe, Source, build_optimizer, build_policy, differences, experience, policy_inputs
 from lit_ppo.types import MarketTensors
 
 
@@ -57,7 +57,8 @@ class FabricTrainer:
         if isinstance(source, MarketTensors):
             source = source.to(fabric.device)
         source = experience(recipe, source, seed, fabric.global_rank)
-        self.policy: Policy = build_policy(recipe, source, seed).to(fabric.device)  # type: ignore[assignment]
+        self.inputs = policy_inputs(source)
+        self.policy: Policy = build_policy(recipe, self.inputs, seed).to(fabric.device)  # type: ignore[assignment]
         plain = build_optimizer(self.policy, recipe.learning_rate)
         self.optimizer: Any = fabric.setup_optimizers(plain)
         self.learner = Learner(
@@ -74,7 +75,8 @@ class FabricTrainer:
     def _apply_loss(self, loss: Tensor) -> None:
         precision = self.fabric.strategy.precision
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        with torch.autocast(self.fabric.device.type, enabled=False):  # as in the Lightning shell
+            self.fabric.backward(loss)
         if getattr(precision, "scaler", None) is not None:
             # An overflow on one rank must make every rank's scaler skip the step: average before unscaling.
             for parameter in self.policy.parameters():
@@ -100,6 +102,7 @@ class FabricTrainer:
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "precision": precision,
                 "learner": {"ranks": states},
+                "policy": self.inputs,
                 "hyper_parameters": {"seed": self.seed, **self.recipe.to_dict()},
                 FACTS: {"timesteps": self.learner.timesteps, "iteration": self.learner.iteration},
             }
@@ -120,6 +123,8 @@ class FabricTrainer:
         ranks = state["learner"]["ranks"]
         if len(ranks) != self.fabric.world_size:
             changed.append(f"the number of ranks was {len(ranks)} and is {self.fabric.world_size}")
+        if state["policy"] != self.inputs:
+            changed.append(f"what the policy sees was {state['policy']} and is {self.inputs}")
         if changed:
             raise ValueError(f"{path} was made with other settings: {'; '.join(changed)}. Restore them")
         self.policy.load_state_dict({key.removeprefix("policy."): v for key, v in state["state_dict"].items()})
@@ -143,7 +148,7 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
     while not trainer.learner.finished:
         metrics = trainer.iterate()
         score = trainer.evaluate(validation).score
-        if score > best:
+        if score >= best:  # of equals the later one: it has learnt more
             best = score
             weights = {name: value.detach().clone() for name, value in trainer.policy.state_dict().items()}
         fabric.log_dict({**metrics, "validation/score": score}, step=trainer.learner.timesteps)
@@ -185,7 +190,8 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
             precision=config.precision,
             loggers=TensorBoardLogger(directory, name="", version=""),
         )
-        fabric.launch()
+        if not os.environ.get("LT_CLI_USED"):  # `fabric run` has started the processes already
+            fabric.launch()
         made = parser.instantiate(config)
         data, recipe = made.data, made.model
         fold = data.fold_data(data.fold)
@@ -195,7 +201,9 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
         trainer.policy.load_state_dict(run(fabric, trainer, fold.validation, config.save_every))
         result = trainer.evaluate(data.test_segment(data.fold))
         trainer.save("selected.ckpt")
-        fabric.print(json.dumps({"test/score": result.score, **{f"test/{k}": v for k, v in result.metrics.items()}}))
+        figures = {"score": result.score, **result.metrics}
+        plain = {f"test/{name}": value if math.isfinite(value) else None for name, value in figures.items()}
+        fabric.print(json.dumps(plain))
     except interrupts.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import lightning.pytorch as pl
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_ppo.atomic import atomic_write
 from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
-from lit_ppo.evaluation import Evaluation
 from lit_ppo.files import utc_cells
 from lit_ppo.interrupts import StopOnSignal
 from lit_ppo.module import LitPPO
@@ -57,6 +58,8 @@ class LitPPOCLI(LightningCLI):
     def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
         self.command = command
         arguments = [re.sub(r"^--seed(?==|$)", "--seed_everything", argument) for argument in arguments]
+        # Lightning warns of arguments given beside sys.argv, which are the same ones here.
+        warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
         try:
             super().__init__(
                 LitPPO,
@@ -112,7 +115,11 @@ class LitPPOCLI(LightningCLI):
         plugins = config["plugins"] or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         config["default_root_dir"] = str(directory)
-        if config["logger"] in (None, True):
+        if self.command == "walk-forward":
+            config["devices"] = 1
+        if self.command not in ("fit", "walk-forward"):
+            config["logger"] = False  # there is no curve to draw
+        elif config["logger"] in (None, True):
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
         return pl.Trainer(**config)
 
@@ -161,8 +168,8 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
     elif cli.command == "test":
         trainer.test(module, **bound)
     elif cli.command == "predict":
-        (evaluation,) = trainer.predict(module, **bound)
-        _write_predictions(cli.directory / "predictions.csv", evaluation)
+        (decisions,) = trainer.predict(module, **bound) or []
+        _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
     else:
         trainer.fit(module, **bound)
         trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
@@ -172,10 +179,8 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
         )
 
 
-def _write_predictions(path: Path, evaluation: Evaluation) -> None:
-    rows = [
-        f"{time},{position!r}"
-        for time, position in zip(utc_cells(evaluation.ledger.time), evaluation.positions.tolist(), strict=True)
-    ]
+def _write_predictions(path: Path, decisions: Mapping[str, Tensor]) -> None:
+    times, positions = utc_cells(decisions["time"].numpy()), decisions["position"].tolist()
+    rows = [f"{time},{position!r}" for time, position in zip(times, positions, strict=True)]
     atomic_write(path, "\n".join(["time,position", *rows]) + "\n")
     print(f"{len(rows):,} decisions are in {path}")

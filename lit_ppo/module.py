@@ -18,7 +18,17 @@ from lit_ppo.checkpoints import FACTS
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps
-from lit_ppo.recipe import NETWORK, Policy, Recipe, Source, build_optimizer, build_policy, differences, experience
+from lit_ppo.recipe import (
+    NETWORK,
+    Policy,
+    Recipe,
+    Source,
+    build_optimizer,
+    build_policy,
+    differences,
+    experience,
+    policy_inputs,
+)
 from lit_ppo.seeding import derive_seed
 from lit_ppo.types import MarketTensors
 
@@ -46,6 +56,7 @@ class LitPPO(pl.LightningModule):
         self.automatic_optimization = False
         self.seed, self.recipe = seed, Recipe(**recipe)
         self.policy: Policy | None = None
+        self._inputs: dict[str, Any] = {}
         self.learner: Learner | None = None
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
@@ -85,11 +96,12 @@ class LitPPO(pl.LightningModule):
             source: train bars or a vector environment: what a train batch is.
         """
         if self.policy is None:
-            self.policy = build_policy(self.recipe, experience(self.recipe, source, self.seed), self.seed)
+            self._inputs = policy_inputs(experience(self.recipe, source, self.seed))
+            self.policy = build_policy(self.recipe, self._inputs, self.seed)
         return self.policy
 
     def configure_model(self) -> None:
-        if self.policy is None:
+        if self.policy is None and self._trainer is not None:
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             if datamodule is None:
                 raise RuntimeError("LitPPO has no policy yet: give a datamodule, or call build(train bars) first")
@@ -153,7 +165,8 @@ class LitPPO(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        with torch.autocast(self.device.type, enabled=False):  # each operation's gradient has its forward's precision
+            self.manual_backward(loss)
         optimizer.step()  # calls `on_before_optimizer_step` once the gradients are unscaled
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -180,8 +193,10 @@ class LitPPO(pl.LightningModule):
     def test_step(self, batch: MarketTensors, batch_idx: int) -> None:
         self._report("test", self.evaluate(batch))
 
-    def predict_step(self, batch: MarketTensors, batch_idx: int) -> Evaluation:
-        return self.evaluate(batch)
+    def predict_step(self, batch: MarketTensors, batch_idx: int) -> dict[str, Tensor]:
+        """Decisions: open time of each bar (nanoseconds since 1970 UTC) and the position decided at its close."""
+        evaluation = self.evaluate(batch)
+        return {"time": torch.from_numpy(evaluation.ledger.time), "position": torch.from_numpy(evaluation.positions)}
 
     def _report(self, stage: str, evaluation: Evaluation) -> dict[str, float]:
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
@@ -207,6 +222,7 @@ class LitPPO(pl.LightningModule):
             # `should_stop` is not part of Lightning's loops: without it, an early-stopped training would go on.
             stop = {"stopped": self.trainer.should_stop, "reason": self.stop_reason}
             checkpoint["learner"] = {"ranks": states, **stop}
+        checkpoint["policy"] = self._inputs
         checkpoint["hyper_parameters"] = {"seed": self.seed, **self.recipe.to_dict()}
         checkpoint[FACTS] = {"timesteps": self.timesteps, "iteration": self.iteration}
 
@@ -220,6 +236,11 @@ class LitPPO(pl.LightningModule):
         now: dict[str, Any] = {"seed": self.seed, **self.recipe.to_dict()}
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         changed = differences(then, now, None if resuming else NETWORK)
+        if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
+            self._inputs = checkpoint["policy"]
+            self.policy = build_policy(self.recipe, self._inputs, self.seed)
+        elif checkpoint["policy"] != self._inputs:
+            changed.append(f"what the policy sees was {checkpoint['policy']} and is {self._inputs}")
         if changed:
             raise ValueError(
                 f"The checkpoint was made with other settings: {'; '.join(changed)}. Restore them, or start a new run"

@@ -111,40 +111,42 @@ def experience(recipe: Recipe, market: Source, seed: int, rank: int = 0) -> Sour
     )
 
 
-def build_policy(recipe: Recipe, source: Source, seed: int) -> Policy:
-    """Build the policy for a source of experience; the start values depend on `seed` alone (every rank's are equal)."""
+def policy_inputs(source: Source) -> dict[str, Any]:
+    """Return what a policy must know of its source of experience, as a checkpoint keeps it."""
     if isinstance(source, MarketTensors):
-        return build_market_policy(recipe, len(source.feature_names), seed)
-    sizes = {
+        return {"feature_names": list(source.feature_names)}
+    return {
         "observation_size": source.observation_size,
         "num_actions": source.num_actions,
         "action_size": source.action_size,
         "hold_column": source.hold_column,
     }
-    return build_observation_policy(recipe, sizes, seed)
 
 
-def _network(recipe: Recipe) -> dict[str, Any]:
+def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy:
+    """Build the policy for `policy_inputs`; the start values depend on `seed` alone, so every rank's are equal."""
     names: tuple[str, ...] = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers")
     names += ("activation", "hold_bias", "recurrent", "init")
-    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
-
-
-def build_market_policy(recipe: Recipe, num_features: int, seed: int) -> MarketPolicy:
+    network = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+    network |= {"positions": recipe.positions, "generator": make_generator(seed, 0, "weights")}
+    if "feature_names" not in inputs:
+        return ObservationPolicy(**inputs, **network)
     return MarketPolicy(
-        num_features,
-        recipe.positions,
-        recipe.num_networks,
+        len(inputs["feature_names"]),
+        num_networks=recipe.num_networks,
         num_account=len(recipe.account_features) - 1,  # the held position enters by itself
-        generator=make_generator(seed, 0, "weights"),
-        **_network(recipe),
+        **network,
     )
 
 
-def build_observation_policy(recipe: Recipe, sizes: Mapping[str, Any], seed: int) -> ObservationPolicy:
-    return ObservationPolicy(
-        **sizes, positions=recipe.positions, generator=make_generator(seed, 0, "weights"), **_network(recipe)
-    )
+def load_policy(checkpoint: Mapping[str, Any]) -> tuple[Policy, Recipe]:
+    """Rebuild the policy that a checkpoint of either shell holds, and the settings it was trained with."""
+    settings = dict(checkpoint["hyper_parameters"])
+    seed = settings.pop("seed")
+    recipe = Recipe.from_dict(settings)
+    policy = build_policy(recipe, checkpoint["policy"], seed)
+    policy.load_state_dict({name.removeprefix("policy."): x for name, x in checkpoint["state_dict"].items()})
+    return policy, recipe
 
 
 def build_optimizer(policy: Policy, learning_rate: float) -> torch.optim.Optimizer:

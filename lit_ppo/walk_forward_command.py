@@ -19,8 +19,8 @@ from lit_ppo.summary import print_summary
 from lit_ppo.walk_forward import WalkForward
 
 # What may differ between a run and its resume: where it is shown and stored, and how far it goes.
-FREE_KEYS = ("results", "resume", "overwrite", "data.fold_limit", "data.fold", "data.cache", "data.cache_dir")
-FREE_KEYS += ("data.cache_max_bytes", "trainer.callbacks", "trainer.logger", "trainer.default_root_dir")
+FREE_KEYS: tuple[str, ...] = ("results", "data.fold", "data.fold_limit", "data.cache", "data.cache_dir")
+FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir")
 
 
 def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
@@ -32,6 +32,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
     """
     config = cli.config
     data = cli.datamodule
+    _refuse_many_devices(config["trainer"])
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     folder = RunFolder(config["results"], config["seed_everything"])
@@ -59,6 +60,14 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
         folder.update_run(status="done", cache=data.get_optimization_info())
         print_summary(load_run(folder.path))
         print(f"report: {shown_path(write_report(folder.path))}")
+
+
+def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
+    if trainer["devices"] not in (1, "1", "auto") or trainer["num_nodes"] != 1:
+        raise UsageError(
+            f"walk-forward trains its folds on one device, got trainer.devices {trainer['devices']} and num_nodes "
+            f"{trainer['num_nodes']}; `lit-ppo fit` and lit_ppo/fabric_trainer.py train one fold on several"
+        )
 
 
 def _record(cli: LitPPOCLI, command: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +110,7 @@ def _refuse_changes(folder: RunFolder, text: str, fingerprint: Mapping[str, Any]
     changed = [
         f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+        if then.get(key) != now.get(key) and key not in FREE_KEYS
     ]
     if changed:
         raise UsageError(
