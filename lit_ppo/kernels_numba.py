@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numba
 
@@ -23,18 +22,23 @@ ROWS = 4  # sequences taken together
 MANY_REGISTERS = LANES == 16  # AVX-512 has 32: with 16, four sequences of four gates would spill to memory
 
 
-def _compile(**options: Any) -> Callable[[Callable], Callable]:
-    def decorate(function: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, error_model="numpy", **options)(function)
-        except RuntimeError as error:  # numba found no directory it may write to
-            warnings.warn(f"LSTM kernels are compiled anew in every process (seconds): {error}", stacklevel=2)
-            return numba.njit(error_model="numpy", **options)(function)
-
-    return decorate
+_inline = numba.njit(error_model="numpy", forceinline=True)
 
 
-@_compile(forceinline=True)
+def _kernel(function: Callable) -> Callable:
+    """Compile at the first call, or load from numba's disk cache; threads may run the result side by side."""
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        warnings.warn(
+            "numba found no directory it may write to, so every process compiles the LSTM kernels anew (seconds). "
+            "Set NUMBA_CACHE_DIR to a writable one.",
+            stacklevel=1,
+        )
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@_inline
 def _exp(x):
     shift = constant(12582912.0)  # 1.5 * 2**23: adding it rounds to a whole number
     x = clamp(x, constant(-87.0), constant(88.0))
@@ -51,17 +55,17 @@ def _exp(x):
     return p * exponent_of(shifted)
 
 
-@_compile(forceinline=True)
+@_inline
 def _sigmoid(x):
     return constant(1.0) / (constant(1.0) + _exp(constant(0.0) - x))
 
 
-@_compile(forceinline=True)
+@_inline
 def _tanh(x):
     return constant(1.0) - constant(2.0) / (constant(1.0) + _exp(x + x))
 
 
-@_compile(forceinline=True)
+@_inline
 def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output, cells, flags, width):
     """Activate the unit vector of one sequence, `row` after the one that the addresses (from `gates` on) belong to.
 
@@ -88,7 +92,7 @@ def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output
         store(cells + row * width, current)
 
 
-@_compile(forceinline=True)
+@_inline
 def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     for k in range(H):
@@ -99,7 +103,7 @@ def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, 4 * H)
 
 
-@_compile(forceinline=True)
+@_inline
 def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -115,7 +119,7 @@ def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
 
 
-@_compile(forceinline=True)
+@_inline
 def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -139,7 +143,7 @@ def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(3, i3, f3, g3, o3, gates, cell, output, cells, flags, width)
 
 
-@_compile(nogil=True)
+@_kernel
 def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, packed):
     """Sequences first..last-1 of a layer.
 
@@ -170,7 +174,7 @@ def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, p
             s += rows
 
 
-@_compile(forceinline=True)
+@_inline
 def _finish_backward(product, starts_next, starts, grad_output, gates, cell, previous, carry, width):
     """Turn one sequence's unit vector of dL/dh_t into the gradient of its gates, written over their activations.
 
@@ -197,7 +201,7 @@ def _finish_backward(product, starts_next, starts, grad_output, gates, cell, pre
     store(carry, grad_cell * forget)
 
 
-@_compile(nogil=True)
+@_kernel
 def backward(first, last, T, S, H, grad_outputs, gates, cells, cell, carry, starts, packed):
     """Sequences first..last-1 of a layer, from the last step to the first.
 
