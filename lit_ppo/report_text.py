@@ -11,13 +11,14 @@ from lit_ppo.report_page import number, signed
 def captions(analysis: Analysis) -> dict[str, str]:
     """By chart: what it shows, and how not to be fooled by it."""
     m = analysis.metrics
+    end = number(1 + m["return_pct"] / 100, 4)
+    deepest, longest = number(m["max_drawdown_pct"]), number(m["max_drawdown_bars"], 0)
     idle = np.mean(analysis.net_return == 0)
     found = {
         "equity": (
-            f"The agent ends at {number(1 + m['return_pct'] / 100, 4)} times the start; its deepest drawdown is "
-            f"{number(m['max_drawdown_pct'])} % and the longest lasts {number(m['max_drawdown_bars'], 0)} bars. "
-            "Dotted lines are fold borders: from each on, another model decides, from a flat start. Buy and hold, always short "
-            "and the moving averages keep their position across them."
+            f"The agent ends at {end} times the start; its deepest drawdown is {deepest} % and the longest lasts {longest} "
+            "bars. Dotted lines are fold borders: from each on, another model decides, from a flat start. Buy and hold, "
+            "always short and the moving averages keep their position across them."
         ),
         "timeline": (
             "Each row is one fold: its model learned on the train bars, was chosen on validation, and was tested once. "
@@ -41,8 +42,8 @@ def captions(analysis: Analysis) -> dict[str, str]:
         found["stress"] = (
             f"At the costs of the configuration it returns {returns['costs 1x']} %; at twice the costs "
             f"{returns['costs 2x']} %, without any {returns['costs 0x']} %, and with every decision executed one bar "
-            f"later {returns['one bar later']} %. The decisions stay the same. An edge that dies of one bar's delay is a fill "
-            "assumption."
+            f"later {returns['one bar later']} %. The decisions stay the same. An edge that dies of one bar's delay is "
+            "a fill assumption."
         )
     return found
 
@@ -53,9 +54,9 @@ def random_traders(analysis: Analysis) -> str:
         return ""
     low, middle, high = 100 * np.expm1(np.quantile(analysis.random.log_growth, [0.05, 0.5, 0.95]))
     return (
-        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, at random "
-        f"times: the middle one returns {signed(middle)} %, nine of ten lie between {signed(low)} and {signed(high)} %. "
-        f"The agent is better than {analysis.random.rank.percentile:.1f} % of them."
+        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, but at "
+        f"random times: the middle one returns {signed(middle)} %, nine of ten lie between {signed(low)} and "
+        f"{signed(high)} %. The agent is better than {analysis.random.rank.percentile:.1f} % of them."
     )
 
 

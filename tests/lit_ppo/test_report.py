@@ -1,0 +1,323 @@
+"""The report: numbers from disk, an honest verdict, a page that nothing foreign can act on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from lit_ppo import report, report_breakdown, report_page, report_replay
+from lit_ppo.accounting import account
+from lit_ppo.report_analysis import Analysis, analyse
+from lit_ppo.report_bars import FillTable, read_fills, write_fills
+from lit_ppo.report_tables import without_directories
+from lit_ppo.report_verdict import against_optimum, judge, weigh
+from lit_ppo.results import RunFolder
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = '"><img src=x onerror=alert(1)>.csv'
+
+
+def load(name: str) -> ModuleType:
+    """Import a script of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = load("report_demo")
+
+
+@pytest.fixture(scope="module")
+def lucky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo.make_run(tmp_path_factory.mktemp("lucky"), folds=4, test_bars=400)
+
+
+@pytest.fixture(scope="module")
+def analysis(lucky: Path) -> Analysis:
+    return analyse(lucky)
+
+
+def random_fills(size: int = 60, seed: int = 0) -> FillTable:
+    generator = np.random.default_rng(seed)
+    price_return = generator.normal(0, 0.01, size)
+    return FillTable(
+        time=np.arange(size) * 900 * 10**9,
+        fold=np.arange(size) // 20,
+        fill_price=100 * np.cumprod(1 + price_return),
+        price_return=price_return,
+        turnover_cost=generator.uniform(0, 1e-3, size),
+        carry_long=generator.normal(0, 1e-4, size),
+        carry_short=generator.normal(0, 1e-4, size),
+    )
+
+
+# ---- fills and replay
+
+
+def test_fills_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    fills = random_fills()
+    for fold in range(3):
+        folder = tmp_path / f"fold_{fold:03d}"
+        folder.mkdir()
+        rows = fills.fold == fold
+        write_fills(folder, FillTable(*(getattr(fills, name)[rows] for name in fills.__dataclass_fields__)))
+    back = read_fills(tmp_path, range(3))
+    for name in fills.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(back, name), getattr(fills, name))
+
+
+def test_a_damaged_or_pickled_fill_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fold_000").mkdir()
+    path = tmp_path / "fold_000" / "test_bars.npz"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="no table of test fills"):
+        read_fills(tmp_path, [0])
+    with path.open("wb") as file:
+        np.savez(file, time=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="no table of test fills"):
+        read_fills(tmp_path, [0])
+
+
+def test_a_replay_restarts_every_fold_flat_and_agrees_with_the_scalar_sum() -> None:
+    fills = random_fills()
+    positions = np.random.default_rng(1).integers(-1, 2, 60).astype(float)
+    books = report_replay.replay(positions, fills)
+    for t in range(60):
+        held = 0.0 if t % 20 == 0 else positions[t - 1]
+        carry = fills.carry_long[t] if positions[t] > 0 else fills.carry_short[t]
+        expected = positions[t] * fills.price_return[t] - fills.turnover_cost[t] * abs(positions[t] - held)
+        assert books.net_return[t] == pytest.approx(expected - abs(positions[t]) * carry, abs=1e-15)
+
+
+def test_delayed_decisions_arrive_one_bar_later_and_never_cross_a_fold() -> None:
+    positions = np.array([1.0, -1.0, 0.0, 1.0, 1.0, -1.0])
+    late = report_replay.delayed(positions, np.array([0, 0, 0, 1, 1, 1]))
+    np.testing.assert_array_equal(late, [0.0, 1.0, -1.0, 0.0, 1.0, 1.0])
+
+
+def test_dearer_costs_scale_what_is_paid_and_leave_the_price_alone() -> None:
+    fills = random_fills()
+    positions = np.random.default_rng(1).integers(-1, 2, 60).astype(float)
+    free, once, thrice = (report_replay.replay(positions, fills.scaled_costs(x)).net_return for x in (0.0, 1.0, 3.0))
+    np.testing.assert_allclose(free, positions * fills.price_return, atol=1e-15)
+    np.testing.assert_allclose(free - thrice, 3 * (free - once), atol=1e-15)
+
+
+def test_random_traders_rank_a_clairvoyant_at_the_top_and_themselves_in_the_middle() -> None:
+    generator = np.random.default_rng(3)
+    size = 2000
+    price_return = generator.normal(0, 1e-3, size)
+    fills = FillTable(
+        np.arange(size) * 900 * 10**9,
+        np.zeros(size, dtype=np.int64),
+        np.full(size, 100.0),
+        price_return,
+        *(np.full(size, x) for x in (1e-5, 0.0, 0.0)),
+    )
+    seeing = np.sign(price_return)
+    assert report_replay.random_traders(seeing, fills, seed=0, draws=200).rank.percentile == 100.0
+    blind = np.repeat(generator.integers(-1, 2, size // 20), 20).astype(float)
+    ranks = [report_replay.random_traders(np.roll(blind, k * 97), fills, 0, 200).rank.percentile for k in range(20)]
+    assert 25 < np.mean(ranks) < 75
+
+
+def test_the_sma_baseline_sees_no_fill_of_its_own_decision_or_later() -> None:
+    fills = random_fills(300)
+    changed = FillTable(**fills.__dict__ | {"fill_price": np.where(np.arange(300) >= 200, 1e6, fills.fill_price)})
+    before, after = (report_replay.baseline_positions(x, 1.0)["sma_cross"] for x in (fills, changed))
+    np.testing.assert_array_equal(before[:201], after[:201])
+    assert (before[201:] != after[201:]).any()
+
+
+# ---- numbers
+
+
+def test_the_report_recomputes_the_ledger_and_finds_the_same_returns(analysis: Analysis) -> None:
+    assert analysis.recomputed < 1e-15
+    assert analysis.stress[1][1]["return_pct"] == pytest.approx(analysis.metrics["return_pct"], abs=1e-9)
+    hold = next(x for x in analysis.baselines if x.key == "buy_and_hold")
+    fills = analysis.fills
+    assert fills is not None
+    expected = account(
+        np.ones(len(fills)),
+        time=fills.time,
+        price_return=fills.price_return,
+        turnover_cost=fills.turnover_cost,
+        carry_long=fills.carry_long,
+        carry_short=fills.carry_short,
+    )
+    assert hold.metrics["return_pct"] == pytest.approx(100 * (expected.equity[-1] - 1))
+
+
+def test_every_split_adds_up_to_the_whole(analysis: Analysis) -> None:
+    whole = 100 * analysis.net_return.sum()
+    for name in ("year", "month of the year", "weekday", "hour (UTC)"):
+        groups = analysis.splits[name]
+        assert sum(group.sum_pct for group in groups) == pytest.approx(whole)
+        assert sum(group.bars for group in groups) == len(analysis.time)
+    growth = np.prod([1 + month.return_pct / 100 for month in analysis.months])
+    assert 100 * (growth - 1) == pytest.approx(analysis.metrics["return_pct"])
+    assert analysis.best.all_pct == pytest.approx(whole)
+
+
+def test_calendar_splits_know_their_days() -> None:
+    moment = np.array(["2024-02-29T22:15"], dtype="datetime64[ns]").astype(np.int64)  # a Thursday
+    assert report_breakdown.weekdays(moment)[0] == 3
+    assert report_breakdown.hours(moment)[0] == 22
+    assert report_breakdown.years(moment)[0] == 2024
+    assert report_breakdown.months(moment)[0] == 2
+
+
+def test_volatility_thirds_use_only_returns_known_at_the_decision() -> None:
+    returns = np.random.default_rng(0).normal(0, 1, 300)
+    thirds = report_breakdown.volatility_thirds(returns, bars=10)
+    level = np.array([np.sqrt(np.sum(returns[t - 11 : t - 1] ** 2)) for t in range(11, 300)])
+    assert (thirds[:11] == -1).all()
+    np.testing.assert_array_equal(thirds[11:], np.searchsorted(np.quantile(level, [1 / 3, 2 / 3]), level, side="right"))
+
+
+# ---- verdict
+
+
+def test_luck_is_called_no_edge_and_skill_an_edge(tmp_path: Path, analysis: Analysis) -> None:
+    assert analysis.verdict.kind == "none"
+    assert "indistinguishable from flat" in analysis.verdict.sentence
+    skilled = analyse(demo.make_run(tmp_path, seed=7, folds=6, test_bars=500, skill=0.5))
+    assert skilled.verdict.kind == "edge"
+    assert skilled.evidence.sharpe.low > 0
+    assert skilled.evidence.deflated > 0.95
+
+
+def verdict_of(net: np.ndarray, trials: int = 1, ruined: bool = False, **more: object) -> str:
+    evidence = weigh(net, 25_000.0, trials, hold=None, rank=None, oracle=more.get("oracle"), ruined=ruined, seed=0)  # type: ignore[arg-type]
+    return judge(evidence).kind + ": " + judge(evidence).sentence
+
+
+def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None:
+    net = np.random.default_rng(0).normal(0, 1e-3, 4000)
+    net += 1e-3 * 2.6 / np.sqrt(4000) - net.mean()  # 2.6 standard errors above zero
+    assert verdict_of(net).startswith("edge")
+    assert verdict_of(net, trials=500).startswith("none: No edge that can be told from luck")
+
+
+def test_losing_ruin_idleness_and_look_ahead_are_named() -> None:
+    noise = np.random.default_rng(0).normal(0, 1e-3, 4000)
+    assert verdict_of(noise - 3e-4).startswith("loss: It loses money")
+    assert verdict_of(noise, ruined=True).startswith("loss: Ruined")
+    assert verdict_of(np.zeros(4000)).startswith("none: No edge: it hardly traded")
+    too_good = noise + 1e-3
+    assert "look-ahead" in verdict_of(too_good, oracle=against_optimum(too_good, optimum=0.1, scale=1e-3))
+
+
+def test_on_a_market_with_nothing_to_learn_there_is_no_share_of_the_optimum() -> None:
+    oracle = against_optimum(np.random.default_rng(0).normal(0, 1e-3, 4000), optimum=0.0, scale=1e-3)
+    assert oracle.nothing
+    assert not oracle.leak
+
+
+# ---- page
+
+
+def test_json_for_html_cannot_leave_its_script_element() -> None:
+    text = report_page.json_for_html({"a": "</script><!--<script>&\u2028\u2029"})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"a": "</script><!--<script>&\u2028\u2029"}
+
+
+def test_the_policy_lets_nothing_load_and_hashes_every_script(lucky: Path) -> None:
+    page = report.write_report(lucky).read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    text = policy[1].replace("&#39;", "'")
+    assert text.startswith("default-src 'none'; ")
+    assert "unsafe-inline" not in text
+    assert "http" not in text
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert report_page.source_hash(script) in text
+    for section, _ in report.SECTIONS:
+        assert f'<section id="{section}"' in page
+
+
+def test_hostile_names_reach_the_page_only_as_text(tmp_path: Path) -> None:
+    attack = "</script><script>alert(2)</script>"
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, name=HOSTILE, config={attack: attack}, stop_reason=attack)
+    page = report.write_report(run).read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert "alert(2)</script>" not in page
+    assert "&lt;script&gt;alert(2)" in page  # in the configuration, as text
+
+
+def test_no_directory_or_user_name_is_shown(tmp_path: Path, lucky: Path) -> None:
+    page = report.write_report(lucky).read_text(encoding="utf-8")
+    assert "/home/someone" not in page
+    assert str(lucky.parent) not in page
+    assert without_directories("/home/someone/bars.csv") == "bars.csv"
+    assert without_directories(r"C:\Users\someone\bars.csv") == "bars.csv"
+    assert without_directories("data/bars.csv") == "data/bars.csv"
+
+
+def test_without_fills_the_page_says_what_is_missing(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, fills=False)
+    page = report.write_report(run).read_text(encoding="utf-8")
+    assert page.count("fold_000/test_bars.npz is missing") == 3
+    assert '<section id="stress"' in page
+
+
+def test_fills_of_another_run_are_refused(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    fills = read_fills(run, [0])
+    write_fills(run / "fold_000", FillTable(**fills.__dict__ | {"time": fills.time + 1}))
+    with pytest.raises(ValueError, match="files of two runs are mixed"):
+        analyse(run)
+
+
+def test_a_run_without_a_finished_fold_has_no_report(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, 1)
+    run.write_run({"status": "running", "data": {"bars_per_year": 1.0}})
+    with pytest.raises(ValueError, match="no finished fold"):
+        report.write_report(run.path)
+    with pytest.raises(FileNotFoundError, match=r"run\.json"):
+        report.write_report(tmp_path)
+
+
+def test_a_report_is_never_written_through_a_link(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    (run / "report.html").symlink_to(tmp_path / "elsewhere.html")
+    with pytest.raises(ValueError, match="symbolic link"):
+        report.write_report(run)
+
+
+def test_the_same_run_gives_the_same_page(lucky: Path) -> None:
+    assert report.write_report(lucky).read_bytes() == report.write_report(lucky).read_bytes()
+
+
+def test_a_report_needs_no_torch(lucky: Path) -> None:
+    code = (
+        "import sys; from lit_ppo.report import write_report; write_report(sys.argv[1]); "
+        "heavy = {'torch', 'lightning', 'pytorch_lightning'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(lucky)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_report_of_57_thousand_bars_is_small_and_quick(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=114, test_bars=500)
+    start = time.perf_counter()
+    page = report.write_report(run)
+    assert time.perf_counter() - start < 15
+    assert page.stat().st_size < 8e6
