@@ -157,7 +157,7 @@ def main() -> None:
         "threads": arguments.threads,
         "first_call_s": round(watch.seconds["first_call"], 2),
         "machine": machine(),
-        "vector_lanes": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": package_versions(),
         "code": code_state(),
         "shapes": shapes,
