@@ -19,6 +19,8 @@ if __name__ == "__main__":  # run by its path: `lit_ppo/types.py` must not stand
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,17 @@ from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps
 from lit_ppo.recipe import Policy, Recipe, Source, build_optimizer, build_policy, differences, experience, policy_inputs
 from lit_ppo.types import MarketTensors
+
+
+@contextmanager
+def _no_weight_cache() -> Iterator[None]:
+    """Let autocast convert the weights anew each time: it would keep the 16-bit ones of before the first update."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 class FabricTrainer:
@@ -69,7 +82,7 @@ class FabricTrainer:
 
     def iterate(self) -> dict[str, float]:
         """One PPO iteration."""
-        with self.fabric.autocast():
+        with self.fabric.autocast(), _no_weight_cache():
             return self.learner.iterate(self._apply_loss)
 
     def _apply_loss(self, loss: Tensor) -> None:

@@ -1,0 +1,56 @@
+"""One of two processes that train together; started by test_two_ranks.py, writes what it saw to DIRECTORY."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from callbacks import TrainingCheckpoint
+from lit_ppo.fabric_trainer import FabricTrainer
+from lit_ppo.learner import Learner
+from lit_ppo.module import LitPPO
+from lit_ppo.recipe import Recipe
+from tests.integration.shells import SMALL, small_data, small_trainer, weights
+
+DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+RECIPE = {**SMALL, "total_timesteps": 4 * 128, "target_kl": 1e-3}
+collected: list[torch.Tensor] = []
+
+
+def watched_collect(self, original=Learner.collect):
+    rollout = original(self)
+    collected.append(rollout.observations.clone())
+    return rollout
+
+
+def lightning(directory: Path, iterations: int | None = None, resume: bool = False) -> dict:
+    """Train under Lightning, or only so many iterations; returns weights and rollouts."""
+    collected.clear()
+    module = LitPPO(seed=5, **RECIPE)
+    limit = -1 if iterations is None else iterations
+    trainer = small_trainer(directory, [TrainingCheckpoint(None, 1)], **DDP, max_epochs=limit)
+    trainer.fit(module, datamodule=small_data(), ckpt_path=directory if resume else None)
+    return {"weights": weights(module), "collected": list(collected), "timesteps": module.timesteps}
+
+
+def fabric() -> dict:
+    collected.clear()
+    group = Fabric(**DDP)
+    group.launch()
+    trainer = FabricTrainer(group, Recipe(**RECIPE), small_data().fold_data(0).train, 5)
+    while not trainer.learner.finished:
+        trainer.iterate()
+    return {"weights": dict(trainer.policy.state_dict()), "collected": list(collected)}
+
+
+if __name__ == "__main__":
+    Learner.collect = watched_collect  # type: ignore[method-assign]
+    where, rank = Path(sys.argv[1]), sys.argv[2]
+    results = {"whole": lightning(where / "whole")}
+    lightning(where / "cut", iterations=2)
+    results["resumed"] = lightning(where / "cut", resume=True)
+    results["fabric"] = fabric()
+    torch.save(results, where / f"rank_{rank}.pt")
