@@ -130,7 +130,7 @@ class LitPPOCLI(LightningCLI):
 
     def config_text(self) -> str:
         """The merged configuration as YAML."""
-        return self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        return self.parser.dump(self.config, skip_unset=False, skip_link_targets=True)
 
     def checkpoint(self) -> str | None:
         """Resolve `--ckpt_path`.

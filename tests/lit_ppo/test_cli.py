@@ -1,0 +1,141 @@
+"""The command line: light commands stay light, mistakes end with exit code 2 and a message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_ppo import __version__
+from lit_ppo.cli import COMMANDS, main
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
+SMALL += ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
+SMALL += ["--data.step_size", "100", "--data.warmup_bars", "20", "--data.cache", "false", "--trainer.accelerator", "cpu"]
+SYNTHETIC = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760"]
+
+
+@pytest.fixture
+def bar_csv(tmp_path, bar_frame) -> Path:
+    path = tmp_path / "bars.csv"
+    bar_frame(700).to_csv(path, index=False)
+    return path
+
+
+def light(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fresh interpreter that fails if torch or Lightning gets imported."""
+    code = (
+        "import sys\nfrom lit_ppo.cli import main\ncode = main(sys.argv[1:])\n"
+        "assert not {'torch', 'lightning'} & set(sys.modules), 'torch was imported'\nsys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_version_and_help_start_without_torch():
+    version, overview = light("--version"), light("--help")
+    assert (version.returncode, version.stdout) == (0, f"lit-ppo {__version__}\n")
+    assert overview.returncode == 0
+    assert all(name in overview.stdout for name in COMMANDS)
+
+
+def test_data_prints_the_card_without_torch(bar_csv):
+    done = light("data", str(bar_csv))
+    assert done.returncode == 0, done.stderr
+    assert "700" in done.stdout
+
+
+def test_data_refuses_a_bad_file_with_exit_code_2_and_its_line(bar_csv):
+    lines = bar_csv.read_text().splitlines()
+    lines[5] = lines[5].replace(lines[5].split(",")[2], "-1", 1)
+    bar_csv.write_text("\n".join(lines) + "\n")
+    done = light("data", str(bar_csv))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "line 6" in done.stderr
+
+
+def test_cache_commands_start_without_torch(tmp_path):
+    for action in ("info", "prune", "clear"):
+        done = light("cache", action, "--cache_dir", str(tmp_path / "cache"))
+        assert (done.returncode, "0 entries" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: lit-ppo COMMAND"),
+        (["walkforward"], "did you mean walk-forward?"),
+        (["data", "absent.csv"], "absent.csv"),
+        (["report", "absent"], "absent"),
+        (["cache", "burn"], "burn"),
+        (["fit", "--model.hiden_size", "3"], "did you mean model.hidden_size?"),
+        (["fit", "--data.trainsize", "3"], "did you mean data.train_size?"),
+        (["fit", "--model.hidden_size", "many"], "model.hidden_size"),
+        (["fit", "--config", "absent.yaml"], "absent.yaml"),
+        (["fit"], "data.path"),
+        (["fit", "--data.path", "absent.csv"], "absent.csv"),
+        (["fit", *SYNTHETIC, *SMALL, "--model.gamma", "2"], "gamma=2"),
+        (["fit", *SYNTHETIC, *SMALL, "--model.estimator", "exact"], "estimator"),
+        (["fit", *SYNTHETIC, *SMALL, "--data.train_size", "5000"], "5000"),
+        (["fit", *SYNTHETIC, *SMALL, "--seed", "-3"], "-3"),
+        (["fit", *SYNTHETIC, *SMALL, "--trainer.accelerator", "abacus"], "abacus"),
+        (["test", *SYNTHETIC, *SMALL, "--ckpt_path", "https://host/x.ckpt"], "local files"),
+        (["walk-forward", *SYNTHETIC, *SMALL, "--trainer.devices", "2"], "one device"),
+        (["walk-forward", *SYNTHETIC, *SMALL, "--resume", "--overwrite"], "give one of them"),
+    ],
+)
+def test_a_mistake_ends_with_exit_code_2_and_a_message(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err + printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_fit_last_without_a_checkpoint_is_refused_instead_of_starting_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *SYNTHETIC, *SMALL, "--ckpt_path", "last"]) == 2
+    assert "there is no checkpoint in results/fit" in capsys.readouterr().err
+
+
+def test_fit_validate_test_predict_and_resume_one_fold(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    callbacks = ["--trainer.callbacks+=callbacks.TrainingCheckpoint", "--trainer.callbacks+=callbacks.ValidationSelection"]
+    common = [*SYNTHETIC, *SMALL, *callbacks, "--data.fold", "1", "--seed", "7"]
+    assert main(["fit", *common]) == 0
+    assert "128 bars visited" in capsys.readouterr().out
+    assert main(["validate", *common]) == 0
+    assert "validation/score" in capsys.readouterr().out
+    assert main(["test", *common]) == 0
+    assert "test/sharpe_annual" in capsys.readouterr().out
+    assert main(["predict", *common]) == 0
+    lines = Path("results/fit/predictions.csv").read_text().splitlines()
+    assert lines[0] == "time,position"
+    assert len(lines) == 101
+    assert main(["fit", *common, "--ckpt_path", "last"]) == 0
+    assert main(["validate", *common, "--data.fold", "2"]) == 2
+    assert "fold was 1 and is 2" in capsys.readouterr().err
+
+
+def test_a_flag_outranks_the_checkpoint_it_resumes_from(tmp_path, monkeypatch, capsys):
+    """Lightning lets the hyper-parameters of --ckpt_path=FILE win over flags, in silence; here it is refused."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *SYNTHETIC, *SMALL]) == 0
+    assert main(["fit", *SYNTHETIC, *SMALL, "--model.gamma", "0.5", "--ckpt_path", "results/fit/selected.ckpt"]) == 2
+    assert "model.gamma was 0.995 and is 0.5" in capsys.readouterr().err
+
+
+def test_the_seed_flag_is_the_seed_of_everything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *SYNTHETIC, *SMALL, "--seed=9", "--print_config"]) == 0
+    assert "seed_everything: 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_precision_is_a_flag(tmp_path, monkeypatch, precision):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *SYNTHETIC, *SMALL, "--trainer.precision", precision]) == 0

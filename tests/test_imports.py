@@ -1,0 +1,95 @@
+"""Who imports whom: the directions of docs/architecture.md, and what must start without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("lit_ppo", "datamodules", "callbacks")
+SHARED = {"types", "costs", "schedules", "checkpoints", "timing", "seeding", "atomic"}
+# The two command lines name the datamodule; nothing else of lit_ppo may.
+COMMAND_LINES = {"lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((REPOSITORY / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", ["datamodules", "callbacks"])
+def test_datamodules_and_callbacks_import_only_the_small_shared_modules(package):
+    other = {"datamodules": "callbacks", "callbacks": "datamodules"}[package]
+    for path in files(package):
+        for name in imports(path):
+            parts = name.split(".")
+            assert parts[0] != other, f"{path.name} imports {name}"
+            if parts[0] == "lit_ppo":
+                assert parts[1] in SHARED | {"__version__"}, f"{path.name} imports {name}"
+
+
+def test_lit_ppo_imports_neither_but_in_its_command_lines():
+    breaking = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in files("lit_ppo")
+        if any(name.split(".")[0] in ("datamodules", "callbacks") for name in imports(path))
+    }
+    assert breaking == COMMAND_LINES
+
+
+def test_callbacks_do_not_know_each_other():
+    for path in files("callbacks"):
+        if path.name != "__init__.py":
+            assert not any(name.startswith("callbacks") for name in imports(path)), path.name
+
+
+def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
+    graph = {
+        path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", "."): imports(path)
+        for path in files("lit_ppo")
+    }
+    edges = {
+        name: {other for other in graph if other != name and any(i == other or i.startswith(f"{other}.") for i in found)}
+        - {"lit_ppo.__init__"}
+        for name, found in graph.items()
+    }
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for other in edges[name]:
+                walk(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+LIGHT = ("bars", "data_card", "cache")
+LIGHT_OF_LIT_PPO = ("atomic", "files", "provenance", "results", "run_lock", "report", "performance", "cli")
+
+
+def test_light_modules_start_without_torch_and_lightning():
+    names = [f"datamodules.{name}" for name in LIGHT] + [f"lit_ppo.{name}" for name in LIGHT_OF_LIT_PPO]
+    code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
+    code += "print([name for name in ('torch', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
