@@ -118,7 +118,7 @@ def make_run(
                 seconds={"data": 0.1, "rollout": 1.2, "update": 1.9, "validation": 0.2, "test": 0.1},
                 scores={"validation/score": float(generator.normal(0.01, 0.02))},
                 stop_reason=stop_reason,
-                details={"warm_start": f"fold {fold - 1}"} if fold else {},
+                details={"warm_start": {"fold": fold - 1}} if fold else {},
             )
         )
     summary = {

@@ -1,7 +1,7 @@
 """`lit-ppo compare A B ...`: runs side by side, their difference with its uncertainty, what was set differently.
 
-The first run is the reference. Differences are paired: only bars that both runs decided on count, and they are resampled
-together, so that the market's own luck cancels.
+The first run is the reference. Differences are paired: only bars that both runs decided on count, and they are
+resampled together, so that the market's own luck cancels.
 """
 
 from __future__ import annotations

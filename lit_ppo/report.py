@@ -152,15 +152,26 @@ def _fold_note(record: Any) -> str:
     score = record.scores.get("validation/score")
     parts = [record.status, f"{record.timesteps:,} timesteps", record.stop_reason]
     parts.append("" if score is None else f"validation score {score:.4f}")
-    if record.details.get("warm_start"):
-        parts.append(f"warm start from {record.details['warm_start']}")
+    if source := report_tables.warm_start(record.details):
+        parts.append(f"warm start from {source}")
     return report_figures.plain_text(", ".join(part for part in parts if part))
+
+
+def _logged(analysis: Analysis, fold: int) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, with those of timing.jsonl (what differs from run to run) added line by line."""
+    rows = analysis.run.metrics(fold)
+    path = analysis.run.path / f"fold_{fold:03d}" / "timing.jsonl"
+    if path.is_file():
+        whole = path.read_bytes().rpartition(b"\n")[0]
+        for row, line in zip(rows, whole.splitlines(), strict=False):  # a kill may leave one file a line longer
+            row.update(json.loads(line))
+    return rows
 
 
 def _learning(analysis: Analysis) -> list[tuple[str, str, report_figures.Figure]]:
     """(name, label, chart) of every metric that the folds logged."""
     grid = np.linspace(0, 1, 51)
-    lines = [analysis.run.metrics(record.index) for record in analysis.run.folds]
+    lines = [_logged(analysis, record.index) for record in analysis.run.folds]
     panels: list[tuple[str, str, report_figures.Figure]] = []
     for key, label in LEARNING_KEYS.items():
         logged = [[row[key] for row in rows if isinstance(row.get(key), int | float)] for rows in lines]

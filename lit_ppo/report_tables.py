@@ -208,11 +208,19 @@ def folds(analysis: Analysis) -> list[Row]:
                     Cell(f"{record.timesteps:,}"),
                     Cell(number(sum(record.seconds.values()), 1)),
                     Cell(record.stop_reason or "–", "text"),
-                    Cell(str(record.details.get("warm_start") or "–"), "text"),
+                    Cell(warm_start(record.details) or "–", "text"),
                 ],
             )
         )
     return rows
+
+
+def warm_start(details: Mapping[str, Any]) -> str:
+    """Which fold's weights training started from; empty for new ones."""
+    found = details.get("warm_start")
+    if isinstance(found, Mapping) and "fold" in found:
+        return f"fold {found['fold']}"
+    return str(found) if found else ""
 
 
 def groups(found: Iterable[Group]) -> list[Row]:
