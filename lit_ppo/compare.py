@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from lit_ppo.significance import (
 
 Floats = NDArray[np.float64]
 COLOURS = ("agent", "hold", "short", "cross", "oracle", "flat")
+# Where a run was written says nothing about it.
+PLACE_KEYS = frozenset({"results"})
 # What every seed of one experiment sets differently; runs that differ in nothing else are pooled.
 SEED_KEYS = frozenset({"seed_everything", "seed"})
 
@@ -103,7 +105,7 @@ def compare(run_dirs: Sequence[str | Path], html_path: str | Path | None = None)
         raise ValueError(
             f"compare needs two or more run folders, got {len(run_dirs)}: lit-ppo compare results/1 results/2"
         )
-    entries = [_read(path) for path in run_dirs]
+    entries = _told_apart([_read(path) for path in run_dirs])
     differences = [_difference(entries[0], entry) for entry in entries[1:]]
     settings = setting_differences(entries)
     pooled = _pooled(entries, settings)
@@ -143,6 +145,13 @@ def _read(path: str | Path) -> Entry:
     )
 
 
+def _told_apart(entries: list[Entry]) -> list[Entry]:
+    """Number the labels when two are the same: `a/42` and `b/42` from elsewhere are both shown as 42."""
+    if len({entry.label for entry in entries}) == len(entries):
+        return entries
+    return [replace(entry, label=f"{order}: {entry.label}") for order, entry in enumerate(entries, start=1)]
+
+
 def _difference(reference: Entry, other: Entry) -> Difference:
     _, ours, theirs = np.intersect1d(other.time, reference.time, return_indices=True)
     nothing = Interval(math.nan, math.nan, math.nan, math.nan)
@@ -164,7 +173,7 @@ def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
         data = {f"data {key}": record.get("data", {}).get(key) for key in ("path", "sha256", "rows")}
         machine = {f"machine {key}": value for key, value in record.get("machine", {}).items()}
         every.append(entry.settings | data | {"commit": record.get("commit")} | versions | machine)
-    keys = list(dict.fromkeys(key for settings in every for key in settings))
+    keys = [key for key in dict.fromkeys(key for settings in every for key in settings) if key not in PLACE_KEYS]
     table = {key: [settings.get(key, "not set") for settings in every] for key in keys}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
 

@@ -74,12 +74,14 @@ def page(analysis: Analysis) -> str:
     """The whole page as text."""
     run = analysis.run
     figures = charts(analysis)
-    source = str(run.record.get("data", {}).get("path") or "synthetic market")
+    source = run.record.get("data", {}).get("path")
+    if not source:
+        source = f"synthetic {run.record.get('oracle', {}).get('kind', 'market')}".replace("_", " ")
     first, last = analysis.time[[0, -1]].astype("datetime64[ns]").astype("datetime64[D]")
     return render(
         "report.html.j2",
         figures=figures,
-        title=f"{without_directories(source)}: walk-forward, seed {run.record.get('seed', 'unknown')}",
+        title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
         subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
         f"run {run.record.get('status', 'of unknown status')}.",
         sections=SECTIONS,

@@ -12,7 +12,7 @@ import numpy as np
 from lit_ppo.report_analysis import Analysis
 from lit_ppo.report_breakdown import Group, Month
 from lit_ppo.report_page import number, signed, tint
-from lit_ppo.report_verdict import CONFIDENCE, ENOUGH
+from lit_ppo.report_verdict import CONFIDENCE, ENOUGH, duration
 from lit_ppo.significance import Interval
 
 
@@ -86,8 +86,8 @@ def evidence(analysis: Analysis) -> list[Row]:
         ),
         (
             "Minimum track record",
-            "never" if e.track_years == math.inf else f"{number(e.track_years, 1)} years",
-            f"How long this must go on to exclude 0 (one-sided, 5 %); the test has {number(e.years, 1)}.",
+            "never" if e.track_years == math.inf else duration(e.track_years),
+            f"How long this must go on to exclude 0 (one-sided, 5 %); the test has {duration(e.years)}.",
         ),
     ]
     if e.difference is not None:

@@ -198,9 +198,14 @@ def _reasons(evidence: Evidence) -> list[str]:
             f"same exposure and turnover (p = {evidence.rank.p_value:.3f})."
         )
     if 0 < evidence.track_years < math.inf:
-        length = f"{evidence.track_years:.1f} years of such results would be needed to exclude zero"
-        found.append(f"{length}; this test has {evidence.years:.1f}.")
+        needed = duration(evidence.track_years)
+        found.append(f"Such results must go on for {needed} to exclude zero; this test has {duration(evidence.years)}.")
     return found
+
+
+def duration(years: float) -> str:
+    """A length of time in years, or in days when it is shorter than a quarter."""
+    return f"{years:.1f} years" if years >= 0.25 else f"{max(1, round(365.25 * years))} days"
 
 
 def _against(oracle: Oracle) -> str:

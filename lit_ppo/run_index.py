@@ -120,7 +120,7 @@ def _summary(folder: str, stamp: str, run: Run) -> dict[str, Any]:
         "started": record.get("started"),
         "status": record.get("status"),
         "seed": record.get("seed"),
-        "data": data.get("path"),
+        "data": data.get("path") or f"synthetic {record.get('oracle', {}).get('kind', 'market')}",
         "sha256": data.get("sha256"),
         "settings": hashlib.sha256(run.config.encode()).hexdigest()[:10] if run.config else None,
         "code": commit + ("+" if commit and record.get("dirty") else "") or None,

@@ -95,6 +95,12 @@
     }
     return rows;
   }
+  const closes = (trades) => ({
+    type: "scatter", mode: "markers", name: "closes", x: trades.map((t) => t[1]), y: trades.map((t) => t[3]),
+    marker: { symbol: "x-thin", size: 7, color: "ink", line: { width: 1.5, color: "ink" } },
+    text: trades.map((t) => (100 * t[5]).toFixed(2) + " %"),
+    hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>closes at %{y}, result %{text}<extra></extra>",
+  });
   function priceFigure() {
     const [from, to] = view;
     const rows = rowsToDraw(from, to, narrow() ? 900 : 2400);
@@ -106,13 +112,13 @@
     let shown = 0;
     const first = times[from], last = times[to - 1];
     const inside = price.trades.filter((trade) => trade[0] <= last && trade[1] >= first);
-    if (inside.length <= 400) {
+    if (inside.length <= 150) {
+      if (inside.length) data.push(closes(inside));
       const kinds = [["long", "triangle-up", "gain", (t) => t[4] > 0], ["short", "triangle-down", "loss", (t) => t[4] < 0]];
       for (const [label, symbol, tint, keep] of kinds) {
         const kept = inside.filter(keep);
         if (kept.length) data.push({ type: "scatter", mode: "markers", name: "opens " + label, x: kept.map((t) => t[0]), y: kept.map((t) => t[2]), marker: { symbol, size: 10, color: tint }, hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>opens " + label + " at %{y}<extra></extra>" });
       }
-      if (inside.length) data.push({ type: "scatter", mode: "markers", name: "closes", x: inside.map((t) => t[1]), y: inside.map((t) => t[3]), marker: { symbol: "x-thin", size: 8, color: "ink", line: { width: 2, color: "ink" } }, text: inside.map((t) => (100 * t[5]).toFixed(2) + " %"), hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>closes at %{y}, result %{text}<extra></extra>" });
       shown = inside.length;
     }
     const status = document.getElementById("price-status");

@@ -87,6 +87,12 @@ def test_nested_settings_are_flattened_and_lose_their_directories() -> None:
     assert flatten(settings) == {"model.gamma": 0.9, "model.positions": [-1, 0, 1], "data.path": "bars.csv"}
 
 
+def test_runs_of_the_same_name_are_numbered(results: Path, tmp_path: Path) -> None:
+    text = compare([results / "1", demo.make_run(tmp_path, seed=1, folds=4, test_bars=400)])
+    assert "1: 1" in text
+    assert "2: 1" in text
+
+
 def test_fewer_than_two_runs_or_no_run_are_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two or more"):
         compare([results / "1"])
