@@ -1,4 +1,6 @@
-# From a bare checkout: `make train`, `make test`. The environment is .venv, built from constraints.txt (exact versions).
+# From a bare checkout: `make train`, `make train DATA=bars.csv`, `make test`; ARGS="..." adds arguments.
+# The environment is .venv, built from constraints.txt (exact versions).
+# `make train` starts anew each time; with DATA it goes on where it was stopped.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,9 +13,10 @@ ARGS   ?=
 
 train: $(STAMP)
 ifeq ($(DATA),)
-	$(BIN)/lit-ppo walk-forward --config configs/quickstart.yaml $(ARGS)
+	$(BIN)/lit-ppo walk-forward --config configs/quickstart.yaml --results results/quickstart --overwrite $(ARGS)
 else
-	$(BIN)/lit-ppo walk-forward --config configs/walk_forward.yaml --data.path "$(DATA)" $(ARGS)
+	$(BIN)/lit-ppo walk-forward --config configs/walk_forward.yaml --data.path "$(DATA)" \
+		--results "results/$$(basename "$(DATA)")" --resume $(ARGS)
 endif
 
 test: $(STAMP)

@@ -1,6 +1,6 @@
 """The command line: the one place that knows all three packages.
 
-Light commands (`data`, `report`, `cache`, `--version`) are dispatched before torch or Lightning is imported.
+Light commands (`data`, `report`, `compare`, `cache`, `--version`) are dispatched before torch or Lightning is imported.
 Exit codes: 0 done, 1 the run failed, 2 bad input or usage (a message, never a traceback), 130 Ctrl-C, 143 SIGTERM.
 """
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on a fold's test bars",
     "predict": "write a checkpoint's decisions on a fold's test bars",
     "report": "write the report of a run folder",
+    "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file and print its data card",
     "cache": "info, clear or prune the disk cache",
     "run": "run a Fabric script on several devices or machines (= fabric run)",
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     handler: Callable[[list[str]], int] = {
         "report": _report,
+        "compare": _compare,
         "data": _data,
         "cache": _cache,
         "run": _run_script,
@@ -80,6 +82,7 @@ def _train(command: str, rest: list[str]) -> int:
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
     from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
+    from lit_ppo.run_lock import RunLockedError
 
     # Its devices, tips and module summaries, once for every fold.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -98,7 +101,7 @@ def _train(command: str, rest: list[str]) -> int:
         print(f"lit-ppo {command}: {stopped}", file=sys.stderr)
         return stopped.exit_code
     except (RuntimeError, ArithmeticError) as error:  # the run failed; its own messages say what to do
-        return _failed(command, error, 1)
+        return _failed(command, error, 2 if isinstance(error, RunLockedError) else 1)
     return 0
 
 
@@ -168,4 +171,30 @@ def _report(rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="lit-ppo report", description="Write report.html into a run folder.")
     parser.add_argument("directory", help="results/<seed>")
     print(write_report(parser.parse_args(rest).directory))
+    return 0
+
+
+def _compare(rest: list[str]) -> int:
+    """`lit-ppo compare DIR DIR ...` and `lit-ppo compare --all`."""
+    import argparse
+
+    from lit_ppo.compare import compare
+    from lit_ppo.run_index import history
+
+    parser = argparse.ArgumentParser(prog="lit-ppo compare", description="Compare runs with the first of them.")
+    parser.add_argument("directories", nargs="*", help="results/<seed>, two or more")
+    parser.add_argument("--all", action="store_true", help="the history of every run under RESULTS instead")
+    parser.add_argument("--results", help="where --all looks; default: results")
+    parser.add_argument("--html", help="also write a page here")
+    options = parser.parse_args(rest)
+    if options.all and options.directories:
+        parser.error(f"--all takes every run under --results; leave {options.directories} out, or --all")
+    if options.results and not options.all:
+        parser.error("--results belongs to --all")
+    found = (
+        history(options.results or "results", options.html)
+        if options.all
+        else compare(options.directories, options.html)
+    )
+    print(found)
     return 0

@@ -1,0 +1,293 @@
+"""The loop over the folds, through the command line: files, selection, resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from lit_ppo import walk_forward
+from lit_ppo.checkpoints import load_checkpoint
+from lit_ppo.cli import main
+from lit_ppo.module import LitPPO
+from lit_ppo.results import load_run
+from lit_ppo.walk_forward import WalkForward
+
+CONFIG = """
+seed_everything: 7
+model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: 0.0}
+data:
+  synthetic: {kind: regime, num_bars: 760, seed: 3}
+  train_size: 300
+  validation_size: 100
+  test_size: 100
+  step_size: 100
+  warmup_bars: 20
+  cache: false
+trainer:
+  accelerator: cpu
+  logger: false
+  callbacks:
+    - callbacks.ValidationSelection
+    - class_path: callbacks.TrainingCheckpoint
+      init_args: {every_n_iterations: 1}
+    - callbacks.MetricsLog
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that runs the walk-forward in `tmp_path` and gives exit code and run folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+
+    def call(*arguments: str, results: str = "results") -> tuple[int, Path]:
+        code = main(["walk-forward", "--config", "config.yaml", "--results", results, *arguments])
+        return code, tmp_path / results / "7"
+
+    return call
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """What must not depend on interruptions."""
+    names = [folder / "out_of_sample.csv", folder / "trades.csv", *sorted(folder.glob("fold_*/metrics.jsonl"))]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+
+
+def final_weights(folder: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_checkpoint(path)["state_dict"] for path in sorted(folder.glob("fold_*/selected.ckpt"))]
+
+
+def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
+    code, folder = run()
+    printed = capsys.readouterr().out
+    assert code == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "report.html"}
+    assert not any(name.startswith(".") for name in names), names
+    for text in ("fold   0", "of optimum %", "buy and hold", "95 % interval", "report: results/7/report.html"):
+        assert text in printed
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["seed"]) == ("done", 7)
+    assert record["oracle"]["optimum_per_bar"] == pytest.approx(0.11103, abs=1e-4)
+    for fold in range(3):
+        found = {path.name for path in (folder / f"fold_{fold:03d}").iterdir()}
+        assert found >= {"selected.ckpt", "manifest.json", "metrics.jsonl", "timing.jsonl", "test_bars.npz"}
+
+
+def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(run):
+    _, folder = run()
+    rows = pd.read_csv(folder / "out_of_sample.csv")
+    assert list(rows.columns) == ["time", "fold", "position", "gross_return", "cost", "net_return", "equity"]
+    assert rows["fold"].tolist() == [0] * 100 + [1] * 100 + [2] * 100
+    assert pd.to_datetime(rows["time"]).is_monotonic_increasing
+    assert (pd.to_datetime(rows["time"]).diff().dropna() == pd.Timedelta("15min")).all()
+    np.testing.assert_allclose(rows["net_return"], rows["gross_return"] - rows["cost"], atol=1e-15)
+    np.testing.assert_allclose(rows["equity"], (1 + rows["net_return"]).cumprod(), rtol=1e-12)
+    assert (rows["cost"] >= 0).all()
+    assert rows.groupby("fold")["position"].last().tolist() == [0.0, 0.0, 0.0]  # the way to flat is paid for
+    ledger = load_run(folder)
+    assert [fold.status for fold in ledger.folds] == ["done"] * 3
+    assert [fold.timesteps for fold in ledger.folds] == [256] * 3
+
+
+def test_the_chosen_weights_are_the_best_on_validation_and_give_the_recorded_score(run):
+    _, folder = run()
+    for record in load_run(folder).folds:
+        lines = [json.loads(line) for line in (folder / f"fold_{record.index:03d}/metrics.jsonl").open()]
+        scores = [line["validation/score"] for line in lines]
+        assert len(scores) == 4
+        assert record.scores["validation/score"] == max(scores)
+        assert record.details["selected"]["timesteps"] == 64 * (4 - scores[::-1].index(max(scores)))
+
+
+def test_without_the_selection_callback_the_last_weights_are_used(run, tmp_path):
+    _, chosen = run()
+    config = yaml.safe_load(CONFIG)
+    del config["trainer"]["callbacks"][0]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    _, last = run(results="last")
+    for record in load_run(last).folds:
+        assert record.details["selected"]["timesteps"] == 256
+    assert bytes_of(chosen)["fold_000/metrics.jsonl"] == bytes_of(last)["fold_000/metrics.jsonl"]
+
+
+def test_test_bars_are_asked_for_once_after_selection(run, monkeypatch):
+    events: list[tuple[str, int]] = []
+    fit, write = WalkForward._fit, WalkForward._write_test
+
+    def spy_fit(self, module, directory):
+        trainer = fit(self, module, directory)
+        events.append(("chosen", self.datamodule.fold))
+        segment = self.datamodule.test_segment
+
+        def spy_segment(index):
+            events.append(("test bars", index))
+            return segment(index)
+
+        monkeypatch.setattr(self.datamodule, "test_segment", spy_segment)
+        assert "test" not in self.datamodule.row_accesses[self.datamodule.fold]
+        return trainer
+
+    def spy_write(self, fold, *rest):
+        monkeypatch.undo()
+        monkeypatch.setattr(WalkForward, "_fit", spy_fit)
+        monkeypatch.setattr(WalkForward, "_write_test", spy_write)
+        return write(self, fold, *rest)
+
+    monkeypatch.setattr(WalkForward, "_fit", spy_fit)
+    monkeypatch.setattr(WalkForward, "_write_test", spy_write)
+    (code, _) = run(results=str(Path.cwd() / "results"))
+    assert code == 0
+    assert events == [(what, fold) for fold in range(3) for what in ("chosen", "test bars")]
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of ours expects it."""
+
+
+@pytest.mark.parametrize("where", ["before test", "after test", "before ledger", "iteration"])
+def test_killed_and_resumed_equals_uninterrupted(run, monkeypatch, where):
+    _, whole = run(results="whole")
+
+    def die(*arguments, **keywords):
+        raise Killed
+
+    spies = {
+        "before test": (
+            walk_forward.WalkForward,
+            "_write_test",
+            lambda old: lambda self, fold, *r: fire(fold, old, self, fold, *r),
+        ),
+        "after test": (
+            walk_forward,
+            "write_fills",
+            lambda old: lambda path, fills: fire(fills.fold[0], old, path, fills),
+        ),
+        "before ledger": (walk_forward, "_scores", lambda old: lambda stage, e: fire(counter(stage), old, stage, e)),
+        "iteration": (
+            LitPPO,
+            "training_step",
+            lambda old: lambda self, b, i: fire(self.fold[0] * (self.iteration == 2), old, self, b, i),
+        ),
+    }
+    calls: list[str] = []
+
+    def counter(stage: str) -> int:
+        calls.append(stage)
+        return calls.count("test") - (stage == "test")
+
+    def fire(fold: int, function, *arguments):
+        if fold == 1:
+            die()
+        return function(*arguments)
+
+    owner, name, spy = spies[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, spy(getattr(owner, name)))
+        with pytest.raises(Killed):
+            run(results="cut")
+    assert [fold.status for fold in load_run(Path("cut/7")).folds] == ["done", "running"]
+    code, cut = run("--resume", results="cut")
+    assert code == 0
+    assert bytes_of(whole) == bytes_of(cut)
+    for one, other in zip(final_weights(whole), final_weights(cut), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert [fold.scores for fold in load_run(whole).folds] == [fold.scores for fold in load_run(cut).folds]
+
+
+def test_a_finished_run_resumes_to_nothing(run):
+    _, folder = run()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".csv", ".ckpt", ".jsonl")}
+    assert run("--resume")[0] == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_run_that_is_there_is_neither_continued_nor_replaced_unasked(run, capsys):
+    _, folder = run("--data.fold_limit", "1")
+    first = bytes_of(folder)
+    assert run()[0] == 2
+    assert "--resume" in capsys.readouterr().err
+    assert bytes_of(folder) == first
+    assert run("--overwrite", "--data.fold_limit", "1")[0] == 0
+    assert bytes_of(folder) == first
+
+
+def test_a_resume_may_go_further_and_gives_what_one_run_gives(run):
+    _, whole = run(results="whole")
+    run("--data.fold_limit", "1", results="parts")
+    code, parts = run("--resume", results="parts")
+    assert code == 0
+    assert bytes_of(whole) == bytes_of(parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--model.gamma", "0.9"], "model.gamma was 0.995 and is 0.9"),
+        (["--data.train_size", "290"], "data.train_size was 300 and is 290"),
+        (["--data.synthetic.seed", "4"], "data.synthetic.seed was 3 and is 4"),
+        (["--warm_start", "true"], "warm_start was False and is True"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused_and_lists_them(run, capsys, change, named):
+    run("--data.fold_limit", "1")
+    assert run("--resume", *change)[0] == 2
+    assert named in capsys.readouterr().err
+
+
+def test_warm_start_begins_with_the_weights_chosen_in_the_fold_before(run):
+    _, cold = run(results="cold")
+    _, warm = run("--warm_start", "true", results="warm")
+    one, other = final_weights(cold), final_weights(warm)
+    assert all(torch.equal(one[0][key], other[0][key]) for key in one[0])
+    assert any(not torch.equal(one[1][key], other[1][key]) for key in one[1])
+    assert [fold.details.get("warm_start") for fold in load_run(warm).folds] == [None, {"fold": 0}, {"fold": 1}]
+
+
+def test_a_warm_start_that_would_have_seen_the_new_folds_validation_is_refused(run, capsys):
+    arguments = ["--data.step_size", "60", "--data.test_size", "60", "--warm_start", "true"]
+    assert run(*arguments)[0] == 2
+    assert "raise data.step_size" in capsys.readouterr().err
+
+
+def test_the_seed_decides_the_result(run):
+    _, one = run(results="one")
+    _, again = run(results="again")
+    main(["walk-forward", "--config", "config.yaml", "--results", "other", "--seed", "8"])
+    assert bytes_of(one) == bytes_of(again)
+    assert bytes_of(one)["fold_000/metrics.jsonl"] != Path("other/8/fold_000/metrics.jsonl").read_bytes()
+
+
+def test_folds_draw_different_numbers(run):
+    _, folder = run()
+    starts = [load_checkpoint(path)["hyper_parameters"]["seed"] for path in sorted(folder.glob("fold_*/selected.ckpt"))]
+    assert len(set(starts)) == 3
+
+
+def test_a_rerun_from_the_stored_configuration_gives_the_same_bytes(run):
+    _, folder = run()
+    assert main(["walk-forward", "--config", str(folder / "config.yaml"), "--results", "again"]) == 0
+    assert bytes_of(folder) == bytes_of(Path("again/7"))
+
+
+def test_a_second_run_in_the_folder_of_a_running_one_is_refused(run, monkeypatch, capsys):
+    seen: list[tuple[int, str]] = []
+    original = WalkForward.run
+
+    def run_another_inside(self):
+        if not seen:
+            seen.append((0, ""))
+            code = main(["walk-forward", "--config", "config.yaml", "--results", "results", "--overwrite"])
+            seen.append((code, capsys.readouterr().err))
+        return original(self)
+
+    monkeypatch.setattr(WalkForward, "run", run_another_inside)
+    assert run()[0] == 0
+    assert seen[1][0] == 2
+    assert "is in use by process" in seen[1][1]
