@@ -72,7 +72,7 @@ class FabricTrainer:
         source = experience(recipe, source, seed, fabric.global_rank)
         self.inputs = policy_inputs(source)
         self.policy: Policy = build_policy(recipe, self.inputs, seed).to(fabric.device)  # type: ignore[assignment]
-        plain = build_optimizer(self.policy, recipe.learning_rate)
+        plain = build_optimizer(self.policy, recipe)
         self.optimizer: Any = fabric.setup_optimizers(plain)
         self.learner = Learner(
             self.policy, plain, recipe, seed=seed, rank=fabric.global_rank, world_size=fabric.world_size

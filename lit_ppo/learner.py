@@ -39,6 +39,8 @@ class PPOConfig:
         num_envs: S, stretches (or environments) side by side, per rank.
         num_steps: T, decisions per stretch and iteration: the longest memory the LSTM is trained on, bars.
         burn_in: bars before each stretch that only warm the LSTM up (account at the heads).
+        random_start: stretches (or episodes of the market environment) begin at any bar with equal probability; False:
+            stretches at evenly spaced bars, the same in every iteration, and episodes at the first bar.
         total_timesteps: bars visited, over all ranks; more epochs over them are not counted again.
         update_epochs, num_minibatches: passes over a rollout, and minibatches (whole sequences) in each.
         gamma, gae_lambda, clip_coef, clip_value, ent_coef, vf_coef, max_grad_norm: see `ppo_loss`.
@@ -61,6 +63,7 @@ class PPOConfig:
     num_envs: int = 32
     num_steps: int = 128
     burn_in: int = 64
+    random_start: bool = True
     total_timesteps: int = 100_000
     update_epochs: int = 4
     num_minibatches: int = 2
@@ -144,7 +147,8 @@ class Learner:
 
     Attributes:
         timesteps, iteration: done so far, over all ranks.
-        learning_rate, final_learning_rate, ent_coef, clip_coef, update_epochs: may be changed between iterations.
+        learning_rate, final_learning_rate, ent_coef, clip_coef, update_epochs, total_timesteps: may be changed between
+            iterations.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class Learner:
         self.timesteps = self.iteration = 0
         self.learning_rate, self.final_learning_rate = config.learning_rate, config.final_learning_rate
         self.ent_coef, self.clip_coef, self.update_epochs = config.ent_coef, config.clip_coef, config.update_epochs
+        self.total_timesteps = config.total_timesteps
         self.watch = Stopwatch()
         self.seed = seed
         device = next(policy.parameters()).device
@@ -198,11 +203,11 @@ class Learner:
     @property
     def progress(self) -> float:
         """Share of `total_timesteps` done, 0 to 1."""
-        return min(self.timesteps / self.config.total_timesteps, 1.0)
+        return min(self.timesteps / self.total_timesteps, 1.0)
 
     @property
     def finished(self) -> bool:
-        return self.timesteps >= self.config.total_timesteps
+        return self.timesteps >= self.total_timesteps
 
     def collect(self) -> Rollout:
         """Collect one rollout with the current policy; its advantages are not normalised yet.
@@ -225,6 +230,7 @@ class Learner:
             config.mirror,
             config.hidden_dropout,
             self.rollout_generator,
+            config.random_start,
         )
         if config.estimator == "counterfactual":
             return collect_counterfactual(self.policy, self._market, stretches, config.gamma, config.gae_lambda)
@@ -441,7 +447,7 @@ class Learner:
             self._collector.load_state_dict(state["collector"])
 
 
-_COEFFICIENTS = ("learning_rate", "final_learning_rate", "ent_coef", "clip_coef", "update_epochs")
+_COEFFICIENTS = ("learning_rate", "final_learning_rate", "ent_coef", "clip_coef", "update_epochs", "total_timesteps")
 
 
 def config_from(values: dict) -> PPOConfig:

@@ -6,6 +6,7 @@ and the end of the training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,7 +31,7 @@ from lit_ppo.recipe import (
     policy_inputs,
 )
 from lit_ppo.seeding import derive_seed
-from lit_ppo.types import MarketTensors
+from lit_ppo.types import MarketTensors, TrainedFold
 
 
 class LitPPO(pl.LightningModule):
@@ -49,6 +50,9 @@ class LitPPO(pl.LightningModule):
         stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         fold: number of this fold and number of folds, for displays.
+        earlier_folds: folds of this walk-forward that are done, oldest first, with what their optimisations did.
+        optimisations: by name of an optimisation, what it did in this fold, as plain JSON; written by callbacks, kept
+            in the ledger of folds. docs/optimisations.md lists the entries.
     """
 
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
@@ -63,6 +67,9 @@ class LitPPO(pl.LightningModule):
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
         self.fold = (0, 1)
+        self.earlier_folds: Sequence[TrainedFold] = ()
+        self.optimisations: dict[str, dict[str, Any]] = {}
+        self._total_timesteps = self.recipe.total_timesteps
         self._resume: dict[str, Any] | None = None
         self._skipped = SkippedSteps()
 
@@ -80,7 +87,14 @@ class LitPPO(pl.LightningModule):
 
     @property
     def total_timesteps(self) -> int:
-        return self.recipe.total_timesteps
+        """Bars this training visits: `recipe.total_timesteps`, unless a callback has set another budget."""
+        return self.learner.total_timesteps if self.learner else self._total_timesteps
+
+    @total_timesteps.setter
+    def total_timesteps(self, timesteps: int) -> None:
+        self._total_timesteps = timesteps
+        if self.learner:
+            self.learner.total_timesteps = timesteps
 
     @property
     def progress(self) -> float:
@@ -109,7 +123,7 @@ class LitPPO(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.policy is not None
-        return build_optimizer(self.policy, self.recipe.learning_rate)
+        return build_optimizer(self.policy, self.recipe)
 
     # Training
 
@@ -123,6 +137,7 @@ class LitPPO(pl.LightningModule):
         seed = self.seed if same_ranks else derive_seed(self.seed, 0, f"resumed at {states[0]['timesteps']}")
         assert isinstance(optimizer, torch.optim.Optimizer)
         self.learner = Learner(self.policy, optimizer, self.recipe, seed=seed, rank=rank, world_size=world)
+        self.learner.total_timesteps = self._total_timesteps
         batch = next(iter(self.trainer.train_dataloader))  # type: ignore[arg-type]
         source = self.trainer.strategy.batch_to_device(batch, self.device)
         self.learner.attach(experience(self.recipe, source, seed, rank))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -39,6 +39,7 @@ class Recipe(PPOConfig):
         recurrent: False is the memoryless control.
         init: start values of the LSTM, "chrono" or "orthogonal".
         episode_bars: bars of one episode of the market environment (account at the encoder only); None: the segment.
+        optimizer: "adam", or "adamw" with torch's weight decay of 0.01 towards zero.
     Where None is allowed it means the default of the policy that `account_at` chooses.
     """
 
@@ -54,6 +55,7 @@ class Recipe(PPOConfig):
     recurrent: bool = True
     init: InitScheme | None = None
     episode_bars: int | None = None
+    optimizer: Literal["adam", "adamw"] = "adam"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +109,7 @@ def experience(recipe: Recipe, market: Source, seed: int, rank: int = 0) -> Sour
         recipe.num_envs,
         generator=generator,
         episode_bars=recipe.episode_bars,
+        random_start=recipe.random_start,
         account_features=recipe.account_features,
     )
 
@@ -149,9 +152,10 @@ def load_policy(checkpoint: Mapping[str, Any]) -> tuple[Policy, Recipe]:
     return policy, recipe
 
 
-def build_optimizer(policy: Policy, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam with eps 1e-5 (arXiv:2005.12729); the learner sets the learning rate before each iteration.
+def build_optimizer(policy: Policy, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam or AdamW with eps 1e-5 (arXiv:2005.12729); the learner sets the learning rate before each iteration.
 
     Not fused: fused Adam unscales gradients itself, which `16-mixed` must do before they are clipped.
     """
-    return torch.optim.Adam(policy.parameters(), lr=learning_rate, eps=1e-5, foreach=True)
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(policy.parameters(), lr=recipe.learning_rate, eps=1e-5, foreach=True)

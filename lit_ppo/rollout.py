@@ -79,6 +79,7 @@ def draw_stretches(
     mirror: bool,
     hidden_dropout: float,
     generator: torch.Generator,
+    random_start: bool = True,
 ) -> MarketStretches:
     """Draw random stretches of the train bars, every start equally likely; each network of the policy sees them all.
 
@@ -87,6 +88,7 @@ def draw_stretches(
             noise is not symmetric, what can be learnt about it mostly is, so the agent sees twice the bars.
         hidden_dropout: share of the encoder's outputs hidden from a whole sequence, drawn anew for each rollout
             (Gal and Ghahramani 2016, arXiv:1512.05287).
+        random_start: False spreads the starts evenly over the bars instead of drawing them.
 
     Raises:
         ValueError: the market is shorter than one stretch.
@@ -98,7 +100,11 @@ def draw_stretches(
             f"has {len(market)}. Lower model.num_steps or model.burn_in, or raise data.train_size."
         )
     device, networks = market.features.device, policy.num_networks
-    first = torch.randint(len(market) - needed + 1, (num_sequences,), generator=generator, device=generator.device)
+    last = len(market) - needed
+    if random_start:
+        first = torch.randint(last + 1, (num_sequences,), generator=generator, device=generator.device)
+    else:
+        first = torch.linspace(0, last, num_sequences, dtype=torch.float64).long()
     index = first.to(device) + torch.arange(needed, device=device).unsqueeze(1)  # [burn_in + T + 1, S]
     index = index.repeat(1, networks)  # [.., K S], network by network
     features = market.features[index]

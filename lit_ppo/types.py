@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,25 @@ class Fold:
     train: BarRange
     validation: BarRange
     test: BarRange
+
+
+@dataclass(frozen=True)
+class TrainedFold:
+    """A fold that is done, as the ledger of the walk-forward has it: what a later fold's training may know of it.
+
+    Attributes:
+        index: number of the fold.
+        directory: of its files; `selected.ckpt` there holds the chosen weights.
+        seen: bars that its training and the choice of its weights have read, prices included; never its test bars.
+        validation_score: of the chosen weights; None if it was no number.
+        optimisations: by name, what the optimisations did in it.
+    """
+
+    index: int
+    directory: str
+    seen: BarRange
+    validation_score: float | None
+    optimisations: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ CHANGES: dict[str, Any] = {
     "num_envs": 8,
     "num_steps": 8,
     "burn_in": 0,
+    "random_start": False,
     "total_timesteps": 512,
     "update_epochs": 1,
     "num_minibatches": 4,
@@ -99,6 +100,7 @@ CHANGES: dict[str, Any] = {
     "recurrent": False,
     "init": "orthogonal",
     "episode_bars": ENCODER | {"episode_bars": 8},
+    "optimizer": "adamw",
 }
 
 
