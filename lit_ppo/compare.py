@@ -242,7 +242,7 @@ def _difference_row(difference: Difference) -> Row:
 def setting_text(value: Any) -> str:
     """One setting as text; long ones are cut."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _pooled_text(pooled: Interval | None, runs: int) -> str:

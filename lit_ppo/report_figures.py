@@ -62,7 +62,8 @@ def equity(
         drawdown: [D] ours, fraction of the highest equity before, >= 0.
         fold_starts: rows at which a fold begins.
     """
-    rows = rows_to_draw(curves[0][2])
+    # The extremes of every curve: rows chosen by ours alone would flatten the others while we are flat.
+    rows = np.unique(np.concatenate([rows_to_draw(values, MOST_POINTS // 2) for _, _, values in curves]))
     x = iso_times(time[rows])
     data = [
         line(x, rounded(values[rows]), label, color, width=2.4 if order == 0 else 1.3)
