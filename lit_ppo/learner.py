@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lit_ppo.envs.account import ACCOUNT_FEATURES
-from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.envs.protocol import EpisodicEnv, VectorEnv
 from lit_ppo.losses import PPOLoss, ppo_loss
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.rollout import (
@@ -217,7 +217,11 @@ class Learner:
         """
         config = self.config
         if self._collector is not None:
-            return self._collector.collect(config.num_steps, config.gamma, config.gae_lambda, self.rollout_generator)
+            env = self._collector.env
+            rollout = self._collector.collect(config.num_steps, config.gamma, config.gae_lambda, self.rollout_generator)
+            if isinstance(env, EpisodicEnv):
+                self._collector.policy.set_statistics(*env.observation_statistics)
+            return rollout
         if self._market is None:
             raise RuntimeError("Learner.collect before Learner.attach: give it train bars or an environment first")
         assert isinstance(self.policy, MarketPolicy)
@@ -397,10 +401,23 @@ class Learner:
             "train/clip_coef": self.clip_coef,
             "train/epochs": float(epochs),
             **self._behaviour(rollout),
+            **self._episodes(),
             "time/timesteps": float(self.timesteps),
             "time/rollout_s": seconds["rollout"],
             "time/update_s": seconds["update"],
             "time/steps_per_s": steps / (seconds["rollout"] + seconds["update"]),
+        }
+
+    def _episodes(self) -> dict[str, float]:
+        """What the episodes that ended in this rollout earned, in the environment's own rewards; {} if none did."""
+        if self._collector is None or not isinstance(self._collector.env, EpisodicEnv):
+            return {}
+        episodes = self._collector.env.take_episodes()
+        if not episodes:
+            return {}
+        return {
+            "train/episode_reward": sum(episode.total_reward for episode in episodes) / len(episodes),
+            "train/episode_steps": sum(episode.length for episode in episodes) / len(episodes),
         }
 
     def _behaviour(self, rollout: Rollout) -> dict[str, float]:

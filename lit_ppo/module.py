@@ -16,14 +16,16 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS
+from lit_ppo.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
+from lit_ppo.policy import ObservationPolicy
 from lit_ppo.precision import SkippedSteps
 from lit_ppo.recipe import (
     NETWORK,
+    Batch,
     Policy,
     Recipe,
-    Source,
     build_optimizer,
     build_policy,
     differences,
@@ -31,7 +33,7 @@ from lit_ppo.recipe import (
     policy_inputs,
 )
 from lit_ppo.seeding import derive_seed
-from lit_ppo.types import MarketTensors, TrainedFold
+from lit_ppo.types import GymnasiumTask, MarketTensors, TrainedFold
 
 
 class LitPPO(pl.LightningModule):
@@ -103,11 +105,11 @@ class LitPPO(pl.LightningModule):
 
     # Building
 
-    def build(self, source: Source) -> Policy:
+    def build(self, source: Batch) -> Policy:
         """Build the policy for a source of experience, once.
 
         Args:
-            source: train bars or a vector environment: what a train batch is.
+            source: train bars, a gymnasium task or a vector environment: what a train batch is.
         """
         if self.policy is None:
             self._inputs = policy_inputs(experience(self.recipe, source, self.seed))
@@ -202,18 +204,24 @@ class LitPPO(pl.LightningModule):
         assert self.policy is not None
         return evaluate(self.policy, market, self.recipe.account_features)
 
-    def validation_step(self, batch: MarketTensors, batch_idx: int) -> None:
-        self.validation = self._report("validation", self.evaluate(batch))
+    def _evaluated(self, batch: MarketTensors | GymnasiumTask) -> Evaluation | EpisodeEvaluation:
+        if isinstance(batch, MarketTensors):
+            return self.evaluate(batch)
+        assert isinstance(self.policy, ObservationPolicy)
+        return evaluate_episodes(self.policy, batch, self.seed)
 
-    def test_step(self, batch: MarketTensors, batch_idx: int) -> None:
-        self._report("test", self.evaluate(batch))
+    def validation_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
+        self.validation = self._report("validation", self._evaluated(batch))
+
+    def test_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
+        self._report("test", self._evaluated(batch))
 
     def predict_step(self, batch: MarketTensors, batch_idx: int) -> dict[str, Tensor]:
         """Decisions: open time of each bar (nanoseconds since 1970 UTC) and the position decided at its close."""
         evaluation = self.evaluate(batch)
         return {"time": torch.from_numpy(evaluation.ledger.time), "position": torch.from_numpy(evaluation.positions)}
 
-    def _report(self, stage: str, evaluation: Evaluation) -> dict[str, float]:
+    def _report(self, stage: str, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, float]:
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
         metrics[f"{stage}/score"] = evaluation.score
         if self.trainer.state.fn == TrainerFn.FITTING:

@@ -410,6 +410,8 @@ class ObservationPolicy(nn.Module):
     """
 
     positions: Tensor
+    observation_mean: Tensor
+    observation_variance: Tensor
 
     def __init__(
         self,
@@ -440,6 +442,9 @@ class ObservationPolicy(nn.Module):
         self.hold_column, self.recurrent = hold_column, recurrent
         grid = [float(position) for position in positions]
         self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
+        # Of the environment's raw observations when these weights were trained: a checkpoint evaluates with them.
+        self.register_buffer("observation_mean", torch.zeros(observation_size, dtype=torch.float64))
+        self.register_buffer("observation_variance", torch.ones(observation_size, dtype=torch.float64))
         self.flat_index = grid.index(0.0) if hold_column is not None else 0
         self.encoder = RecurrentEncoder(observation_size, hidden_size, num_layers, shared_encoder, init, generator)
         outputs = num_actions if num_actions is not None else action_size
@@ -453,6 +458,11 @@ class ObservationPolicy(nn.Module):
                     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         self.log_std = nn.Parameter(torch.zeros(action_size)) if action_size else None
         self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias))) if hold_column is not None else None
+
+    def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Keep the statistics [D] with which the environment normalises what the policy sees."""
+        self.observation_mean.copy_(mean)
+        self.observation_variance.copy_(variance)
 
     def initial_state(self, num_sequences: int) -> PolicyState:
         return self.encoder.initial_state(num_sequences)

@@ -12,16 +12,18 @@ from typing import Any, Literal
 
 import torch
 
+from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.initialisation import InitScheme
 from lit_ppo.learner import PPOConfig
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.seeding import make_generator
-from lit_ppo.types import MarketTensors
+from lit_ppo.types import GymnasiumTask, MarketTensors
 
 Policy = MarketPolicy | ObservationPolicy
 Source = MarketTensors | VectorEnv
+Batch = Source | GymnasiumTask  # what a train batch is
 
 
 @dataclass
@@ -98,13 +100,24 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], names: Sequence
     ]
 
 
-def experience(recipe: Recipe, market: Source, seed: int, rank: int = 0) -> Source:
-    """Return what `Learner.attach` wants: the bars (account at the heads), or the market as an environment."""
-    if not isinstance(market, MarketTensors) or recipe.account_at == "heads":
-        return market
-    generator = make_generator(seed, rank, "environment", market.features.device)
+def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source:
+    """Return what `Learner.attach` wants: the bars (account at the heads), or the environment that the batch describes.
+
+    Raises:
+        ValueError: a gymnasium environment with the account at the heads.
+    """
+    if isinstance(batch, GymnasiumTask):
+        if recipe.account_at != "encoder":
+            raise ValueError(
+                f"{batch.env_id} is no market: set model.account_at: encoder and model.estimator: sampled, "
+                f"got {recipe.account_at} and {recipe.estimator}"
+            )
+        return environment_of(batch, recipe.num_envs, seed=seed, rank=rank, gamma=recipe.gamma)
+    if not isinstance(batch, MarketTensors) or recipe.account_at == "heads":
+        return batch
+    generator = make_generator(seed, rank, "environment", batch.features.device)
     return MarketEnv(
-        market,
+        batch,
         recipe.positions,
         recipe.num_envs,
         generator=generator,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,3 +133,33 @@ class FoldData:
     train: MarketTensors
     validation: MarketTensors
     scaler: dict[str, list[float]]  # {"mean": [F], "std": [F]}, fitted on train, kept in the checkpoint
+
+
+@dataclass(frozen=True)
+class GymnasiumTask:
+    """A gymnasium environment to learn in, in the place of bars, by its name.
+
+    Attributes:
+        env_id: as `gymnasium.make` takes it, such as "CartPole-v1".
+        mask_observations: columns of the flat observation that the agent does not see.
+        normalise_observations, normalise_rewards: by running statistics of the training episodes.
+        rescale_actions: continuous actions in [-1, 1] span the action space; otherwise they are in its own units.
+        env_arguments: for `gymnasium.make`.
+        role: what the episodes are for; each role has episodes of its own.
+        num_episodes: of an evaluation.
+        device: of the tensors.
+    """
+
+    env_id: str
+    mask_observations: tuple[int, ...] = ()
+    normalise_observations: bool = True
+    normalise_rewards: bool = True
+    rescale_actions: bool = True
+    env_arguments: Mapping[str, Any] = field(default_factory=dict)
+    role: Literal["train", "validation", "test"] = "train"
+    num_episodes: int = 0
+    device: str = "cpu"
+
+    def to(self, device: torch.device | str) -> GymnasiumTask:
+        """Return the same task with its tensors on another device."""
+        return replace(self, device=str(device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,16 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ppo.envs.gymnasium_state import environment_state, restore_environment
-from lit_ppo.envs.protocol import Transition
+from lit_ppo.envs.protocol import Episode, Transition
 from lit_ppo.envs.running_moments import RewardNormaliser, RunningMoments
 from lit_ppo.seeding import derive_seed
-
-
-class Episode(NamedTuple):
-    """One finished episode: sum of the environment's own rewards, and steps."""
-
-    total_reward: float
-    length: int
+from lit_ppo.types import GymnasiumTask
 
 
 def make_environments(env_id: str, num_envs: int, **env_arguments: Any) -> SyncVectorEnv:
@@ -38,10 +32,35 @@ def make_environments(env_id: str, num_envs: int, **env_arguments: Any) -> SyncV
     return envs
 
 
+def environment_of(
+    task: GymnasiumTask, num_envs: int, *, seed: int, rank: int = 0, gamma: float = 0.99
+) -> GymnasiumVectorEnv:
+    """Return `num_envs` environments of a task; the other arguments are those of `GymnasiumVectorEnv`.
+
+    Raises:
+        ValueError: there is no such environment, or it cannot be adapted.
+    """
+    try:
+        envs = make_environments(task.env_id, num_envs, **task.env_arguments)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ValueError(f"data.env_id {task.env_id!r} cannot be made: {error}") from error
+    return GymnasiumVectorEnv(
+        envs,
+        seed=seed,
+        rank=rank,
+        mask_observations=task.mask_observations,
+        normalise_observations=task.normalise_observations,
+        normalise_rewards=task.normalise_rewards,
+        gamma=gamma,
+        rescale_actions=task.rescale_actions,
+        device=task.device,
+    )
+
+
 class GymnasiumVectorEnv:
     """B gymnasium environments, with the normalisation of observations and rewards that PPO needs on them.
 
-    Statistics are learnt while `training` is True; otherwise (see `evaluation_copy`) they are frozen and rewards are
+    Statistics are learnt while `training` is True; otherwise (see `freeze`) they are frozen and rewards are
     the environment's own. The rollout stores the normalised observations, so the update sees what the policy saw.
 
     Args:
@@ -199,23 +218,17 @@ class GymnasiumVectorEnv:
         episodes, self._episodes = self._episodes, []
         return episodes
 
-    def evaluation_copy(self, envs: SyncVectorEnv, *, seed: int) -> GymnasiumVectorEnv:
-        """Return an adapter of other environments with a frozen copy of these statistics and the raw rewards."""
-        copied = GymnasiumVectorEnv(
-            envs,
-            seed=seed,
-            rank=self.rank,
-            mask_observations=self.mask_observations,
-            normalise_observations=self._moments is not None,
-            normalise_rewards=False,
-            gamma=self.gamma,
-            rescale_actions=self.rescale_actions,
-            device=self.device,
-        )
-        if self._moments is not None and copied._moments is not None:
-            copied._moments.load_state_dict(self._moments.state_dict())
-        copied.training = False
-        return copied
+    @property
+    def observation_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance [D] float64 of the observations seen so far; 0 and 1 where they are not normalised."""
+        moments = self._moments or RunningMoments(self.observation_size)
+        return torch.tensor(moments.mean), torch.tensor(moments.variance)
+
+    def freeze(self, mean: Tensor, variance: Tensor) -> None:
+        """Evaluate from now on: normalise with these `observation_statistics`, learn none, give raw rewards."""
+        self.training = False
+        if self._moments is not None:
+            self._moments.freeze(mean.cpu().numpy(), variance.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
         """Return statistics, running episodes, and every environment with its generator.

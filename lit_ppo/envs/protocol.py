@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -60,4 +60,25 @@ class VectorEnv(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state` as if never interrupted."""
+        ...
+
+
+class Episode(NamedTuple):
+    """One finished episode: sum of the environment's own rewards, and steps."""
+
+    total_reward: float
+    length: int
+
+
+@runtime_checkable
+class EpisodicEnv(Protocol):
+    """What a vector environment offers besides when its episodes count and it normalises what the policy sees."""
+
+    @property
+    def observation_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance [D] of the observations so far, with which the next ones are normalised."""
+        ...
+
+    def take_episodes(self) -> list[Episode]:
+        """Return the episodes finished since the last call."""
         ...

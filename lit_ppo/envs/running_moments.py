@@ -49,6 +49,10 @@ class RunningMoments:
         """[B, D] in standard deviations from the mean, within +-`clip`."""
         return np.clip((batch - self.mean) / self.scale, -clip, clip)
 
+    def freeze(self, mean: FloatArray, variance: FloatArray) -> None:
+        """Take statistics [D] that were learnt elsewhere, to normalise with."""
+        self.count, self.mean, self.squares = 1, mean.copy(), variance.copy()
+
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "mean": torch.tensor(self.mean), "squares": torch.tensor(self.squares)}
 

@@ -1,0 +1,112 @@
+"""A gymnasium environment in the place of bars: proof that the learner has memory, on tasks that others use too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from lit_ppo.types import GymnasiumTask
+
+
+class OneTask:
+    """A data loader of one task."""
+
+    def __init__(self, task: GymnasiumTask) -> None:
+        self.task = task
+
+    def __iter__(self) -> Iterator[GymnasiumTask]:
+        yield self.task
+
+    def __len__(self) -> int:
+        return 1
+
+
+class GymnasiumDataModule(pl.LightningDataModule):
+    """Names an environment; the learner makes `model.num_envs` of it, an evaluation one for each episode.
+
+    Args:
+        env_id: as `gymnasium.make` takes it; observations must be a Box, actions Discrete or a Box.
+        mask_observations: columns of the flat observation that the agent does not see, such as velocities: without
+            them it has to remember.
+        normalise_observations: by running mean and standard deviation; frozen in an evaluation.
+        normalise_rewards: by the running standard deviation of the discounted return, for the learner only.
+        rescale_actions: continuous actions in [-1, 1] span the action space; otherwise they are in its own units.
+        validation_episodes, test_episodes: greedy episodes of an evaluation.
+        env_arguments: further arguments of `gymnasium.make`.
+
+    Raises:
+        ValueError: an evaluation without episodes.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        mask_observations: list[int] | None = None,
+        normalise_observations: bool = True,
+        normalise_rewards: bool = True,
+        rescale_actions: bool = True,
+        validation_episodes: int = 20,
+        test_episodes: int = 100,
+        env_arguments: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, count in (("validation_episodes", validation_episodes), ("test_episodes", test_episodes)):
+            if count < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {count}")
+        self.task = GymnasiumTask(
+            env_id,
+            tuple(mask_observations or ()),
+            normalise_observations,
+            normalise_rewards,
+            rescale_actions,
+            env_arguments or {},
+        )
+        self.validation_episodes, self.test_episodes = validation_episodes, test_episodes
+
+    def train_dataloader(self) -> OneTask:
+        return OneTask(self.task)
+
+    def val_dataloader(self) -> OneTask:
+        return OneTask(replace(self.task, role="validation", num_episodes=self.validation_episodes))
+
+    def test_dataloader(self) -> OneTask:
+        return OneTask(replace(self.task, role="test", num_episodes=self.test_episodes))
+
+    def predict_dataloader(self) -> OneTask:
+        raise ValueError(f"`predict` writes decisions on bars, and {self.task.env_id} has none; `test` plays episodes")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the policy was trained in."""
+        task = self.task
+        return {
+            "env_id": task.env_id,
+            "mask_observations": list(task.mask_observations),
+            "normalise_observations": task.normalise_observations,
+            "normalise_rewards": task.normalise_rewards,
+            "rescale_actions": task.rescale_actions,
+            "env_arguments": dict(task.env_arguments),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the environment is the checkpoint's.
+
+        Raises:
+            ValueError: it is another one; lists what differs.
+        """
+        now = self.state_dict()
+        changed = [
+            f"data.{name} was {state_dict[name]!r} and is {now[name]!r}"
+            for name in now
+            if now[name] != state_dict[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"The checkpoint was made in another environment: {'; '.join(changed)}. Restore it, or start a new run"
+            )
