@@ -83,6 +83,11 @@ class LitPPOCLI(LightningCLI):
             parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
             parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
             parser.add_argument(
+                "--allow-mismatch",
+                action="store_true",
+                help="resume although settings, data or code have changed; run.json lists what did",
+            )
+            parser.add_argument(
                 "--warm_start", type=bool, default=False, help="start each fold from the chosen weights before it"
             )
         else:

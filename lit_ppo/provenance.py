@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -44,6 +46,22 @@ def code_state(directory: Path | None = None) -> dict[str, Any]:
     if commit is None or changes is None:
         return unknown
     return {"commit": commit, "dirty": bool(changes)}
+
+
+@functools.cache
+def source_sha256(root: Path | None = None) -> str:
+    """SHA-256 of every Python file of lit-ppo's packages, names included: the code, committed or not.
+
+    Once for each process: an edit while it runs does not change the code it has loaded.
+    """
+    root = root or Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for package in ("lit_ppo", "datamodules", "callbacks"):
+        for path in sorted((root / package).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def _git(directory: Path, *arguments: str) -> str | None:

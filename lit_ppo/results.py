@@ -28,7 +28,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from lit_ppo.accounting import Ledger, Trades
-from lit_ppo.atomic import atomic_write
+from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, remove_temporaries
 from lit_ppo.files import FoldCsv, check_name, json_bytes, shown_path, text_cell, utc_cells
 from lit_ppo.provenance import code_state, machine, package_versions
 
@@ -129,7 +129,7 @@ class RunFolder:
         self.path = Path(root).resolve() / str(number)
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise ValueError(f"{self.path} is a link or a file, but a run needs a folder there. Move it away")
-        probe = self.path / f".write-test-{uuid.uuid4().hex}"
+        probe = self.path / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe.touch()
@@ -145,6 +145,8 @@ class RunFolder:
     def begin(self, *, resume: bool = False, overwrite: bool = False) -> bool:
         """Decide what happens to a run that is there already. Returns whether there is one to resume.
 
+        Only for the owner of the folder (`RunLock`): what a killed run left half written is removed.
+
         Raises:
             ValueError: both were asked for.
             FileExistsError: there is a run and neither was asked for.
@@ -157,6 +159,7 @@ class RunFolder:
                 f"{self.path} holds a run already. Continue it with --resume, delete it with --overwrite, or choose "
                 "another --seed or --results directory"
             )
+        remove_temporaries(self.path)
         if present and overwrite:
             for name in _RUN_FILES:
                 (self.path / name).unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -12,15 +14,13 @@ import yaml
 from lit_ppo.files import shown_path
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.oracles import solve
+from lit_ppo.provenance import source_sha256
 from lit_ppo.report import write_report
+from lit_ppo.resume_check import changes
 from lit_ppo.results import RunFolder, load_run, run_record
 from lit_ppo.run_lock import RunLock
 from lit_ppo.summary import print_summary
 from lit_ppo.walk_forward import WalkForward
-
-# What may differ between a run and its resume: where it is shown and stored, and how far it goes.
-FREE_KEYS: tuple[str, ...] = ("results", "data.fold", "data.fold_limit", "data.cache", "data.cache_dir")
-FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir")
 
 
 def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
@@ -39,8 +39,8 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
     with RunLock(folder.path):
         text = _stored(cli.config_text())
         if folder.begin(resume=config["resume"], overwrite=config["overwrite"]):
-            _refuse_changes(folder, text, data.fingerprint())
-            folder.update_run(status="running")
+            if _go_on(cli, folder, text, command):
+                return
         else:
             folder.write_config(text)
             folder.write_run(_record(cli, command))
@@ -73,7 +73,8 @@ def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
 def _record(cli: LitPPOCLI, command: Sequence[str]) -> dict[str, Any]:
     data = cli.datamodule
     card = {"path": data.path, "sha256": data.bars.sha256, "bars_per_year": data.bars.bars_per_year}
-    more: dict[str, Any] = {"device": cli.config["trainer"]["accelerator"], "threads": torch.get_num_threads()}
+    more: dict[str, Any] = {"source_sha256": source_sha256()}
+    more |= {"device": cli.config["trainer"]["accelerator"], "threads": torch.get_num_threads()}
     if data.synthetic is not None:
         more["oracle"] = oracle_record(data.synthetic)
     return run_record(
@@ -96,40 +97,37 @@ def oracle_record(market: Any) -> dict[str, Any]:
 def _stored(text: str) -> str:
     """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
     config = yaml.safe_load(text)
-    for key in ("resume", "overwrite"):
+    for key in ("resume", "overwrite", "allow_mismatch"):
         config.pop(key, None)
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def _refuse_changes(folder: RunFolder, text: str, fingerprint: Mapping[str, Any]) -> None:
-    """A resume with other settings or data would be neither the old run nor a new one."""
-    then, now = (_flat(yaml.safe_load(part) or {}) for part in ((folder.path / "config.yaml").read_text(), text))
+def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str]) -> bool:
+    """Check that a resume is of the same run, and note in run.json what is not quite the same.
+
+    Returns whether the run is finished: then there is nothing to do, and nothing is written.
+
+    Raises:
+        UsageError: settings, data or code differ, and `--allow-mismatch` was not given.
+    """
     before = folder.read_run()
-    then |= _flat({"data bars": {name: before["data"].get(name) for name in fingerprint}})
-    now |= _flat({"data bars": dict(fingerprint)})
-    changed = [
-        f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in FREE_KEYS
-    ]
-    if changed:
+    then, now = (yaml.safe_load(part) or {} for part in ((folder.path / "config.yaml").read_text(), text))
+    found = changes(then, now, before, _record(cli, command))
+    if found.refused and not cli.config["allow_mismatch"]:
         raise UsageError(
-            f"--resume: {folder.path} was made with other settings: {'; '.join(changed)}. Restore them, or start a new "
-            "run with --overwrite or another --results directory"
+            f"--resume: {folder.path} was made with other settings: {'; '.join(found.refused)}. Restore them, start a "
+            "new run with --overwrite or another --results directory, or mix the two on purpose with --allow-mismatch"
         )
-    commit = run_record(seed=0, data={}, command=[])["commit"]
-    if before.get("commit") != commit:
-        warnings.warn(
-            f"{folder.path} was begun at commit {before.get('commit')}, this is {commit}: its folds are not all made "
-            "by the same code",
-            stacklevel=2,
-        )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    report = folder.path / "report.html"
+    if before["status"] == "done" and report.is_file() and all(folder.is_done(f.index) for f in cli.datamodule.folds):
+        print(f"{shown_path(folder.path)} is finished, nothing was changed; report: {shown_path(report)}")
+        return True
+    for label, entries in (("mixes two runs", found.refused), ("is not bit-identical", found.inexact)):
+        if entries:
+            warnings.warn(f"The resumed run {label} ({'; '.join(entries)}); run.json says so", stacklevel=2)
+    notes = {}
+    if found.refused or found.inexact:
+        note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
+        notes = {"changed_at_resume": [*before.get("changed_at_resume", []), note]}
+    folder.update_run(status="running", **notes)
+    return False
