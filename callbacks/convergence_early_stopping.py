@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 
@@ -14,9 +15,10 @@ class ConvergenceEarlyStopping(pl.Callback):
 
         s_k = smoothing * s_{k-1} + (1 - smoothing) * score_k,    s_1 = score_1
 
-    Reads the monitored metric after each validation; writes `trainer.should_stop` and `pl_module.stop_reason`. Ends one
-    fold's training, never the walk-forward; which weights are kept is `ValidationSelection`'s affair. Smoothing,
-    best score, waiting time and history are part of the checkpoint.
+    Reads the monitored metric after each validation; writes `trainer.should_stop`, `pl_module.stop_reason` and
+    `pl_module.optimisations["convergence_early_stopping"]`. Ends one fold's training, never the walk-forward, and then
+    puts the weights with the best (unsmoothed) score back, unless a selecting callback has chosen already. Smoothing,
+    best score, waiting time, history and best weights are part of the checkpoint.
 
     Args:
         patience: validations without an improvement.
@@ -28,6 +30,8 @@ class ConvergenceEarlyStopping(pl.Callback):
     Raises:
         ValueError: a value out of its range.
     """
+
+    optimisation = "convergence_early_stopping"
 
     def __init__(
         self,
@@ -47,11 +51,16 @@ class ConvergenceEarlyStopping(pl.Callback):
         self.best = -math.inf
         self.wait = 0
         self.history: list[float] = []  # smoothed scores
+        self.best_raw, self.best_timesteps = -math.inf, 0
+        self.weights: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(trainer.callback_metrics[self.monitor])
+        if score >= self.best_raw:
+            self.best_raw, self.best_timesteps = score, pl_module.timesteps
+            self.weights = {name: value.detach().clone() for name, value in pl_module.policy.state_dict().items()}
         if self.history:
             score = self.smoothing * self.history[-1] + (1 - self.smoothing) * score
         self.history.append(score)
@@ -66,9 +75,25 @@ class ConvergenceEarlyStopping(pl.Callback):
                 f"{self.wait} validations"
             )
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        stopped = pl_module.stop_reason.startswith("early stopping")
+        if stopped and self.weights and not pl_module.selection:
+            pl_module.policy.load_state_dict(self.weights)
+            pl_module.selection = {"score": self.best_raw, "timesteps": self.best_timesteps}
+        pl_module.optimisations[self.optimisation] = {
+            "did": pl_module.stop_reason or "never stopped",
+            "stopped": stopped,
+            "timesteps_saved": max(pl_module.total_timesteps - pl_module.timesteps, 0),
+            "history": list(self.history),
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "wait": self.wait, "history": list(self.history)}
+        return {"history": list(self.history), **{name: getattr(self, name) for name in _STATE}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.wait = state_dict["best"], state_dict["wait"]
-        self.history = list(state_dict["history"])
+        for name in _STATE:
+            setattr(self, name, state_dict[name])
+        self.history, self.weights = list(state_dict["history"]), dict(state_dict["weights"])
+
+
+_STATE = ("best", "wait", "best_raw", "best_timesteps", "weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -334,6 +334,20 @@ class WalkForwardDataModule(pl.LightningDataModule):
         mean, std = (np.array(state_dict["scaler"][name]) for name in ("mean", "std"))
         self._scalers[self.fold] = Scaler(mean, std, state_dict["reward_scale"])
         self._served = None
+
+    def use_scaler(self, index: int, scaler: Mapping[str, list[float]]) -> None:
+        """Scale fold `index` with the mean and deviation of an earlier fold; its reward scale stays its own.
+
+        Raises:
+            ValueError: a scaler of another number of features.
+        """
+        own = self._scaler(self._fold(index))
+        mean, std = (np.array(scaler[name]) for name in ("mean", "std"))
+        if mean.shape != own.mean.shape:
+            raise ValueError(f"The scaler is of {len(mean)} features, and the data has {len(own.mean)}")
+        self._scalers[index] = Scaler(mean, std, own.reward_scale)
+        if index == self.fold:
+            self._served = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What the tensors of a fold depend on: the bars' content, features and their code, sizes, fills and costs."""
