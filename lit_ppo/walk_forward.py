@@ -1,6 +1,7 @@
 """All folds of a walk-forward: train, choose on validation, read test once, write it down, go on.
 
     for each fold:  fit (the Lightning shell) -> chosen weights -> selected.ckpt
+                    (of several candidates: the best one's, see lit_ppo.candidates)
                     -> test, once -> out_of_sample.csv, trades.csv -> ledger folds.json
 
 The datamodule comes as an argument. A fold counts when the ledger says "done"; a resumed run goes on after the last
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -23,9 +24,11 @@ import numpy as np
 
 from lit_ppo import interrupts
 from lit_ppo.accounting import trades
+from lit_ppo.candidates import Trained, best, candidate_path, keep_files
 from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.module import LitPPO
+from lit_ppo.recipe import Policy
 from lit_ppo.report_bars import FillTable, write_fills
 from lit_ppo.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
@@ -56,21 +59,25 @@ class WalkForward:
 
     Attributes:
         datamodule: a set-up LightningDataModule that is also `Folds`.
-        make_module: a fresh module, given its seed.
+        make_module: a fresh module, given its seed and the `model.*` keys that differ from the run's.
         make_trainer: a fresh trainer with fresh callbacks, given the fold's folder.
         folder: where the run is written.
         seed: of the run; every fold's own seed derives from it.
         warm_start: start a fold from the chosen weights of the one before, instead of from scratch.
         say: prints one line.
+        overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
+        side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
     """
 
     datamodule: Any
-    make_module: Callable[[int], LitPPO]
+    make_module: Callable[[int, Mapping[str, Any]], LitPPO]
     make_trainer: Callable[[Path], pl.Trainer]
     folder: RunFolder
     seed: int
     warm_start: bool = False
     say: Callable[[str], None] = print
+    overlays: Sequence[Mapping[str, Any]] = ({},)
+    side_by_side: Callable[[int, Sequence[int]], None] | None = None
 
     def __post_init__(self) -> None:
         if self.warm_start:
@@ -115,9 +122,27 @@ class WalkForward:
             data = self.datamodule.fold_data(fold.index)
         record = FoldRecord(fold.index, bars=_ranges(fold))
         self.folder.record_fold(record)
-        module = self.make_module(derive_seed(self.seed, 0, f"fold {fold.index}"))
-        module.fold = (fold.index, len(self.datamodule.folds))
-        module.build(data.train)
+        if len(self.overlays) == 1:
+            module, chosen = self._train(fold, data, directory, record, watch)
+        else:
+            module, chosen = self._choose(fold, data, directory, record, watch)
+        interrupts.raise_if_requested()
+        with watch.stage("test"):
+            market = self.datamodule.test_segment(fold.index)
+            # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
+            tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
+            self._write_test(fold.index, directory, market, tested)
+        record.status = "done"
+        record.seconds = watch.reset()
+        record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
+        self.folder.record_fold(record)
+        return record
+
+    def _train(
+        self, fold: Fold, data: FoldData, directory: Path, record: FoldRecord, watch: Stopwatch, number: int = 0
+    ) -> tuple[LitPPO, Evaluation]:
+        """Train one candidate into `directory`; fills `record` and returns it with its validation."""
+        module = self._new_module(fold, data, number)
         if self.warm_start and fold.index > 0:
             record.details["warm_start"] = self._start_from_previous(module, fold)
         with watch.stage("fit"):
@@ -125,23 +150,72 @@ class WalkForward:
         with watch.stage("checkpoint"):
             trainer.save_checkpoint(directory / SELECTED, weights_only=True)
             CheckpointStore(directory).clean()
-        assert module.policy is not None
         with watch.stage("validation"):
-            chosen = evaluate(module.policy, data.validation, module.recipe.account_features)
-        interrupts.raise_if_requested()
-        with watch.stage("test"):
-            market = self.datamodule.test_segment(fold.index)
-            # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
-            tested = evaluate(module.policy, market, module.recipe.account_features, close_at_end=True)
-            self._write_test(fold.index, directory, market, tested)
-        record.status = "done"
+            chosen = evaluate(_policy(module), data.validation, module.recipe.account_features)
         record.timesteps = module.timesteps
         record.stop_reason = module.stop_reason or "budget"
-        record.seconds = watch.reset()
-        record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
         record.details["selected"] = module.selection or {"timesteps": module.timesteps, "score": chosen.score}
-        self.folder.record_fold(record)
-        return record
+        return module, chosen
+
+    def _new_module(self, fold: Fold, data: FoldData, number: int) -> LitPPO:
+        # The first candidate is what the fold trains when there is no choice.
+        purpose = f"fold {fold.index}" + (f" candidate {number}" if number else "")
+        module = self.make_module(derive_seed(self.seed, 0, purpose), self.overlays[number])
+        module.fold = (fold.index, len(self.datamodule.folds))
+        module.build(data.train)
+        return module
+
+    def train_candidate(self, index: int, number: int) -> Trained:
+        """Train candidate `number` of fold `index`, or go on with it; its test bars are not read.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+        """
+        directory = candidate_path(self.folder.fold_path(index), number)
+        trained = Trained.read(directory)
+        if trained is None:
+            interrupts.raise_if_requested()
+            self.datamodule.fold = index
+            fold, data = self.datamodule.folds[index], self.datamodule.fold_data(index)
+            record, watch = FoldRecord(index), Stopwatch()
+            _, chosen = self._train(fold, data, directory, record, watch, number)
+            trained = Trained(
+                number=number,
+                overlay=dict(self.overlays[number]),
+                score=chosen.score,
+                timesteps=record.timesteps,
+                seconds=sum(watch.reset().values()),
+                stop_reason=record.stop_reason,
+                details=record.details,
+                time=chosen.ledger.time.tolist(),
+                net_returns=chosen.ledger.net_return.tolist(),
+            )
+            trained.write(directory)
+        return trained
+
+    def _choose(
+        self, fold: Fold, data: FoldData, directory: Path, record: FoldRecord, watch: Stopwatch
+    ) -> tuple[LitPPO, Evaluation]:
+        """Train every candidate, keep the best by validation; fills `record` and returns it with its validation."""
+        numbers = range(len(self.overlays))
+        with watch.stage("candidates"):
+            if self.side_by_side is not None:
+                self.side_by_side(fold.index, numbers)
+            every = [self.train_candidate(fold.index, number) for number in numbers]
+        winner = best(every)
+        source = candidate_path(directory, winner.number)
+        state = CheckpointStore(source).load(SELECTED)
+        CheckpointStore(directory).save(state, SELECTED)
+        keep_files(source, directory)
+        module = self._new_module(fold, data, winner.number)
+        _policy(module).load_state_dict({name.removeprefix("policy."): x for name, x in state["state_dict"].items()})
+        record.trials = len(every)
+        record.timesteps = sum(one.timesteps for one in every)
+        record.stop_reason = winner.stop_reason
+        record.details |= winner.details
+        record.details |= {"candidate": winner.number, "candidates": [one.summary() for one in every]}
+        with watch.stage("validation"):
+            return module, evaluate(_policy(module), data.validation, module.recipe.account_features)
 
     def _fit(self, module: LitPPO, directory: Path) -> pl.Trainer:
         trainer = self.make_trainer(directory)
@@ -176,6 +250,11 @@ def _line(record: FoldRecord) -> str:
         f"fold {record.index:3d}  {record.timesteps:,} bars  validation {_number(scores['validation/score'])}  "
         f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
     )
+
+
+def _policy(module: LitPPO) -> Policy:
+    assert module.policy is not None
+    return module.policy
 
 
 def _ranges(fold: Fold) -> dict[str, list[int]]:
