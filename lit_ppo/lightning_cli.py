@@ -107,10 +107,10 @@ class LitPPOCLI(LightningCLI):
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self.config_init["data"]
 
-    def make_module(self, seed: int | None = None) -> LitPPO:
-        """Return a fresh module; `seed` overrides the configured one."""
+    def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
+        """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
         recipe = self.config["model"].as_dict()
-        return LitPPO(**{**recipe, "seed": recipe["seed"] if seed is None else seed})
+        return LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
 
     def make_trainer(self, directory: Path) -> pl.Trainer:
         """Return a fresh trainer with fresh callbacks, that writes into `directory`."""
