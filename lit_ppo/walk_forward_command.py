@@ -16,8 +16,8 @@ from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.oracles import solve
 from lit_ppo.provenance import source_sha256
 from lit_ppo.report import write_report
-from lit_ppo.resume_check import changes
 from lit_ppo.results import RunFolder, load_run, run_record
+from lit_ppo.resume_check import changes
 from lit_ppo.run_lock import RunLock
 from lit_ppo.summary import print_summary
 from lit_ppo.walk_forward import WalkForward
