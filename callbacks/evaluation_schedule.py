@@ -90,9 +90,13 @@ class EvaluationSchedule(pl.Callback):
             "did": f"{self.validations} validations, {self.skipped} left out",
             "validations": self.validations,
             "skipped": self.skipped,
-            "cost_seconds": self.seconds,
+            "validation_seconds": self.seconds,
             "seconds_saved": self.skipped * self.seconds / max(self.validations, 1),
         }
+
+    def withdraw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Validate after every iteration again: the callback has failed and is left out."""
+        trainer.check_val_every_n_epoch = 1
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _STATE}

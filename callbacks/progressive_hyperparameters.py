@@ -94,6 +94,11 @@ class ProgressiveHyperparameters(pl.Callback):
             "seconds_saved": self.seconds_saved,
         }
 
+    def withdraw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Give the coefficients their configured values back: the callback has failed and is left out."""
+        for name in ("learning_rate", "final_learning_rate", "ent_coef", "clip_coef", "update_epochs"):
+            setattr(pl_module.learner, name, getattr(pl_module.recipe, name))
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "entered": dict(self.entered),

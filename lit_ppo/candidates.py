@@ -125,8 +125,8 @@ def best(trained: Sequence[Trained]) -> Trained:
 
 
 def keep_files(candidate: Path, fold_directory: Path) -> None:
-    """Bring the curves of the chosen candidate to where a fold's curves are looked for."""
-    for name in ("metrics.jsonl", "timing.jsonl"):
+    """Bring the chosen candidate's curves, and what a warm start takes, to where a fold's are looked for."""
+    for name in ("metrics.jsonl", "timing.jsonl", "warm_start.ckpt"):
         if (candidate / name).is_file():
             shutil.copyfile(candidate / name, fold_directory / name)
 

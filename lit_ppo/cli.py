@@ -1,7 +1,8 @@
 """The command line: the one place that knows all three packages.
 
 Light commands (`data`, `report`, `compare`, `cache`, `--version`) are dispatched before torch or Lightning is imported.
-Exit codes: 0 done, 1 the run failed, 2 bad input or usage (a message, never a traceback), 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 1 the run failed, 2 bad input or usage (a message, never a traceback), 3 done but an optimisation
+failed and was left out, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -94,9 +95,8 @@ def _train(command: str, rest: list[str]) -> int:
         if command == "walk-forward":
             from lit_ppo.walk_forward_command import walk_forward
 
-            walk_forward(cli, ["walk-forward", *rest])
-        else:
-            run_on_one_fold(cli)
+            return walk_forward(cli, ["walk-forward", *rest])
+        run_on_one_fold(cli)
     except interrupts.Interrupted as stopped:
         print(f"lit-ppo {command}: {stopped}", file=sys.stderr)
         return stopped.exit_code

@@ -24,6 +24,8 @@ from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
 from lit_ppo.files import utc_cells
 from lit_ppo.interrupts import StopOnSignal
 from lit_ppo.module import LitPPO
+from lit_ppo.money import MoneySettings
+from lit_ppo.optimisation_guard import guard, is_strict
 
 SELECTED = "selected.ckpt"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -88,7 +90,13 @@ class LitPPOCLI(LightningCLI):
                 help="resume although settings, data or code have changed; run.json lists what did",
             )
             parser.add_argument(
-                "--warm_start", type=bool, default=False, help="start each fold from the chosen weights before it"
+                "--strict",
+                type=bool | None,
+                default=None,
+                help="an optimisation that fails ends the run; default: only where the environment says CI",
+            )
+            parser.add_argument(
+                "--money", type=MoneySettings | None, default=None, help="also trade the test decisions in lots: money.csv"
             )
         else:
             parser.add_argument(
@@ -117,6 +125,8 @@ class LitPPOCLI(LightningCLI):
         config = copy.deepcopy(self.config_init["trainer"].as_dict())
         callbacks = config["callbacks"] or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
+        if self.command == "walk-forward" and not is_strict(self.config["strict"]):
+            guard(config["callbacks"])
         plugins = config["plugins"] or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         config["default_root_dir"] = str(directory)

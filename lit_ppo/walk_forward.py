@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,12 +27,14 @@ from lit_ppo.candidates import Trained, best, candidate_path, keep_files
 from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.module import LitPPO
+from lit_ppo.money import MoneyBook
+from lit_ppo.optimisation_summary import bars_seen, note_fold, write_summary
 from lit_ppo.recipe import Policy
 from lit_ppo.report_bars import FillTable, write_fills
 from lit_ppo.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
 from lit_ppo.timing import Stopwatch
-from lit_ppo.types import Fold, FoldData, MarketTensors
+from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors, TrainedFold
 
 SELECTED = "selected.ckpt"
 
@@ -43,6 +44,7 @@ class Folds(Protocol):
 
     fold: int
     folds: list[Fold]
+    row_accesses: dict[int, dict[str, BarRange]]
 
     def fold_data(self, index: int) -> FoldData:
         """Train and validation bars of a fold."""
@@ -50,6 +52,10 @@ class Folds(Protocol):
 
     def test_segment(self, index: int) -> MarketTensors:
         """Test bars of a fold, asked for once."""
+        ...
+
+    def get_optimization_info(self) -> dict[str, Any]:
+        """What the preprocessing cache did."""
         ...
 
 
@@ -63,10 +69,10 @@ class WalkForward:
         make_trainer: a fresh trainer with fresh callbacks, given the fold's folder.
         folder: where the run is written.
         seed: of the run; every fold's own seed derives from it.
-        warm_start: start a fold from the chosen weights of the one before, instead of from scratch.
         say: prints one line.
         overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
         side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
+        money: the account in currency that also trades the test decisions; None: there is none.
     """
 
     datamodule: Any
@@ -74,25 +80,10 @@ class WalkForward:
     make_trainer: Callable[[Path], pl.Trainer]
     folder: RunFolder
     seed: int
-    warm_start: bool = False
     say: Callable[[str], None] = print
     overlays: Sequence[Mapping[str, Any]] = ({},)
     side_by_side: Callable[[int, Sequence[int]], None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.warm_start:
-            self._refuse_leaking_warm_start()
-
-    def _refuse_leaking_warm_start(self) -> None:
-        """The weights handed on were chosen on the earlier fold's validation bars, so these must lie in the past."""
-        folds = self.datamodule.folds
-        for source, fold in pairwise(folds):
-            if source.validation.stop > fold.validation.start:
-                raise ValueError(
-                    f"warm_start would choose fold {fold.index}'s first weights by bars up to "
-                    f"{source.validation.stop}, and its validation begins at {fold.validation.start}: raise "
-                    "data.step_size to at least data.validation_size, or leave warm_start off"
-                )
+    money: MoneyBook | None = None
 
     def run(self) -> list[FoldRecord]:
         """Bring every fold to its test result; returns the ledger.
@@ -107,6 +98,7 @@ class WalkForward:
         for count, fold in enumerate(waiting, start=1):
             interrupts.raise_if_requested()
             record = self._run_fold(fold)
+            write_summary(self.folder, len(folds), self.datamodule.get_optimization_info())
             bars_done += record.timesteps
             seconds = time.monotonic() - started
             left = timedelta(seconds=round((len(waiting) - count) * seconds / count))
@@ -132,6 +124,9 @@ class WalkForward:
             # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
             tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
             self._write_test(fold.index, directory, market, tested)
+            if self.money is not None:
+                prices = market.decisions("fill_price").cpu().numpy()
+                record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
         record.status = "done"
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
@@ -143,15 +138,14 @@ class WalkForward:
     ) -> tuple[LitPPO, Evaluation]:
         """Train one candidate into `directory`; fills `record` and returns it with its validation."""
         module = self._new_module(fold, data, number)
-        if self.warm_start and fold.index > 0:
-            record.details["warm_start"] = self._start_from_previous(module, fold)
         with watch.stage("fit"):
             trainer = self._fit(module, directory)
         with watch.stage("checkpoint"):
             trainer.save_checkpoint(directory / SELECTED, weights_only=True)
             CheckpointStore(directory).clean()
         with watch.stage("validation"):
-            chosen = evaluate(_policy(module), data.validation, module.recipe.account_features)
+            chosen = self._validated(module, fold)
+        note_fold(record, module, bars_seen(self.datamodule.row_accesses[fold.index]))
         record.timesteps = module.timesteps
         record.stop_reason = module.stop_reason or "budget"
         record.details["selected"] = module.selection or {"timesteps": module.timesteps, "score": chosen.score}
@@ -162,6 +156,7 @@ class WalkForward:
         purpose = f"fold {fold.index}" + (f" candidate {number}" if number else "")
         module = self.make_module(derive_seed(self.seed, 0, purpose), self.overlays[number])
         module.fold = (fold.index, len(self.datamodule.folds))
+        module.earlier_folds = earlier_folds(self.folder, fold.index)
         module.build(data.train)
         return module
 
@@ -207,6 +202,7 @@ class WalkForward:
         state = CheckpointStore(source).load(SELECTED)
         CheckpointStore(directory).save(state, SELECTED)
         keep_files(source, directory)
+        self.datamodule.load_state_dict(state[type(self.datamodule).__qualname__])  # its scaler
         module = self._new_module(fold, data, winner.number)
         _policy(module).load_state_dict({name.removeprefix("policy."): x for name, x in state["state_dict"].items()})
         record.trials = len(every)
@@ -215,7 +211,12 @@ class WalkForward:
         record.details |= winner.details
         record.details |= {"candidate": winner.number, "candidates": [one.summary() for one in every]}
         with watch.stage("validation"):
-            return module, evaluate(_policy(module), data.validation, module.recipe.account_features)
+            return module, self._validated(module, fold)
+
+    def _validated(self, module: LitPPO, fold: Fold) -> Evaluation:
+        # Asked for anew: a warm start may have brought a scaler of its own.
+        market = self.datamodule.fold_data(fold.index).validation
+        return evaluate(_policy(module), market, module.recipe.account_features)
 
     def _fit(self, module: LitPPO, directory: Path) -> pl.Trainer:
         trainer = self.make_trainer(directory)
@@ -224,17 +225,6 @@ class WalkForward:
         trainer.fit(module, datamodule=self.datamodule, ckpt_path=resume)
         return trainer
 
-    def _start_from_previous(self, module: LitPPO, fold: Fold) -> dict[str, Any]:
-        source = fold.index - 1
-        state = CheckpointStore(self.folder.fold_path(source)).load(SELECTED)["state_dict"]
-        weights = {name.removeprefix("policy."): value for name, value in state.items()}
-        own = module.policy.state_dict()  # type: ignore[union-attr]
-        wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-        if wrong:
-            raise ValueError(f"warm_start: weights of fold {source} do not fit fold {fold.index}: {', '.join(wrong)}")
-        module.policy.load_state_dict(weights)  # type: ignore[union-attr]
-        return {"fold": source}
-
     def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:
         names = ("fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
         arrays = {name: market.decisions(name).cpu().numpy() for name in names}
@@ -242,6 +232,21 @@ class WalkForward:
         write_fills(directory, FillTable(ledger.time, np.full(len(ledger), fold), **arrays))
         self.folder.append_out_of_sample(fold, ledger)
         self.folder.append_trades(fold, trades(ledger, arrays["fill_price"]))
+
+
+def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
+    """The folds before fold `index` that are done, oldest first."""
+    return [
+        TrainedFold(
+            index=record.index,
+            directory=str(folder.fold_path(record.index)),
+            seen=BarRange(*record.details["seen"]),
+            validation_score=record.scores["validation/score"],
+            optimisations=record.details["optimisations"],
+        )
+        for record in folder.folds()
+        if record.status == "done" and record.index < index
+    ]
 
 
 def _line(record: FoldRecord) -> str:

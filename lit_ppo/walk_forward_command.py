@@ -13,6 +13,8 @@ import yaml
 
 from lit_ppo.files import shown_path
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
+from lit_ppo.money import MoneyBook, money_line
+from lit_ppo.optimisation_summary import exit_code, summarise, summary_lines, write_summary
 from lit_ppo.oracles import solve
 from lit_ppo.provenance import source_sha256
 from lit_ppo.report import write_report
@@ -23,8 +25,8 @@ from lit_ppo.summary import print_summary
 from lit_ppo.walk_forward import WalkForward
 
 
-def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
-    """Run every fold, print the table, write the report.
+def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
+    """Run every fold, print the table, write the report; returns the exit code.
 
     Raises:
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
@@ -40,7 +42,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
         text = _stored(cli.config_text())
         if folder.begin(resume=config["resume"], overwrite=config["overwrite"]):
             if _go_on(cli, folder, text, command):
-                return
+                return exit_code(summarise(folder.folds(), len(data.folds), {}))
         else:
             folder.write_config(text)
             folder.write_run(_record(cli, command))
@@ -50,7 +52,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
             make_trainer=cli.make_trainer,
             folder=folder,
             seed=config["seed_everything"],
-            warm_start=config["warm_start"],
+            money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
         )
         try:
             loop.run()
@@ -58,8 +60,13 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> None:
             folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
             raise
         folder.update_run(status="done", cache=data.get_optimization_info())
+        summary = write_summary(folder, len(data.folds), data.get_optimization_info())
         print_summary(load_run(folder.path))
+        money = [record.details["money"] for record in folder.folds() if "money" in record.details]
+        for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
+            print(line)
         print(f"report: {shown_path(write_report(folder.path))}")
+        return exit_code(summary)
 
 
 def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:

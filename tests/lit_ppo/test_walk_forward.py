@@ -232,28 +232,13 @@ def test_a_resume_may_go_further_and_gives_what_one_run_gives(run):
         (["--model.gamma", "0.9"], "model.gamma was 0.995 and is 0.9"),
         (["--data.train_size", "290"], "data.train_size was 300 and is 290"),
         (["--data.synthetic.seed", "4"], "data.synthetic.seed was 3 and is 4"),
-        (["--warm_start", "true"], "warm_start was False and is True"),
+        (["--trainer.callbacks+=callbacks.WarmStart"], "trainer.callbacks was"),
     ],
 )
 def test_a_resume_with_other_settings_is_refused_and_lists_them(run, capsys, change, named):
     run("--data.fold_limit", "1")
     assert run("--resume", *change)[0] == 2
     assert named in capsys.readouterr().err
-
-
-def test_warm_start_begins_with_the_weights_chosen_in_the_fold_before(run):
-    _, cold = run(results="cold")
-    _, warm = run("--warm_start", "true", results="warm")
-    one, other = final_weights(cold), final_weights(warm)
-    assert all(torch.equal(one[0][key], other[0][key]) for key in one[0])
-    assert any(not torch.equal(one[1][key], other[1][key]) for key in one[1])
-    assert [fold.details.get("warm_start") for fold in load_run(warm).folds] == [None, {"fold": 0}, {"fold": 1}]
-
-
-def test_a_warm_start_that_would_have_seen_the_new_folds_validation_is_refused(run, capsys):
-    arguments = ["--data.step_size", "60", "--data.test_size", "60", "--warm_start", "true"]
-    assert run(*arguments)[0] == 2
-    assert "raise data.step_size" in capsys.readouterr().err
 
 
 def test_the_seed_decides_the_result(run):
