@@ -37,9 +37,11 @@ class GymnasiumDataModule(pl.LightningDataModule):
         rescale_actions: continuous actions in [-1, 1] span the action space; otherwise they are in its own units.
         validation_episodes, test_episodes: greedy episodes of an evaluation.
         env_arguments: further arguments of `gymnasium.make`.
+        allow_modules: modules that an `env_id` of the form "module:name" may import; on the command line they come
+            from `--allow-module` only.
 
     Raises:
-        ValueError: an evaluation without episodes.
+        ValueError: an evaluation without episodes, or an `env_id` that would import a module which is not allowed.
     """
 
     def __init__(
@@ -52,11 +54,18 @@ class GymnasiumDataModule(pl.LightningDataModule):
         validation_episodes: int = 20,
         test_episodes: int = 100,
         env_arguments: dict[str, Any] | None = None,
+        allow_modules: list[str] | None = None,
     ) -> None:
         super().__init__()
         for name, count in (("validation_episodes", validation_episodes), ("test_episodes", test_episodes)):
             if count < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {count}")
+        module = env_id.rpartition(":")[0]  # gymnasium imports it
+        if module and not any(f"{module}.".startswith(f"{allowed}.") for allowed in allow_modules or ()):
+            raise ValueError(
+                f"data.env_id {env_id!r} would import module {module}: it was not. If you trust it, add "
+                f"--allow-module {module} to the command line"
+            )
         self.task = GymnasiumTask(
             env_id,
             tuple(mask_observations or ()),

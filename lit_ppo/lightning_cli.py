@@ -190,7 +190,7 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
         trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
         timesteps = module.selection.get("timesteps", module.timesteps)
         module.print(
-            f"{module.timesteps:,} bars visited; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
+            f"{module.timesteps:,} timesteps done; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
         )
 
 

@@ -1,0 +1,36 @@
+"""What the `data.*` keys of a command describe: bars, or a gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def asks_for_environment(arguments: Sequence[str]) -> bool:
+    """Whether `data.env_id` is given, by a flag or in a configuration file: then `data` is no bar file.
+
+    What a file says besides is the parser's affair, and so is a file that cannot be read.
+    """
+    if any(argument.partition("=")[0] == "--data.env_id" for argument in arguments):
+        return True
+    return any("env_id" in _data_keys(path) for path in _configurations(arguments))
+
+
+def _configurations(arguments: Sequence[str]) -> Iterator[Path]:
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-c"):
+            yield Path(value if equals else next(waiting, ""))
+
+
+def _data_keys(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}  # the parser says so, with the place
+    data = content.get("data") if isinstance(content, dict) else None
+    return data if isinstance(data, dict) else {}
