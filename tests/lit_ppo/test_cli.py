@@ -107,7 +107,7 @@ def test_fit_validate_test_predict_and_resume_one_fold(tmp_path, monkeypatch, ca
     callbacks = ["--trainer.callbacks+=callbacks.TrainingCheckpoint", "--trainer.callbacks+=callbacks.ValidationSelection"]
     common = [*SYNTHETIC, *SMALL, *callbacks, "--data.fold", "1", "--seed", "7"]
     assert main(["fit", *common]) == 0
-    assert "128 bars visited" in capsys.readouterr().out
+    assert "128 timesteps done" in capsys.readouterr().out
     assert main(["validate", *common]) == 0
     assert "validation/score" in capsys.readouterr().out
     assert main(["test", *common]) == 0
