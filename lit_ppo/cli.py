@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on a fold's validation bars",
     "test": "evaluate a checkpoint on a fold's test bars",
     "predict": "write a checkpoint's decisions on a fold's test bars",
+    "oracle": "train on a market with a known optimum: share of it captured",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file and print its data card",
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lit-ppo: there is no command {command!r}; {hint}", file=sys.stderr)
         return 2
     handler: Callable[[list[str]], int] = {
+        "oracle": _oracle,
         "report": _report,
         "compare": _compare,
         "data": _data,
@@ -80,12 +82,8 @@ def _train(command: str, rest: list[str]) -> int:
     """`walk-forward`, and Lightning's own commands on one fold."""
     import logging
 
-    import lightning.pytorch as pl
-
-    from datamodules.gymnasium_data import GymnasiumDataModule
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
-    from lit_ppo.data_choice import asks_for_environment
     from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
     from lit_ppo.run_lock import RunLockedError
 
@@ -93,12 +91,7 @@ def _train(command: str, rest: list[str]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", boring)
-    data: type[pl.LightningDataModule] = WalkForwardDataModule
-    if asks_for_environment(rest):
-        if command == "walk-forward":
-            raise ValueError("walk-forward goes through bars, but data.env_id names an environment: use lit-ppo fit")
-        data = GymnasiumDataModule
-    cli = LitPPOCLI(command, rest, data)
+    cli = LitPPOCLI(command, rest, WalkForwardDataModule)
     interrupts.install()
     try:
         if command == "walk-forward":
@@ -112,6 +105,31 @@ def _train(command: str, rest: list[str]) -> int:
     except (RuntimeError, ArithmeticError) as error:  # the run failed; its own messages say what to do
         return _failed(command, error, 2 if isinstance(error, RunLockedError) else 1)
     return 0
+
+
+def _oracle(rest: list[str]) -> int:
+    """`lit-ppo oracle`: what share of a known optimum is captured."""
+    import logging
+
+    from jsonargparse import ArgumentError
+
+    from datamodules.oracle_bars import fresh_bars, train_fold
+    from datamodules.synthetic import SyntheticMarket
+    from lit_ppo import interrupts
+    from lit_ppo.oracle_command import MarketMaker, oracle
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    interrupts.install()
+    try:
+        return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
+    except interrupts.Interrupted as stopped:
+        print(f"lit-ppo oracle: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except ArgumentError as error:
+        return _failed("oracle", error, 2)
+    except (RuntimeError, ArithmeticError) as error:
+        return _failed("oracle", error, 1)
 
 
 def _run_script(rest: list[str]) -> int:
