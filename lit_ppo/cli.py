@@ -82,8 +82,12 @@ def _train(command: str, rest: list[str]) -> int:
     """`walk-forward`, and Lightning's own commands on one fold."""
     import logging
 
+    import lightning.pytorch as pl
+
+    from datamodules.gymnasium_data import GymnasiumDataModule
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
+    from lit_ppo.data_choice import asks_for_environment
     from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
     from lit_ppo.run_lock import RunLockedError
 
@@ -91,7 +95,12 @@ def _train(command: str, rest: list[str]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", boring)
-    cli = LitPPOCLI(command, rest, WalkForwardDataModule)
+    data: type[pl.LightningDataModule] = WalkForwardDataModule
+    if asks_for_environment(rest):
+        if command == "walk-forward":
+            raise ValueError("walk-forward goes through bars, but data.env_id names an environment: use lit-ppo fit")
+        data = GymnasiumDataModule
+    cli = LitPPOCLI(command, rest, data)
     interrupts.install()
     try:
         if command == "walk-forward":
