@@ -36,9 +36,11 @@ class Phase:
             )
 
 
-EXPLORE = Phase("explore", until=0.3, ent_coef=2.0, update_epochs=0.5)
-BALANCE = Phase("balance", until=0.7)
-FINE_TUNE = Phase("fine-tune", until=1.0, learning_rate=0.5, ent_coef=0.2, clip_coef=0.5, update_epochs=0.5)
+PHASES = (
+    Phase("explore", until=0.3, ent_coef=2.0, update_epochs=0.5),
+    Phase("balance", until=0.7),
+    Phase("fine-tune", until=1.0, learning_rate=0.5, ent_coef=0.2, clip_coef=0.5, update_epochs=0.5),
+)
 
 
 class ProgressiveHyperparameters(pl.Callback):
@@ -51,7 +53,7 @@ class ProgressiveHyperparameters(pl.Callback):
     of the checkpoint.
 
     Args:
-        phases: in order; the last one ends at 1. Default: explore until 0.3 (twice the entropy, half the epochs),
+        phases: in order; the last one ends at 1. None is `PHASES`: explore until 0.3 (twice the entropy, half the epochs),
             balance until 0.7 (as configured), fine-tune (half the learning rate, clip range and epochs, a fifth of the
             entropy).
 
@@ -61,7 +63,8 @@ class ProgressiveHyperparameters(pl.Callback):
 
     optimisation = "progressive_hyperparameters"
 
-    def __init__(self, phases: Sequence[Phase] = (EXPLORE, BALANCE, FINE_TUNE)) -> None:
+    def __init__(self, phases: Sequence[Phase] | None = None) -> None:
+        phases = PHASES if phases is None else phases
         ends = [phase.until for phase in phases]
         if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"`phases` must end at rising shares of training, the last at 1.0; got until={ends}")
