@@ -14,6 +14,7 @@ from typing import Any
 # What may differ between a run and its resume: where it is shown and stored, and how far it goes.
 FREE_KEYS: tuple[str, ...] = ("strict", "results", "data.fold", "data.fold_limit", "data.cache", "data.cache_dir")
 FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir")
+FREE_KEYS += ("candidate_processes", "threads", "autotune", "baseline")  # torch's threads are compared as such
 DEVICE_KEYS: tuple[str, ...] = ("trainer.accelerator", "trainer.devices")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 import yaml
 
+from lit_ppo.candidate_processes import CandidateProcesses, Job, number_of_processes
+from lit_ppo.candidates import overlays_of
 from lit_ppo.files import shown_path
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.money import MoneyBook, money_line
@@ -35,6 +38,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     config = cli.config
     data = cli.datamodule
     _refuse_many_devices(config["trainer"])
+    _set_threads(config, len(overlays_of(config["parallel_candidates"], config["candidates"])))
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     folder = RunFolder(config["results"], config["seed_everything"])
@@ -46,16 +50,10 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
         else:
             folder.write_config(text)
             folder.write_run(_record(cli, command))
-        loop = WalkForward(
-            datamodule=data,
-            make_module=cli.make_module,
-            make_trainer=cli.make_trainer,
-            folder=folder,
-            seed=config["seed_everything"],
-            money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
-        )
+        loop = make_loop(cli, folder)
         try:
-            loop.run()
+            with _side_by_side(cli, loop):
+                loop.run()
         except BaseException as error:
             folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
             raise
@@ -67,6 +65,52 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
             print(line)
         print(f"report: {shown_path(write_report(folder.path))}")
         return exit_code(summary)
+
+
+def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
+    """Return the loop that a configuration describes; its datamodule is `cli.datamodule`."""
+    config = cli.config
+    return WalkForward(
+        datamodule=cli.datamodule,
+        make_module=cli.make_module,
+        make_trainer=cli.make_trainer,
+        folder=folder,
+        seed=config["seed_everything"],
+        money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
+        overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
+    )
+
+
+@contextmanager
+def _side_by_side(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
+    """Let the loop train its candidates in processes, where there is room for more than one."""
+    candidates, asked = len(loop.overlays), cli.config["candidate_processes"]
+    count, bound = number_of_processes(candidates, asked)
+    if candidates > 1:
+        print(f"{candidates} candidates a fold, {count} at once (bound by {bound})", flush=True)
+    if candidates == 1 or count == 1:
+        yield
+        return
+    job = Job(
+        config=cli.config_text(),
+        allowed_modules=tuple(cli.allowed_modules),
+        datamodule_class=type(cli.datamodule),
+        root=str(loop.folder.path.parent),
+        seed=loop.folder.seed,
+        threads=torch.get_num_threads(),
+    )
+    with CandidateProcesses(job, count) as processes:
+        loop.side_by_side = processes.train
+        yield
+
+
+def _set_threads(config: Mapping[str, Any], candidates: int) -> None:
+    threads = config["threads"]
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is a number of torch threads >= 1, or null; got {threads}")
+    if threads is not None or candidates > 1:
+        # One each, in turn as well as side by side: the number of threads may change the last bit of a sum.
+        torch.set_num_threads(threads or 1)
 
 
 def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
