@@ -128,7 +128,8 @@ def _oracle(rest: list[str]) -> int:
     from lit_ppo.oracle_command import MarketMaker, oracle
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    for boring in (".*does not have many workers.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", boring)
     interrupts.install()
     try:
         return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
