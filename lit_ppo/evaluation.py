@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_ppo.accounting import Ledger, account
 from lit_ppo.envs.account import Account
 from lit_ppo.performance import trading_metrics
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.policy import MarketPolicy, ObservationPolicy, PolicyState
 from lit_ppo.rewards import log_reward, sampled_rewards
 from lit_ppo.types import MarketTensors
 
@@ -106,27 +106,47 @@ def keep_books(actions: Tensor, positions: Tensor, market: MarketTensors, close_
 @torch.no_grad()
 def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
     """[D, P] int64: the position that the policy takes next on each decision bar, for every held position."""
-    table = []
-    for hidden in _memories(policy, market):
-        table.append(_votes(policy, hidden).argmax(-1))
+    table = [_votes(policy, hidden).argmax(-1) for hidden in _memories(policy, market)]
     return torch.cat(table)[market.warmup :]
 
 
+def _views(policy: MarketPolicy, features: Tensor) -> Tensor:
+    """[C, F] -> [C, K V, F]: what each network sees, V times: the market, and the market upside down if so trained."""
+    views = [features, features * policy.mirror_sign] if policy.mirrored else [features]
+    return torch.stack(views, dim=1).repeat(1, policy.num_networks, 1)
+
+
+def _initial_state(policy: MarketPolicy) -> PolicyState:
+    return policy.initial_state(policy.num_networks * (2 if policy.mirrored else 1))
+
+
 def _memories(policy: MarketPolicy, market: MarketTensors) -> Iterator[Tensor]:
-    """Encoder outputs of all bars, [C, K, H] a chunk: one sequence per network."""
-    state = policy.initial_state(policy.num_networks)
+    """Encoder outputs of all bars, [C, K V, H] a chunk."""
+    state = _initial_state(policy)
     for features in market.features.split(CHUNK):
-        encoded, state = policy.encode(features.unsqueeze(1).expand(-1, policy.num_networks, -1), state)
+        encoded, state = policy.encode(_views(policy, features), state)
         yield encoded.policy
 
 
 def _votes(policy: MarketPolicy, hidden: Tensor, held: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
-    """Sum of the networks' logits: [..., K, H] -> [..., P, P], or [..., P] for a given held position."""
-    networks = policy.num_networks
-    if held is not None:
-        held = held.expand(*hidden.shape[:-2], networks)
-        seen = None if seen is None else seen.expand(*hidden.shape[:-2], networks, -1)
-    return policy.logits(hidden, held, seen).sum(hidden.ndim - 2)
+    """Sum of the networks' logits: [..., K V, H] -> [..., P, P], or [K V, H] -> [P] for one held position [1].
+
+    A mirrored view's logits are turned back: its long is our short. The sum makes the decision exactly symmetric.
+    """
+    if held is None:
+        logits = policy.logits(hidden)  # [..., K V, P, P]
+        if policy.mirrored:
+            views = logits.unflatten(-3, (policy.num_networks, 2))
+            return views.select(-3, 0).sum(-3) + views.select(-3, 1).sum(-3).flip(-1, -2)
+        return logits.sum(-3)
+    last = len(policy.positions) - 1
+    sides = torch.cat([held, last - held]) if policy.mirrored else held
+    seen = None if seen is None else seen.expand(hidden.shape[0], -1)
+    logits = policy.logits(hidden, sides.repeat(policy.num_networks), seen)  # [K V, P]
+    if policy.mirrored:
+        views = logits.unflatten(0, (policy.num_networks, 2))
+        return views[:, 0].sum(0) + views[:, 1].sum(0).flip(-1)
+    return logits.sum(0)
 
 
 def _chain(table: Tensor, flat_index: int) -> Tensor:
@@ -147,10 +167,10 @@ def _with_account(policy: MarketPolicy, market: MarketTensors, account_features:
 
 def _steps_of_market(policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]) -> Iterator[Tensor]:
     """Account at the heads, one bar at a time."""
-    state = policy.initial_state(policy.num_networks)
+    state = _initial_state(policy)
     trader = _Trader(policy, market, account_features)
     for row, features in enumerate(market.features):
-        encoded, state = policy.encode(features.expand(1, policy.num_networks, -1), state)
+        encoded, state = policy.encode(_views(policy, features.unsqueeze(0)), state)
         if row >= market.warmup:
             yield trader.take(trader.vote(encoded.policy[0]))
 
@@ -186,7 +206,7 @@ class _Trader:
         return torch.cat(columns if others is None else [*columns, others], dim=-1)
 
     def vote(self, memory: Tensor) -> Tensor:
-        """Most probable next position [1] given the networks' memories [K, H] of this bar."""
+        """Most probable next position [1] given the memories [K V, H] of this bar."""
         seen = self.account.features(self.account_features)
         return _votes(self.policy, memory, self.account.held, seen).argmax(-1, keepdim=True)  # type: ignore[arg-type]
 

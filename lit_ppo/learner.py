@@ -45,13 +45,14 @@ class PPOConfig:
         update_epochs, num_minibatches: passes over a rollout, and minibatches (whole sequences) in each.
         gamma, gae_lambda, clip_coef, clip_value, ent_coef, vf_coef, max_grad_norm: see `ppo_loss`.
         target_kl: an iteration's update stops after the epoch in which the KL divergence passed this; None: never.
-        learning_rate, final_learning_rate: the step size falls linearly from one to the other,
-        half_step_passes: and is halved (then divided by 3, 4, ...) each time the train bars were visited so many times
-            over: what a small window has to say is soon said, the rest is its noise. None: not so.
+        learning_rate, final_learning_rate: the step size falls linearly from one to the other.
+        max_passes: training ends when the train bars were visited so many times over, whatever `total_timesteps` says:
+            what a small window has to say is soon said, the rest is its noise. None: no such end. Bars only.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
         screen_features: weigh the features by what they say about the next return on train (`lit_ppo.screening`).
         mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
-        hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training.
+        hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training on a small window; it
+            fades as 1 / (1 + train bars / 50,000).
         pull_to_start: strength with which the LSTM's weights are drawn back to where they started, per unit of step
             size, on a small window; it fades as 1 / (1 + train bars / 200,000).
     The last five act on bars (account at the heads) only, except `normalise_advantages`.
@@ -77,7 +78,7 @@ class PPOConfig:
     target_kl: float | None = None
     learning_rate: float = 1e-2
     final_learning_rate: float = 0.0
-    half_step_passes: float | None = 20.0
+    max_passes: float | None = 50.0
     normalise_advantages: Literal["rms", "standard"] = "rms"
     screen_features: bool = True
     mirror: bool = True
@@ -92,8 +93,8 @@ class PPOConfig:
             f"{name}={getattr(self, name)}" for name in ("gamma", "gae_lambda") if not 0 <= getattr(self, name) <= 1
         ]
         wrong += [f"{name}={getattr(self, name)}" for name in ("burn_in", "pull_to_start") if getattr(self, name) < 0]
-        if self.half_step_passes is not None and self.half_step_passes <= 0:
-            wrong.append(f"half_step_passes={self.half_step_passes}")
+        if self.max_passes is not None and self.max_passes <= 0:
+            wrong.append(f"max_passes={self.max_passes}")
         if self.clip_coef <= 0 or not 0 <= self.hidden_dropout < 1:
             wrong.append(f"clip_coef={self.clip_coef}, hidden_dropout={self.hidden_dropout}")
         if wrong:
@@ -166,7 +167,7 @@ class Learner:
         self.timesteps = self.iteration = 0
         self.learning_rate, self.final_learning_rate = config.learning_rate, config.final_learning_rate
         self.ent_coef, self.clip_coef, self.update_epochs = config.ent_coef, config.clip_coef, config.update_epochs
-        self.total_timesteps = config.total_timesteps
+        self._budget = config.total_timesteps
         self.watch = Stopwatch()
         self.seed = seed
         device = next(policy.parameters()).device
@@ -194,11 +195,22 @@ class Learner:
                 )
             self._market = source
             screen = screen_features(source, self.seed) if self.config.screen_features else keep_all_features(source)
-            self.policy.set_inputs(screen.gain, screen.mirror_sign)
+            self.policy.set_inputs(screen.gain, screen.mirror_sign, self.config.mirror)
         else:
             if not isinstance(self.policy, ObservationPolicy):
                 raise ValueError("`account_at: heads` learns from MarketTensors, not from a vector environment")
             self._collector = StepwiseCollector(source, self.policy)
+
+    @property
+    def total_timesteps(self) -> int:
+        """Bars that this training visits: the budget that was set, or `max_passes` over the train bars, if less."""
+        if self._market is None or self.config.max_passes is None:
+            return self._budget
+        return min(self._budget, math.ceil(self.config.max_passes * self._market.num_decisions))
+
+    @total_timesteps.setter
+    def total_timesteps(self, timesteps: int) -> None:
+        self._budget = timesteps
 
     @property
     def progress(self) -> float:
@@ -232,7 +244,7 @@ class Learner:
             config.num_steps,
             config.burn_in,
             config.mirror,
-            config.hidden_dropout,
+            config.hidden_dropout / (1 + self._market.num_decisions / 50_000),
             self.rollout_generator,
             config.random_start,
         )
@@ -259,7 +271,7 @@ class Learner:
             FloatingPointError: a loss or gradient is not finite; raised before the optimizer step.
         """
         apply_loss = apply_loss or self.apply_loss
-        learning_rate = self._step_size()
+        learning_rate = linear(self.learning_rate, self.final_learning_rate, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with self.watch.stage("rollout"):
@@ -270,13 +282,6 @@ class Learner:
         self.timesteps += steps
         self.iteration += 1
         return self._metrics(rollout, losses, epochs, learning_rate, steps)
-
-    def _step_size(self) -> float:
-        step = linear(self.learning_rate, self.final_learning_rate, self.progress)
-        if self._market is None or self.config.half_step_passes is None:
-            return step
-        passes = self.timesteps / self._market.num_decisions
-        return step / (1 + passes / self.config.half_step_passes)
 
     def _pulled(self) -> list[nn.Parameter]:
         """The weights that are drawn back to their start: the market encoders'."""

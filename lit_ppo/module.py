@@ -143,6 +143,11 @@ class LitPPO(pl.LightningModule):
         batch = next(iter(self.trainer.train_dataloader))  # type: ignore[arg-type]
         source = self.trainer.strategy.batch_to_device(batch, self.device)
         self.learner.attach(experience(self.recipe, source, seed, rank))
+        if self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
+            self.print(
+                f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
+                f"model.max_passes {self.recipe.max_passes:g} over the train bars"
+            )
         if self._resume is not None:
             self._restore(states, same_ranks)
             self.stop_reason = self._resume["reason"]

@@ -268,6 +268,7 @@ class MarketPolicy(nn.Module):
     positions: Tensor
     input_gain: Tensor
     mirror_sign: Tensor
+    mirrored: Tensor
     networks: Sequence[MarketNetwork]
 
     def __init__(
@@ -301,6 +302,7 @@ class MarketPolicy(nn.Module):
         # Set from the train bars by `set_inputs`: weight of each feature, and its sign in a mirrored market.
         self.register_buffer("input_gain", torch.ones(num_features))
         self.register_buffer("mirror_sign", torch.ones(num_features))
+        self.register_buffer("mirrored", torch.tensor(False))
         self.networks = nn.ModuleList(  # type: ignore[assignment]
             MarketNetwork(
                 num_features,
@@ -327,10 +329,17 @@ class MarketPolicy(nn.Module):
     def hidden_size(self) -> int:
         return self.networks[0].encoder.policy.hidden_size
 
-    def set_inputs(self, gain: Tensor, mirror_sign: Tensor) -> None:
-        """Set each feature's weight [F] and its sign [F] in a mirrored market; kept in the checkpoint."""
+    def set_inputs(self, gain: Tensor, mirror_sign: Tensor, mirrored: bool) -> None:
+        """Say how the market is seen; kept in the checkpoint.
+
+        Args:
+            gain: [F] weight of each feature.
+            mirror_sign: [F] what a feature is multiplied by in a mirrored market.
+            mirrored: decisions look at the market upside down as well (`evaluation`).
+        """
         self.input_gain.copy_(gain)
         self.mirror_sign.copy_(mirror_sign)
+        self.mirrored.fill_(mirrored)
 
     def initial_state(self, num_sequences: int) -> PolicyState:
         """State of `num_sequences` (K S) sequences without memory."""

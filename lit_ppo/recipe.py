@@ -32,7 +32,8 @@ class Recipe(PPOConfig):
 
     Attributes:
         positions: target exposures, share of notional, rising, with 0; an action is the next position.
-        num_networks: networks that learn side by side and vote (account at the heads only).
+        num_networks: networks that learn side by side and vote; None: three with the account at the heads, one at the
+            encoder, which has no more.
         hidden_size, num_layers: H and number of LSTM layers.
         shared_encoder: one LSTM for policy and critic, or one each.
         policy_layers, value_layers: widths of the heads' hidden layers.
@@ -46,7 +47,7 @@ class Recipe(PPOConfig):
     """
 
     positions: Sequence[float] = (-1.0, 0.0, 1.0)
-    num_networks: int = 1
+    num_networks: int | None = None
     hidden_size: int | None = None
     num_layers: int = 1
     shared_encoder: bool | None = None
@@ -61,6 +62,8 @@ class Recipe(PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_networks is None:
+            self.num_networks = 3 if self.account_at == "heads" else 1
         if self.account_at == "encoder" and self.num_networks != 1:
             raise ValueError(f"`account_at: encoder` has one network, got model.num_networks {self.num_networks}")
         if self.account_at == "heads" and self.episode_bars is not None:
@@ -149,7 +152,7 @@ def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy
         return ObservationPolicy(**inputs, **network)
     return MarketPolicy(
         len(inputs["feature_names"]),
-        num_networks=recipe.num_networks,
+        num_networks=recipe.num_networks or 1,
         num_account=len(recipe.account_features) - 1,  # the held position enters by itself
         **network,
     )

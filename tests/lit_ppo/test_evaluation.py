@@ -1,5 +1,7 @@
 """Evaluation: the whole segment at once equals bar by bar, changes nothing and pays its costs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -23,15 +25,22 @@ def lively(policy):
     return policy
 
 
+def symmetric(policy):
+    policy.set_inputs(torch.ones(3), torch.tensor([-1.0, 1.0, -1.0]), True)
+    return policy
+
+
 @pytest.mark.parametrize(
     "policy",
     [
+        symmetric(lively(MarketPolicy(3, num_networks=2, generator=make_generator(5)))),
+        symmetric(lively(MarketPolicy(3, num_account=2, num_networks=2, generator=make_generator(6)))),
         lively(MarketPolicy(3, num_networks=3, generator=make_generator(0))),
         lively(MarketPolicy(3, num_layers=2, shared_encoder=False, generator=make_generator(1))),
         lively(MarketPolicy(3, num_account=2, num_networks=2, generator=make_generator(2))),
         lively(ObservationPolicy(6, 3, hold_column=3, generator=make_generator(3))),
     ],
-    ids=["networks", "layers", "account", "encoder"],
+    ids=["mirrored", "mirrored-account", "networks", "layers", "account", "encoder"],
 )
 def test_one_whole_sequence_call_equals_bar_by_bar_stepping(policy):
     market = market_tensors(num_bars=400, warmup=50)
@@ -42,6 +51,13 @@ def test_one_whole_sequence_call_equals_bar_by_bar_stepping(policy):
     assert np.array_equal(fast.actions, slow.actions)
     assert np.array_equal(fast.ledger.equity, slow.ledger.equity)
     assert fast.score == slow.score
+
+
+def test_a_mirrored_policy_does_the_opposite_in_the_opposite_market():
+    policy = symmetric(lively(MarketPolicy(3, num_networks=2, generator=make_generator(5))))
+    market = market_tensors(num_bars=300)
+    upside_down = dataclasses.replace(market, features=market.features * policy.mirror_sign)
+    assert np.array_equal(evaluate(policy, market).positions, -evaluate(policy, upside_down).positions)
 
 
 def test_a_long_segment_is_encoded_in_chunks_without_a_seam(monkeypatch):

@@ -118,7 +118,7 @@ def test_a_state_item_that_is_lost_shows(kind, lost):
             "target_kl": 1e-9,
             "learning_rate": 1e-3,
             "final_learning_rate": 5e-3,
-            "half_step_passes": None,
+            "max_passes": 2.0,
             "normalise_advantages": "standard",
             "screen_features": False,
             "mirror": False,
@@ -165,13 +165,16 @@ def test_advantages_have_unit_scale_and_constant_ones_are_zero_not_nan():
     assert constant.advantages.abs().max() < 1e-3
 
 
-def test_the_step_size_falls_with_progress_and_with_passes_over_the_bars():
-    learner = heads_learner(half_step_passes=1.0, learning_rate=1.0)
-    sizes = []
-    for timesteps in (0, 600, 10_000):
-        learner.timesteps = timesteps
-        sizes.append(learner._step_size())
-    assert sizes == pytest.approx([1.0, (1 - 0.06) / 2, 0.0])
+def test_training_ends_after_so_many_passes_over_the_train_bars():
+    learner = heads_learner(max_passes=1.5)
+    assert learner.total_timesteps == 900
+    while not learner.finished:
+        metrics = learner.iterate()
+    assert learner.timesteps == 1024  # the first iteration that passes 900
+    assert metrics["train/learning_rate"] == pytest.approx(1e-2 * (1 - 768 / 900))
+    assert heads_learner(max_passes=None).total_timesteps == 10_000
+    learner.total_timesteps = 300
+    assert learner.total_timesteps == 300
 
 
 def test_a_network_without_gradient_goes_back_to_its_start():
@@ -229,7 +232,7 @@ def test_networks_learn_as_they_would_alone():
         ({"account_at": "encoder"}, "needs `account_at: heads`"),
         ({"account_features": ("position", "unrealised")}, "Use `estimator: sampled`"),
         ({"hidden_dropout": 1.0}, "hidden_dropout"),
-        ({"half_step_passes": 0.0}, "half_step_passes"),
+        ({"max_passes": 0.0}, "max_passes"),
     ],
 )
 def test_options_that_cannot_be_trained_are_refused(options, message):

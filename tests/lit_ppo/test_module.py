@@ -82,7 +82,7 @@ CHANGES: dict[str, Any] = {
     "target_kl": 1e-12,
     "learning_rate": 1e-4,
     "final_learning_rate": 5e-3,
-    "half_step_passes": 0.1,
+    "max_passes": 0.3,
     "normalise_advantages": "standard",
     "screen_features": False,
     "mirror": False,

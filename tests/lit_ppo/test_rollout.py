@@ -119,7 +119,7 @@ def test_a_stretch_is_consecutive_bars_and_its_memory_starts_before_it():
 def test_a_mirrored_stretch_swaps_long_and_short():
     market = market_tensors()
     policy = MarketPolicy(3, generator=make_generator(0))
-    policy.set_inputs(torch.ones(3), torch.tensor([-1.0, 1.0, -1.0]))
+    policy.set_inputs(torch.ones(3), torch.tensor([-1.0, 1.0, -1.0]), True)
     plain = stretches_of(policy, market, mirror=False, dropout=0.0)
     mirrored = plain._replace(mirror=torch.tensor([-1.0, 1.0, -1.0, 1.0]))
     rewards = [collect_counterfactual(policy, market, s, 0.0, 0.0).value_targets for s in (plain, mirrored)]
