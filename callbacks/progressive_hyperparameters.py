@@ -53,9 +53,9 @@ class ProgressiveHyperparameters(pl.Callback):
     of the checkpoint.
 
     Args:
-        phases: in order; the last one ends at 1. None is `PHASES`: explore until 0.3 (twice the entropy, half the epochs),
-            balance until 0.7 (as configured), fine-tune (half the learning rate, clip range and epochs, a fifth of the
-            entropy).
+        phases: in order; the last one ends at 1. None is `PHASES`: explore until 0.3 (twice the entropy, half the
+            epochs), balance until 0.7 (as configured), fine-tune (half the learning rate, clip range and epochs, a
+            fifth of the entropy).
 
     Raises:
         ValueError: phases that do not rise to 1.

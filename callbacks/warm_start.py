@@ -52,7 +52,7 @@ class WarmStart(pl.Callback):
         self.optimizer, self.normaliser, self.source = optimizer, normaliser, source
         self.moments_taken = False
         self._moments: dict[str, Any] | None = None
-        self._inputs: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._inputs: dict[str, torch.Tensor] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit":
@@ -112,8 +112,7 @@ class WarmStart(pl.Callback):
         if self.normaliser:
             datamodule = trainer.datamodule  # type: ignore[attr-defined]
             datamodule.use_scaler(pl_module.fold[0], checkpoint[type(datamodule).__qualname__]["scaler"])
-            if "input_gain" in weights:
-                self._inputs = weights["input_gain"], weights["mirror_sign"]
+            self._inputs = {name: weights[name] for name in ("input_gain", "mirror_sign") if name in weights}
         pl_module.policy.load_state_dict(weights)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -122,9 +121,9 @@ class WarmStart(pl.Callback):
         self.moments_taken = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._inputs is not None:  # the learner has just weighed the features anew, on a resume too
-            pl_module.policy.set_inputs(*self._inputs)
-            self._inputs = None
+        for name, value in self._inputs.items():  # the learner has just weighed the features anew, on a resume too
+            getattr(pl_module.policy, name).copy_(value)
+        self._inputs = {}
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.optimizer and trainer.is_global_zero:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -165,9 +166,7 @@ def _switch(config: dict[str, Any], given: dict[str, Any]) -> None:
             _entry(config, callback, wanted=given[name])
     if given.get("early_stopping_patience") == 0:
         if "convergence_threshold" in given:
-            raise DropInError(
-                "--early_stopping_patience 0 turns early stopping off, so --convergence_threshold is idle"
-            )
+            raise DropInError("--early_stopping_patience 0 turns off what --convergence_threshold belongs to")
         _entry(config, "ConvergenceEarlyStopping", wanted=False)
         given = {name: value for name, value in given.items() if name != "early_stopping_patience"}
     for name, (callback, argument, *_) in VALUES.items():
@@ -225,4 +224,7 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
     if options.print_config:
         print(text, end="")
         return 0
-    return lit_ppo_main(["walk-forward", "--config", text])
+    with tempfile.TemporaryDirectory() as directory:  # the run's folder keeps the merged configuration
+        recipe = Path(directory) / f"{Path(program).stem}.yaml"
+        recipe.write_text(text, encoding="utf-8")
+        return lit_ppo_main(["walk-forward", "--config", str(recipe)])
