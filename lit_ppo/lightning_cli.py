@@ -98,6 +98,35 @@ class LitPPOCLI(LightningCLI):
             parser.add_argument(
                 "--money", type=MoneySettings | None, default=None, help="also trade the test decisions in lots: money.csv"
             )
+            parser.add_argument(
+                "--parallel_candidates", type=int, default=1, help="train so many seeds a fold, keep the best"
+            )
+            parser.add_argument(
+                "--candidates",
+                type=list[dict[str, Any]] | None,
+                default=None,
+                help="or train one candidate for each of these sets of model.* keys",
+            )
+            parser.add_argument(
+                "--candidate_processes",
+                type=int | None,
+                default=None,
+                help="candidates trained at once; 1: in turn; null: one a core, as far as memory allows",
+            )
+            parser.add_argument(
+                "--threads", type=int | None, default=None, help="of torch; null: its own choice, 1 with candidates"
+            )
+            parser.add_argument(
+                "--autotune",
+                action="store_true",
+                help="measure for 20 s what threads and batch suit this machine; config.yaml keeps the choice",
+            )
+            parser.add_argument(
+                "--baseline",
+                type=str | None,
+                default=None,
+                help="JSON of `lit-ppo benchmark`: the monitor's speed-up is against it; null: the old script's report",
+            )
         else:
             parser.add_argument(
                 "--ckpt_path",
