@@ -48,6 +48,7 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
             f"The saved environment had {len(state['wrappers'])} wrappers, {env} has {len(wrappers)}. "
             "Make it with the same arguments as before."
         )
+    generator = inner.np_random.bit_generator  # made here where it was not yet, which sets `_np_random_seed`
     own: Any = getattr(inner, "load_state_dict", None)
     if own is not None:
         own(state["physics"])
@@ -55,7 +56,7 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
         _set_attributes(inner, state["physics"])
     for wrapper, attributes in zip(wrappers, state["wrappers"], strict=True):
         _set_attributes(wrapper, attributes)
-    inner.np_random.bit_generator.state = decode(state["generator"])
+    generator.state = decode(state["generator"])
 
 
 def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
