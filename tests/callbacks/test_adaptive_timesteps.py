@@ -100,5 +100,5 @@ def test_values_out_of_range_are_refused():
     for wrong in ({"min_timesteps": 0}, {"rule": "other"}, {"maturity_threshold": -1.0}):
         with pytest.raises(ValueError, match="AdaptiveTimesteps needs"):
             AdaptiveTimesteps(**wrong)
-    with pytest.raises(ValueError, match="more than model.total_timesteps 256"):
+    with pytest.raises(ValueError, match="is more than model"):
         budget(AdaptiveTimesteps(257), module_at(0))
