@@ -14,8 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 class RunProgress(pl.Callback):
     """Show bars done, steps per second, time left, fold and validation score.
 
-    Reads `pl_module.timesteps`, `total_timesteps`, `fold` and `validation`; writes to the terminal only (rank zero).
-    Time left counts the folds still to come, at this training's pace.
+    Reads `pl_module.timesteps`, `total_timesteps`, `fold`, `validation` and `show`; writes to the terminal only (rank
+    zero): where the run as a whole has a display, into its line. Time left counts the folds still to come, at this
+    training's pace.
 
     Args:
         every_seconds: distance of two plain lines where there is no terminal.
@@ -35,7 +36,7 @@ class RunProgress(pl.Callback):
         self._started = self._said = time.monotonic()
         self._first_timesteps = pl_module.timesteps
         console = Console()
-        if trainer.is_global_zero and console.is_terminal:
+        if trainer.is_global_zero and console.is_terminal and pl_module.show is None:
             self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
             self._task = self._bar.add_task("", total=pl_module.total_timesteps, completed=pl_module.timesteps)
             self._bar.start()
@@ -45,6 +46,8 @@ class RunProgress(pl.Callback):
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=pl_module.timesteps, description=self._line(pl_module, now))
+        elif pl_module.show is not None:
+            pl_module.show(self._line(pl_module, now))
         elif trainer.is_global_zero and now - self._said >= self.every_seconds:
             self._said = now
             print(self._line(pl_module, now), flush=True)

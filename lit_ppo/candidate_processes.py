@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
@@ -83,9 +82,6 @@ class CandidateProcesses:
     def __init__(self, job: Job, count: int) -> None:
         self.job, self.count = job, count
         self._started: dict[Connection, Any] = {}
-        self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False)  # noqa: SIM115 - closed below
-        with self._config:
-            self._config.write(job.config)
 
     def __enter__(self) -> CandidateProcesses:
         return self
@@ -99,7 +95,6 @@ class CandidateProcesses:
             if process.is_alive():
                 process.kill()
         self._started = {}
-        Path(self._config.name).unlink(missing_ok=True)
 
     def train(self, fold: int, numbers: Sequence[int]) -> None:
         """Train candidates of a fold; what they gave lies in their folders.
@@ -137,7 +132,7 @@ class CandidateProcesses:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         while len(self._started) < min(needed, self.count):
             own, other = context.Pipe()
-            process = context.Process(target=work, args=(other, self.job, self._config.name), daemon=True)
+            process = context.Process(target=work, args=(other, self.job), daemon=True)
             process.start()
             other.close()
             self._started[own] = process
@@ -156,7 +151,7 @@ class CandidateProcesses:
         return f"Candidate {number} of fold {fold}: {answer}" if answer else ""
 
 
-def work(connection: Connection, job: Job, config: str) -> None:
+def work(connection: Connection, job: Job) -> None:
     """What a process does: build the run's loop, train what it is told to, until the connection closes."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     interrupts.install()
@@ -168,7 +163,7 @@ def work(connection: Connection, job: Job, config: str) -> None:
         except EOFError:
             return
         try:
-            loop = loop or _make_loop(job, config)
+            loop = loop or _make_loop(job)
             path = candidate_path(loop.folder.fold_path(fold), number)
             path.mkdir(exist_ok=True)
             with open(path / "output.txt", "a") as output:  # two progress lines at once cannot be read
@@ -185,7 +180,7 @@ def work(connection: Connection, job: Job, config: str) -> None:
         connection.send(answer)
 
 
-def _make_loop(job: Job, config: str) -> Any:
+def _make_loop(job: Job) -> Any:
     import torch
 
     from lit_ppo.lightning_cli import LitPPOCLI
@@ -197,7 +192,7 @@ def _make_loop(job: Job, config: str) -> Any:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
     allowed = [part for name in job.allowed_modules for part in ("--allow-module", name)]
-    cli = LitPPOCLI("walk-forward", ["--config", config, *allowed], job.datamodule_class)
+    cli = LitPPOCLI("walk-forward", ["--config", job.config, *allowed], job.datamodule_class)
     cli.datamodule.setup("fit")
     return make_loop(cli, RunFolder(job.root, job.seed))
 

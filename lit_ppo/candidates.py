@@ -24,10 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ppo.atomic import atomic_write
+from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.recipe import Recipe
 from lit_ppo.significance import backtest_overfitting
 
 TRAINED = "candidate.json"
+SELECTED = "selected.ckpt"
 LEAST_BLOCK = 4  # bars in a block of the cross-validation
 
 
@@ -124,11 +126,20 @@ def best(trained: Sequence[Trained]) -> Trained:
     return max(scored, key=lambda one: (one.score, -one.number))
 
 
-def keep_files(candidate: Path, fold_directory: Path) -> None:
-    """Bring the chosen candidate's curves, and what a warm start takes, to where a fold's are looked for."""
-    for name in ("metrics.jsonl", "timing.jsonl", "warm_start.ckpt"):
+def keep(candidate: Path, fold_directory: Path) -> dict[str, Any]:
+    """Bring what the chosen candidate left (named checkpoints, curves) to where a fold's are looked for.
+
+    Returns:
+        Its chosen weights' checkpoint.
+    """
+    source, target = CheckpointStore(candidate), CheckpointStore(fold_directory)
+    for entry in source.entries():
+        if entry["kind"] == "named":
+            target.save(source.load(entry["file"]), entry["file"])
+    for name in ("metrics.jsonl", "timing.jsonl"):
         if (candidate / name).is_file():
             shutil.copyfile(candidate / name, fold_directory / name)
+    return target.load(SELECTED)
 
 
 def validation_returns(run_folder: str | Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -6,7 +6,7 @@ and the end of the training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -52,6 +52,7 @@ class LitPPO(pl.LightningModule):
         stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         fold: number of this fold and number of folds, for displays.
+        show: changes the line of this fold in the run's display; None where there is no such display.
         earlier_folds: folds of this walk-forward that are done, oldest first, with what their optimisations did.
         optimisations: by name of an optimisation, what it did in this fold, as plain JSON; written by callbacks, kept
             in the ledger of folds. docs/optimisations.md lists the entries.
@@ -69,6 +70,7 @@ class LitPPO(pl.LightningModule):
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
         self.fold = (0, 1)
+        self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
         self.optimisations: dict[str, dict[str, Any]] = {}
         self._total_timesteps = self.recipe.total_timesteps

@@ -3,6 +3,7 @@
     config.yaml, run.json       what ran
     folds.json                  the ledger of folds: what a resume trusts
     fold_000/ ...               checkpoints, metrics.jsonl, TensorBoard events
+    monitor/                    TensorBoard events of the run as a whole
     out_of_sample.csv           one row per test decision, in time order
     trades.csv                  one row per round trip
     baselines.json, .csv        figures and equity of the baselines on the same bars
@@ -163,8 +164,8 @@ class RunFolder:
         if present and overwrite:
             for name in _RUN_FILES:
                 (self.path / name).unlink(missing_ok=True)
-            for fold in self.path.glob("fold_[0-9]*"):
-                fold.unlink() if fold.is_symlink() or fold.is_file() else shutil.rmtree(fold)
+            for own in (*self.path.glob("fold_[0-9]*"), *self.path.glob("monitor")):
+                own.unlink() if own.is_symlink() or own.is_file() else shutil.rmtree(own)
         return present and resume
 
     def file(self, name: str) -> Path:

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +22,12 @@ import numpy as np
 
 from lit_ppo import interrupts
 from lit_ppo.accounting import trades
-from lit_ppo.candidates import Trained, best, candidate_path, keep_files
+from lit_ppo.candidates import SELECTED, Trained, best, candidate_path, keep
 from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneyBook
+from lit_ppo.monitor import Monitor
 from lit_ppo.optimisation_summary import bars_seen, note_fold, write_summary
 from lit_ppo.recipe import Policy
 from lit_ppo.report_bars import FillTable, write_fills
@@ -35,8 +35,6 @@ from lit_ppo.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
 from lit_ppo.timing import Stopwatch
 from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors, TrainedFold
-
-SELECTED = "selected.ckpt"
 
 
 class Folds(Protocol):
@@ -69,7 +67,7 @@ class WalkForward:
         make_trainer: a fresh trainer with fresh callbacks, given the fold's folder.
         folder: where the run is written.
         seed: of the run; every fold's own seed derives from it.
-        say: prints one line.
+        monitor: shows how the run gets on; None: nothing does.
         overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
         side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
         money: the account in currency that also trades the test decisions; None: there is none.
@@ -80,7 +78,7 @@ class WalkForward:
     make_trainer: Callable[[Path], pl.Trainer]
     folder: RunFolder
     seed: int
-    say: Callable[[str], None] = print
+    monitor: Monitor | None = None
     overlays: Sequence[Mapping[str, Any]] = ({},)
     side_by_side: Callable[[int, Sequence[int]], None] | None = None
     money: MoneyBook | None = None
@@ -91,22 +89,21 @@ class WalkForward:
         Raises:
             Interrupted: a signal came; everything is saved.
         """
-        started, bars_done = time.monotonic(), 0
         folds = self.datamodule.folds
         finished = {record.index for record in self.folder.folds() if record.status == "done"}
         waiting = [fold for fold in folds if fold.index not in finished]
-        for count, fold in enumerate(waiting, start=1):
+        for fold in waiting:
             interrupts.raise_if_requested()
-            record = self._run_fold(fold)
-            write_summary(self.folder, len(folds), self.datamodule.get_optimization_info())
-            bars_done += record.timesteps
-            seconds = time.monotonic() - started
-            left = timedelta(seconds=round((len(waiting) - count) * seconds / count))
-            done = f"{len(folds) - len(waiting) + count}/{len(folds)}"
-            self.say(f"{done:>7}  {_line(record)}  {bars_done / seconds:,.0f} steps/s  {left} left")
+            started = time.monotonic()
+            record = self.run_fold(fold)
+            cache = self.datamodule.get_optimization_info()
+            write_summary(self.folder, len(folds), cache)
+            if self.monitor is not None:
+                self.monitor.fold_done(_line(record), time.monotonic() - started, self.folder.folds(), cache)
         return self.folder.folds()
 
-    def _run_fold(self, fold: Fold) -> FoldRecord:
+    def run_fold(self, fold: Fold) -> FoldRecord:
+        """Bring one fold to its test result, and into the ledger."""
         watch = Stopwatch()
         directory = self.folder.fold_path(fold.index)
         with watch.stage("data"):
@@ -156,6 +153,8 @@ class WalkForward:
         purpose = f"fold {fold.index}" + (f" candidate {number}" if number else "")
         module = self.make_module(derive_seed(self.seed, 0, purpose), self.overlays[number])
         module.fold = (fold.index, len(self.datamodule.folds))
+        if self.monitor is not None and self.monitor.live:
+            module.show = self.monitor.show
         module.earlier_folds = earlier_folds(self.folder, fold.index)
         module.build(data.train)
         return module
@@ -198,10 +197,7 @@ class WalkForward:
                 self.side_by_side(fold.index, numbers)
             every = [self.train_candidate(fold.index, number) for number in numbers]
         winner = best(every)
-        source = candidate_path(directory, winner.number)
-        state = CheckpointStore(source).load(SELECTED)
-        CheckpointStore(directory).save(state, SELECTED)
-        keep_files(source, directory)
+        state = keep(candidate_path(directory, winner.number), directory)
         self.datamodule.load_state_dict(state[type(self.datamodule).__qualname__])  # its scaler
         module = self._new_module(fold, data, winner.number)
         _policy(module).load_state_dict({name.removeprefix("policy."): x for name, x in state["state_dict"].items()})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lit_ppo.candidates import overlays_of
 from lit_ppo.files import shown_path
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.money import MoneyBook, money_line
+from lit_ppo.monitor import Monitor, read_baseline
 from lit_ppo.optimisation_summary import exit_code, summarise, summary_lines, write_summary
 from lit_ppo.oracles import solve
 from lit_ppo.provenance import source_sha256
@@ -37,10 +39,12 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     """
     config = cli.config
     data = cli.datamodule
+    read_baseline(config["baseline"])
     _refuse_many_devices(config["trainer"])
     _set_threads(config, len(overlays_of(config["parallel_candidates"], config["candidates"])))
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
+    cli.make_trainer(Path(config["results"]))
     folder = RunFolder(config["results"], config["seed_everything"])
     with RunLock(folder.path):
         text = _stored(cli.config_text())
@@ -52,7 +56,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
             folder.write_run(_record(cli, command))
         loop = make_loop(cli, folder)
         try:
-            with _side_by_side(cli, loop):
+            with _side_by_side(cli, loop), _monitor(cli, loop):
                 loop.run()
         except BaseException as error:
             folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
@@ -79,6 +83,13 @@ def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
         money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
         overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
     )
+
+
+@contextmanager
+def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
+    events = None if cli.config["trainer"]["logger"] is False else loop.folder.file("monitor")
+    with Monitor(len(cli.datamodule.folds), read_baseline(cli.config["baseline"]), events) as loop.monitor:
+        yield
 
 
 @contextmanager
