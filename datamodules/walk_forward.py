@@ -62,7 +62,8 @@ class WalkForwardDataModule(pl.LightningDataModule):
         cache: keep computed features on disk.
         cache_dir: where; default is the user's cache home.
         cache_max_bytes: bound on the cache's size.
-        allow_modules: modules that features may be imported from, besides this project's.
+        allow_modules: modules that features may be imported from, besides this project's; on the command line they
+            are named by `--allow-module NAME`, and a configuration cannot add any.
         point: size of a point in price units; None infers it from the quotes' digits.
         timezone: time zone of naive times in the file; None is UTC.
         date_format: strptime format of the file's dates where they are ambiguous.

@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(command: str, error: Exception, code: int) -> int:
     if os.environ.get("LIT_PPO_TRACEBACK"):
         raise error
-    print(f"lit-ppo {command}: {error}", file=sys.stderr)
+    # A file's name may hold escape sequences: what a terminal would obey is shown instead.
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))
+    print(f"lit-ppo {command}: {text}", file=sys.stderr)
     return code
 
 
@@ -83,6 +85,7 @@ def _train(command: str, rest: list[str]) -> int:
     import logging
 
     import lightning.pytorch as pl
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from datamodules.gymnasium_data import GymnasiumDataModule
     from datamodules.walk_forward import WalkForwardDataModule
@@ -111,6 +114,8 @@ def _train(command: str, rest: list[str]) -> int:
     except interrupts.Interrupted as stopped:
         print(f"lit-ppo {command}: {stopped}", file=sys.stderr)
         return stopped.exit_code
+    except MisconfigurationException as error:  # trainer.* asks for what Lightning cannot do here
+        return _failed(command, error, 2)
     except (RuntimeError, ArithmeticError) as error:  # the run failed; its own messages say what to do
         return _failed(command, error, 2 if isinstance(error, RunLockedError) else 1)
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lit_ppo.atomic import atomic_write
 from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
+from lit_ppo.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.files import utc_cells
 from lit_ppo.interrupts import StopOnSignal
 from lit_ppo.module import LitPPO
@@ -48,6 +52,20 @@ def one_seed(seed: Any) -> int:
     return seed
 
 
+class ConfigParser(LightningArgumentParser):
+    """Lightning's parser, for which a value is a value: only `--config` names a file that holds configuration.
+
+    Lightning's own reads a value that happens to be the name of a file (jsonargparse #516): `data.features: default`
+    would be the content of a file `default` in the working directory.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
+
+
 class LitPPOCLI(LightningCLI):
     """Parses one command's arguments; the command itself is a method of the caller.
 
@@ -59,6 +77,10 @@ class LitPPOCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
         self.command = command
+        arguments, self.allowed_modules = take_allowed_modules(arguments)
+        restrict_class_paths(self.allowed_modules)
+        if self.allowed_modules:
+            arguments = [*arguments, "--data.allow_modules", json.dumps(self.allowed_modules)]
         arguments = [re.sub(r"^--seed(?==|$)", "--seed_everything", argument) for argument in arguments]
         # Lightning warns of arguments given beside sys.argv, which are the same ones here.
         warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
@@ -70,6 +92,7 @@ class LitPPOCLI(LightningCLI):
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False},
+                parser_class=ConfigParser,
                 args=list(arguments),
                 run=False,
                 auto_configure_optimizers=False,
@@ -96,7 +119,10 @@ class LitPPOCLI(LightningCLI):
                 help="an optimisation that fails ends the run; default: only where the environment says CI",
             )
             parser.add_argument(
-                "--money", type=MoneySettings | None, default=None, help="also trade the test decisions in lots: money.csv"
+                "--money",
+                type=MoneySettings | None,
+                default=None,
+                help="also trade the test decisions in lots: money.csv",
             )
             parser.add_argument(
                 "--parallel_candidates", type=int, default=1, help="train so many seeds a fold, keep the best"
@@ -141,6 +167,13 @@ class LitPPOCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make the datamodule; models and trainers are made when they are needed, one for each fold."""
+        asked = self.config["data"].get("allow_modules") or []
+        if unknown := sorted(set(asked) - set(self.allowed_modules)):
+            flags = " ".join(f"--allow-module {name}" for name in unknown)
+            raise UsageError(
+                f"data.allow_modules names {', '.join(unknown)}, but a configuration cannot allow itself to import. "
+                f"If you trust {'it' if len(unknown) == 1 else 'them'}, add {flags} to the command line"
+            )
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self.config_init["data"]
 
@@ -150,7 +183,11 @@ class LitPPOCLI(LightningCLI):
         return LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
 
     def make_trainer(self, directory: Path) -> pl.Trainer:
-        """Return a fresh trainer with fresh callbacks, that writes into `directory`."""
+        """Return a fresh trainer with fresh callbacks, that writes into `directory`.
+
+        Raises:
+            UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
+        """
         config = copy.deepcopy(self.config_init["trainer"].as_dict())
         callbacks = config["callbacks"] or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
@@ -165,7 +202,12 @@ class LitPPOCLI(LightningCLI):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
-        return pl.Trainer(**config)
+        try:
+            return pl.Trainer(**config)
+        except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices
+            asked = ", ".join(f"trainer.{key} {config[key]!r}" for key in ("accelerator", "devices", "strategy"))
+            gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
+            raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
 
     @property
     def directory(self) -> Path:
@@ -192,7 +234,9 @@ class LitPPOCLI(LightningCLI):
         return asked
 
     def _explained(self, message: str) -> str:
-        """Add the nearest known name to a message about an unknown one."""
+        """Say what a refused class path or an unknown name needs; other messages stay as they are."""
+        if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            return refused_class_path(refused[1])
         unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
         unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
         known = sorted(self.parser.get_defaults(skip_validation=True).keys())

@@ -45,6 +45,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     cli.make_trainer(Path(config["results"]))
+    cli.make_trainer(Path(config["results"]))
     folder = RunFolder(config["results"], config["seed_everything"])
     with RunLock(folder.path):
         text = _stored(cli.config_text())

@@ -1,0 +1,83 @@
+"""Which Python names a configuration may make a program import: a configuration is data, and must not run code.
+
+`class_path: os.system` in a file from somebody else would be a command line. So every import path that a value names
+is checked before it is imported: this project's packages, Lightning's and torch's own are allowed, and modules that
+the user names on the command line with `--allow-module`. A configuration cannot allow anything by itself.
+
+jsonargparse keeps the rule, for the path that was written and for the place where the object found is defined: an
+allowed module that merely imported `os` does not lend it. See SECURITY.md for what this does not promise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from jsonargparse import set_parsing_settings
+
+ALLOWED = ("lit_ppo", "datamodules", "callbacks", "lightning", "torch")
+# Of the allowed packages: what loads code or pickles, by name, from a file or the network.
+DENIED = ("torch.hub", "torch.load", "torch.serialization", "torch.package", "torch.utils.model_zoo")
+DENIED += ("torch.utils.cpp_extension", "torch.utils.file_baton", "torch.distributed.elastic", "torch.distributed.run")
+DENIED += ("torch.distributed.launch", "torch.multiprocessing", "torch.compiler", "lightning.fabric.cli")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+_granted: set[str] = set()  # jsonargparse's rule is global to the process, and so is what was added to it
+
+
+def restrict_class_paths(modules: Sequence[str] = ()) -> None:
+    """From here on, values of a configuration may name what `ALLOWED` and `modules` hold, and nothing else.
+
+    Args:
+        modules: further modules, with their submodules, whose code the user trusts; those of an earlier call are
+            withdrawn.
+
+    Raises:
+        ValueError: a name that is no module's, or jsonargparse itself, which would undo the rule.
+    """
+    for module in modules:
+        if not _MODULE.fullmatch(module):
+            raise ValueError(f"--allow-module names a module to import, like my_features; got {module!r}")
+    withdrawn = _granted - set(ALLOWED)
+    _granted.clear()
+    # Values of a type that accepts anything stay data, whatever they look like.
+    set_parsing_settings(
+        import_path_denylist=["*", *withdrawn, *DENIED],
+        import_path_allowlist=[*ALLOWED, *modules],
+        instantiate_subclass_spec_in_any=False,
+    )
+    _granted.update(modules)
+
+
+def take_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take `--allow-module NAME` and `--allow-module=NAME` out of a command's arguments.
+
+    Returns:
+        The other arguments, and the names.
+
+    Raises:
+        ValueError: the flag without a name.
+    """
+    rest: list[str] = []
+    modules: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--allow-module", "--allow_module"):
+            rest.append(argument)
+            continue
+        name = value if equals else next(waiting, "")
+        if not name or name.startswith("-"):
+            raise ValueError("--allow-module needs the name of a module, like --allow-module my_features")
+        modules.append(name)
+    return rest, modules
+
+
+def refused_class_path(path: str) -> str:
+    """The message for an import path that was refused."""
+    module = path.rpartition(".")[0]
+    return (
+        f"The configuration names {path}, and only {', '.join(ALLOWED)} (less what loads code or pickles) may be: "
+        f"it was not imported. If you trust module {module}, add --allow-module {module} to the command line"
+    )
