@@ -1,7 +1,7 @@
 """sb3-contrib RecurrentPPO on the tasks of memory_proofs.py, with the settings that RL Zoo publishes for them.
 
-Runs in an environment of its own (torch, sb3-contrib, gymnasium); prints one line of JSON. The argument is a JSON object:
-task, seed, every (timesteps between validations), validation_episodes, test_episodes.
+Runs in an environment of its own (torch, sb3-contrib, gymnasium); prints one line of JSON. The argument is a JSON
+object: task, seed, every (timesteps between validations), validation_episodes, test_episodes.
 """
 
 from __future__ import annotations
