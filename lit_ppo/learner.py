@@ -204,13 +204,17 @@ class Learner:
     @property
     def total_timesteps(self) -> int:
         """Bars that this training visits: the budget that was set, or `max_passes` over the train bars, if less."""
-        if self._market is None or self.config.max_passes is None:
-            return self._budget
-        return min(self._budget, math.ceil(self.config.max_passes * self._market.num_decisions))
+        return self.within_passes(self._budget)
 
     @total_timesteps.setter
     def total_timesteps(self, timesteps: int) -> None:
         self._budget = timesteps
+
+    def within_passes(self, timesteps: int) -> int:
+        """Return what a budget of `timesteps` comes to: no more than `max_passes` over the train bars."""
+        if self._market is None or self.config.max_passes is None:
+            return timesteps
+        return min(timesteps, math.ceil(self.config.max_passes * self._market.num_decisions))
 
     @property
     def progress(self) -> float:

@@ -35,7 +35,7 @@ def note_fold(record: FoldRecord, module: Any, seen: Sequence[int]) -> None:
     """
     steps = module.recipe.steps_per_iteration
     record.details |= {
-        "planned_timesteps": math.ceil(module.recipe.total_timesteps / steps) * steps,
+        "planned_timesteps": math.ceil(module.learner.within_passes(module.recipe.total_timesteps) / steps) * steps,
         "visited_timesteps": module.timesteps,
         "seen": list(seen),
         "optimisations": {name: dict(entry) for name, entry in module.optimisations.items()},
