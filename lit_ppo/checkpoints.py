@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -62,6 +63,24 @@ def refuse_objects(value: Any, where: str = "checkpoint") -> None:
             f"{where} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
             "strings, lists and dicts only, so that `weights_only=True` can load it. Convert it in `state_dict`"
         )
+
+
+def canonical(value: Any) -> Any:
+    """Return equal content with every equal string one object, and no two containers one.
+
+    A pickle writes an object once and refers to it afterwards. Which strings are one object differs between a state
+    that was built and one that was loaded; without this, equal states would give different bytes and hashes.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) in (list, tuple):
+        return type(value)(canonical(inner) for inner in value)
+    if type(value) in (dict, OrderedDict):
+        copy = type(value)((canonical(key), canonical(inner)) for key, inner in value.items())
+        if hasattr(value, "_metadata"):  # versions of the modules in a `state_dict`
+            copy._metadata = canonical(value._metadata)
+        return copy
+    return value
 
 
 def local_path(path: str | Path) -> Path:
@@ -139,11 +158,11 @@ class CheckpointStore:
         """
         refuse_objects(state)
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(canonical(state), buffer)
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         self.directory.mkdir(parents=True, exist_ok=True)
-        entries = self.entries()
+        entries = [self._with_facts(entry) for entry in self.entries()]
         sequence = 1 + max((entry["sequence"] for entry in entries), default=0)
         kind = "rolling" if name is None else "named"
         target = self.directory / (name or f"checkpoint-{sequence:06d}-{digest[:32]}.ckpt")
@@ -161,6 +180,16 @@ class CheckpointStore:
             failpoint("during_prune", file)
             (self.directory / file).unlink(missing_ok=True)
         return target
+
+    def _with_facts(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Complete an entry that was rebuilt from a file's name: a kill before the manifest then leaves no trace."""
+        if "bytes" in entry:
+            return entry
+        try:
+            facts = self._read(entry, "cpu").get(FACTS, {})
+        except (ValueError, OSError):
+            return entry
+        return {**entry, "bytes": (self.directory / entry["file"]).stat().st_size, **facts}
 
     def _read(self, entry: dict[str, Any], map_location: MapLocation) -> dict[str, Any]:
         """Read one listed checkpoint; raises ValueError or OSError if it is not what was written."""
