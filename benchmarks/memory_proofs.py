@@ -5,7 +5,8 @@
 
 Every training runs through the product (`lit-ppo fit --config configs/...`). Its weights are chosen on the validation
 episodes and judged on 100 greedy test episodes, which are others. A score counts as reached at the first validation
-whose mean is at least the goal; seconds are of rollouts and updates, without evaluation. sb3-contrib RecurrentPPO runs
+whose mean is at least the goal; seconds are of rollouts and updates, without evaluation; CPU seconds are those times
+the run's share of a core, and say more where the machine is shared. sb3-contrib RecurrentPPO runs
 with the settings that RL Zoo publishes for the two tasks (`memory_proofs_peer.py`), validated as often, with as many
 episodes, and judged alike. Results: benchmarks/results/memory_proofs.json, rewritten after every training.
 """
@@ -34,6 +35,7 @@ from lit_ppo.lightning_cli import SELECTED
 from lit_ppo.policy import ObservationPolicy
 from lit_ppo.provenance import code_state, machine, package_versions
 from lit_ppo.recipe import load_policy
+from lit_ppo.timing import Stopwatch
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/results/memory_proofs.json"
@@ -76,18 +78,20 @@ def train(goal: Goal, recurrent: bool, seed: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "lit_ppo", "fit", "--config", str(goal.path), "--seed", str(seed)]
         command += ["--model.recurrent", str(recurrent).lower(), "--trainer.default_root_dir", folder]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        watch, before = Stopwatch(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        with watch.stage("fit"):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         curve = curve_of(Path(folder))
         policy, _ = load_policy(load_checkpoint(Path(folder) / SELECTED))
     assert isinstance(policy, ObservationPolicy)
     data = GymnasiumDataModule(**yaml.safe_load(goal.path.read_text(encoding="utf-8"))["data"])
     result = evaluate_episodes(policy, data.test_dataloader().task, seed)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         "test_reward": round(result.score, 2),
         "test_reward_std": round(result.metrics["episode_reward_std"], 2),
-        "cpu_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "cpu_per_wall": round(cpu_s / watch.seconds["fit"], 3),
         "curve": curve,
     }
 
@@ -111,7 +115,10 @@ def train_peer(python: str, name: str, goal: Goal, seed: int) -> dict[str, Any]:
 def with_first_reached(run: dict[str, Any], goal: Goal) -> dict[str, Any]:
     """Add where the goal was first reached, None if never."""
     first = next((point for point in run["curve"] if point["reward"] >= goal.reward), None)
-    return {**run, "reached": first and {"timesteps": first["timesteps"], "seconds": first["seconds"]}}
+    if first is None:
+        return {**run, "reached": None}
+    cpu_s = round(first["seconds"] * run["cpu_per_wall"], 1)
+    return {**run, "reached": {"timesteps": first["timesteps"], "seconds": first["seconds"], "cpu_s": cpu_s}}
 
 
 def summary(runs: list[dict[str, Any]], goal: Goal) -> dict[str, Any]:
@@ -130,6 +137,7 @@ def summary(runs: list[dict[str, Any]], goal: Goal) -> dict[str, Any]:
         "seeds_that_reached": len(reached),
         "median_timesteps_to_goal": float(np.median([point["timesteps"] for point in reached])) if reached else None,
         "median_seconds_to_goal": float(np.median([point["seconds"] for point in reached])) if reached else None,
+        "median_cpu_s_to_goal": float(np.median([point["cpu_s"] for point in reached])) if reached else None,
     }
 
 

@@ -117,11 +117,11 @@ def main() -> None:
     weights, envs.obs_rms = validation.saved
     model.policy.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     tests = evaluate(model, envs, task, wanted["test_episodes"], 20_000 + wanted["seed"])
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    usage, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - validation.started
     result = {
         "test_reward": round(float(tests.mean()), 2),
         "test_reward_std": round(float(tests.std()), 2),
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "cpu_per_wall": round((usage.ru_utime + usage.ru_stime) / wall, 3),
         "version": sb3_contrib.__version__,
         "curve": validation.curve,
     }
