@@ -5,10 +5,10 @@
 
 Every training runs through the product (`lit-ppo fit --config configs/...`). Its weights are chosen on the validation
 episodes and judged on 100 greedy test episodes, which are others. A score counts as reached at the first validation
-whose mean is at least the goal; seconds are of rollouts and updates, without evaluation; CPU seconds are those times
-the run's share of a core, and say more where the machine is shared. sb3-contrib RecurrentPPO runs
-with the settings that RL Zoo publishes for the two tasks (`memory_proofs_peer.py`), validated as often, with as many
-episodes, and judged alike. Results: benchmarks/results/memory_proofs.json, rewritten after every training.
+whose mean is at least the goal. Seconds are those of rollouts and updates, without evaluation; CPU seconds are seconds
+times the share of a core that the whole run had: they say more where the machine is shared. sb3-contrib RecurrentPPO
+runs with the settings that RL Zoo publishes for the two tasks (`memory_proofs_peer.py`), validated as often, with as
+many episodes, and judged alike. Results: benchmarks/results/memory_proofs.json, rewritten after every training.
 """
 
 from __future__ import annotations
