@@ -95,13 +95,16 @@ def load_features(
     return specs
 
 
-def compute_features(frame: pd.DataFrame, specs: Sequence[FeatureSpec], bar_seconds: float) -> np.ndarray:
+def compute_features(
+    frame: pd.DataFrame, specs: Sequence[FeatureSpec], bar_seconds: float, finite: bool = True
+) -> np.ndarray:
     """Compute the feature matrix of a bar file.
 
     Args:
         frame: bars in time order: time (datetime64 UTC), open, high, low, close, volume, further columns.
         specs: F features.
         bar_seconds: length of one bar.
+        finite: refuse values that are not; False for the look-ahead audit, whose bars have holes on purpose.
 
     Returns:
         [N, F] float32, not scaled. Within a feature's own warm-up the values are NaN.
@@ -121,7 +124,7 @@ def compute_features(frame: pd.DataFrame, specs: Sequence[FeatureSpec], bar_seco
         if values.shape != (len(frame),):
             raise ValueError(f"Feature {spec.label} must give one value per bar, {len(frame)}, got {values.shape}")
         bad = np.flatnonzero(~np.isfinite(values[spec.warmup :])) + spec.warmup
-        if bad.size:
+        if bad.size and finite:
             raise ValueError(
                 f"Feature {spec.label} has {bad.size} values that are not finite after its {spec.warmup} warm-up bars, "
                 f"the first at bar {bad[0]} ({frame['time'].iloc[bad[0]]}). Correct the file, or leave the feature out."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import torch
 
 from datamodules import cache as disk_cache
@@ -282,6 +284,39 @@ class WalkForwardDataModule(pl.LightningDataModule):
         delay = fill_delay(self.fill)
         return BarRange(decisions.start + delay, decisions.stop + delay + 1)
 
+    # Look-ahead audit
+
+    @property
+    def feature_matrix(self) -> np.ndarray:
+        """[N, F] float32 features of every bar of the file, not scaled; NaN within a feature's warm-up."""
+        self.setup()
+        return self._features
+
+    @property
+    def feature_warmups(self) -> dict[str, int]:
+        """Bars that each feature needs before its first value, as it declares them."""
+        return {spec.label: spec.warmup for spec in self.specs}
+
+    def over(self, frame: pd.DataFrame) -> WalkForwardDataModule:
+        """The same settings and folds over other bars: what the look-ahead audit compares with.
+
+        Row t of `frame` stands for bar t. A shorter frame ends early: what would need its missing rows is NaN. Bars
+        may have holes; nothing is checked, cached or shared with this datamodule.
+        """
+        length = len(self.bars.frame)
+        other = copy.copy(self)
+        other._bars = replace(self.bars, frame=frame)
+        other._content = content_hash(other._bars)
+        other.cache = None
+        with np.errstate(all="ignore"):
+            fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source)
+            features = compute_features(frame, self.specs, self.bars.bar_seconds, finite=False)
+        other._fills = FillArrays(*(_padded(values, length) for values in fills))
+        other._features = _padded(features, length)
+        other.row_accesses, other._scalers = {}, {}
+        other._served = other._on_device = other.trainer = None
+        return other
+
     # Lightning
 
     def train_dataloader(self) -> OneBatch:
@@ -384,3 +419,10 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Remove every entry of the preprocessing cache; features in memory stay valid."""
         if self.cache:
             disk_cache.clear(self._cache_dir)
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """`values` [M, ...] followed by rows of NaN, `length` in all."""
+    padded = np.full((length, *values.shape[1:]), np.nan, dtype=values.dtype)
+    padded[: len(values)] = values
+    return padded

@@ -22,6 +22,8 @@ COMMANDS = {
     "test": "evaluate a checkpoint on a fold's test bars",
     "predict": "write a checkpoint's decisions on a fold's test bars",
     "oracle": "train on a market with a known optimum: share of it captured",
+    "benchmark": "with and without the optimisations, on the same folds: time, timesteps, result",
+    "audit": "look for look-ahead in the data, features, model and training of a configuration",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file and print its data card",
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     handler: Callable[[list[str]], int] = {
         "oracle": _oracle,
+        "benchmark": _benchmark,
         "report": _report,
         "compare": _compare,
         "data": _data,
@@ -100,8 +103,8 @@ def _train(command: str, rest: list[str]) -> int:
         warnings.filterwarnings("ignore", boring)
     data: type[pl.LightningDataModule] = WalkForwardDataModule
     if asks_for_environment(rest):
-        if command == "walk-forward":
-            raise ValueError("walk-forward goes through bars, but data.env_id names an environment: use lit-ppo fit")
+        if command in ("walk-forward", "audit"):
+            raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule
     cli = LitPPOCLI(command, rest, data)
     interrupts.install()
@@ -110,6 +113,10 @@ def _train(command: str, rest: list[str]) -> int:
             from lit_ppo.walk_forward_command import walk_forward
 
             return walk_forward(cli, ["walk-forward", *rest])
+        if command == "audit":
+            from lit_ppo.audit_command import audit
+
+            return audit(cli)
         run_on_one_fold(cli)
     except interrupts.Interrupted as stopped:
         print(f"lit-ppo {command}: {stopped}", file=sys.stderr)
@@ -145,6 +152,27 @@ def _oracle(rest: list[str]) -> int:
         return _failed("oracle", error, 2)
     except (RuntimeError, ArithmeticError) as error:
         return _failed("oracle", error, 1)
+
+
+def _benchmark(rest: list[str]) -> int:
+    """`lit-ppo benchmark`."""
+    import logging
+
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo import interrupts
+    from lit_ppo.benchmark_command import benchmark
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", boring)
+    interrupts.install()
+    try:
+        return benchmark(rest, WalkForwardDataModule)
+    except interrupts.Interrupted as stopped:
+        print("lit-ppo benchmark: stopped; a benchmark starts anew", file=sys.stderr)
+        return stopped.exit_code
+    except (RuntimeError, ArithmeticError) as error:
+        return _failed("benchmark", error, 1)
 
 
 def _run_script(rest: list[str]) -> int:

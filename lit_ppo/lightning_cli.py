@@ -153,6 +153,14 @@ class LitPPOCLI(LightningCLI):
                 default=None,
                 help="JSON of `lit-ppo benchmark`: the monitor's speed-up is against it; null: the old script's report",
             )
+        elif self.command == "audit":
+            parser.add_argument("--points", type=int, default=200, help="random t after which the bars are changed")
+            parser.add_argument(
+                "--null_seeds", type=int, default=5, help="trainings on each null market; 100 for a verdict"
+            )
+            parser.add_argument(
+                "--timesteps", type=int, default=20_000, help="bars visited by each training (the model's, if fewer)"
+            )
         else:
             parser.add_argument(
                 "--ckpt_path",
@@ -196,7 +204,7 @@ class LitPPOCLI(LightningCLI):
         plugins = config["plugins"] or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         config["default_root_dir"] = str(directory)
-        if self.command == "walk-forward":
+        if self.command in ("walk-forward", "audit"):
             config["devices"] = 1
         if self.command not in ("fit", "walk-forward"):
             config["logger"] = False  # there is no curve to draw
