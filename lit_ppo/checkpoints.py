@@ -162,7 +162,8 @@ class CheckpointStore:
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         self.directory.mkdir(parents=True, exist_ok=True)
-        entries = [self._with_facts(entry) for entry in self.entries()]
+        # A named file that is written again takes its old place.
+        entries = [self._with_facts(entry) for entry in self.entries() if entry["file"] != name]
         sequence = 1 + max((entry["sequence"] for entry in entries), default=0)
         kind = "rolling" if name is None else "named"
         target = self.directory / (name or f"checkpoint-{sequence:06d}-{digest[:32]}.ckpt")
@@ -171,7 +172,7 @@ class CheckpointStore:
             raise OSError(f"{target} reads back different from what was written: check the disk. Older ones are kept.")
         entry = {"sequence": sequence, "file": target.name, "sha256": digest, "bytes": len(data), "kind": kind}
         entry |= state.get(FACTS, {})
-        entries = [*(other for other in entries if other["file"] != target.name), entry]
+        entries.append(entry)
         stale = self._surplus(entries)
         entries = [other for other in entries if other["file"] not in stale]
         manifest = json.dumps({"schema": SCHEMA, "entries": entries}, indent=1, sort_keys=True)
