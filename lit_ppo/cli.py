@@ -169,7 +169,7 @@ def _benchmark(rest: list[str]) -> int:
     try:
         return benchmark(rest, WalkForwardDataModule)
     except interrupts.Interrupted as stopped:
-        print("lit-ppo benchmark: stopped; a benchmark starts anew", file=sys.stderr)
+        print("lit-ppo benchmark: stopped; its result holds the folds that were complete", file=sys.stderr)
         return stopped.exit_code
     except (RuntimeError, ArithmeticError) as error:
         return _failed("benchmark", error, 1)
