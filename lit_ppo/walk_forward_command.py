@@ -15,7 +15,6 @@ import yaml
 
 from lit_ppo.candidate_processes import CandidateProcesses, Job, number_of_processes
 from lit_ppo.candidates import overlays_of
-from lit_ppo.files import shown_path
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.money import MoneyBook, money_line
 from lit_ppo.monitor import Monitor, read_baseline
@@ -45,7 +44,6 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     cli.make_trainer(Path(config["results"]))
-    cli.make_trainer(Path(config["results"]))
     folder = RunFolder(config["results"], config["seed_everything"])
     with RunLock(folder.path):
         text = _stored(cli.config_text())
@@ -68,8 +66,14 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
         money = [record.details["money"] for record in folder.folds() if "money" in record.details]
         for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
             print(line)
-        print(f"report: {shown_path(write_report(folder.path))}")
+        print(f"report: {_for_the_terminal(write_report(folder.path))}")
         return exit_code(summary)
+
+
+def _for_the_terminal(path: Path) -> Path:
+    """The path from here, or in full: a terminal, unlike a record, does not travel."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
@@ -183,7 +187,7 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
         )
     report = folder.path / "report.html"
     if before["status"] == "done" and report.is_file() and all(folder.is_done(f.index) for f in cli.datamodule.folds):
-        print(f"{shown_path(folder.path)} is finished, nothing was changed; report: {shown_path(report)}")
+        print(f"{_for_the_terminal(folder.path)} is finished, nothing was changed; report: {_for_the_terminal(report)}")
         return True
     for label, entries in (("mixes two runs", found.refused), ("is not bit-identical", found.inexact)):
         if entries:
