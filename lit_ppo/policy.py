@@ -494,13 +494,17 @@ class ObservationPolicy(nn.Module):
     def act(
         self, observations: Tensor, state: PolicyState, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor, PolicyState]:
-        """One step [S, D]: actions, their log-probabilities [S], values [S] and the state after it.
+        """One step [S, D]: actions, their distribution's parameters [S, A], the policy's memory [S, H], state after it.
 
-        Greedy (mode of the distribution) without a generator.
+        Greedy (mode of the distribution) without a generator. A critic with its own LSTM is not run: nobody needs a
+        value to act, and whole stretches of values (`run_critic`) cost a fraction of single ones. So `state.critic`
+        comes back as it was given.
         """
-        encoded, state = self._encode(observations.unsqueeze(0), state, None)
-        parameters = self.action_parameters(encoded.policy[0], observations)
-        values = self.value_head(encoded.critic[0]).squeeze(-1).float()
+        starts = (
+            None if self.recurrent else torch.ones(1, len(observations), dtype=torch.bool, device=observations.device)
+        )
+        hidden, memory = self.encoder.policy(observations.unsqueeze(0), state.policy, starts)
+        parameters = self.action_parameters(hidden[0], observations)
         if self.num_actions is not None:
             if generator is None:
                 actions = parameters.argmax(-1)
@@ -512,15 +516,21 @@ class ObservationPolicy(nn.Module):
             assert self.log_std is not None
             noise = torch.randn(parameters.shape, generator=generator, device=parameters.device)
             actions = parameters + self.log_std.exp() * noise
-        log_probs, _ = self._log_probs(parameters, actions)
-        return actions, log_probs, values, state
+        return actions, parameters, hidden[0], PolicyState(memory, state.critic)
 
-    def state_values(self, observations: Tensor, state: PolicyState) -> Tensor:
-        """V of [S, D] observations that follow `state`; the state itself is not advanced."""
-        encoded, _ = self._encode(observations.unsqueeze(0), state, None)
-        return self.value_head(encoded.critic[0]).squeeze(-1).float()
+    def run_critic(
+        self, observations: Tensor, state: LSTMState, episode_starts: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        """Memory [T, S, H] of the LSTM that the value head reads, over observations [T, S, D], and the state after."""
+        if not self.recurrent:
+            episode_starts = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
+        return (self.encoder.critic or self.encoder.policy)(observations, state, episode_starts)
 
-    def _log_probs(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def values(self, hidden: Tensor) -> Tensor:
+        """V [...] of memories [..., H], float32."""
+        return self.value_head(hidden).squeeze(-1).float()
+
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [...] of actions."""
         if self.num_actions is not None:
             log_probs = functional.log_softmax(parameters, dim=-1)
@@ -534,6 +544,5 @@ class ObservationPolicy(nn.Module):
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
         encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
         parameters = self.action_parameters(encoded.policy, rollout.observations)
-        log_probs, entropies = self._log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
-        values = self.value_head(encoded.critic).squeeze(-1).float()
-        return PolicyOutputs(log_probs, entropies, values)
+        log_probs, entropies = self.log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
+        return PolicyOutputs(log_probs, entropies, self.values(encoded.critic))

@@ -12,6 +12,7 @@ from torch.nn import functional
 from lit_ppo.advantages import counterfactual_advantage, generalized_advantage
 from lit_ppo.envs.account import Account
 from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.lstm import LSTMState
 from lit_ppo.policy import Encoded, MarketPolicy, ObservationPolicy, PolicyState
 from lit_ppo.rewards import sampled_rewards, transition_rewards
 from lit_ppo.types import MarketTensors
@@ -264,40 +265,31 @@ class StepwiseCollector:
         assert self.episode_starts is not None
         assert self.state is not None
         initial_state = self.state
-        columns: dict[str, list[Tensor]] = {
-            name: [] for name in ("observations", "starts", "actions", "log_probs", "values", "rewards")
-        }
-        columns |= {"terminated": [], "truncated": [], "final_values": []}
+        names = ("observations", "starts", "actions", "parameters", "hidden", "rewards", "terminated", "truncated")
+        columns: dict[str, list[Tensor]] = {name: [] for name in names}
+        ahead: dict[int, tuple[LSTMState, Tensor]] = {}  # step: memory after it, final observations it led to
         for t in range(num_steps):
             state = self.state.reset_where(self.episode_starts)  # before the step, never after it
-            actions, log_probs, values, state = self.policy.act(self.observations, state, generator)
+            actions, parameters, hidden, state = self.policy.act(self.observations, state, generator)
             transition = self.env.step(actions)
-            ended = transition.terminated | transition.truncated
-            last = t == num_steps - 1
-            if last or bool(transition.truncated.any()):
-                final_values = self.policy.state_values(transition.final_observations, state)
-            else:
-                final_values = torch.zeros_like(values)  # never read: see `next_values` below
-            for name, value in (
-                ("observations", self.observations),
-                ("starts", self.episode_starts),
-                ("actions", actions),
-                ("log_probs", log_probs),
-                ("values", values),
-                ("rewards", transition.rewards),
-                ("terminated", transition.terminated),
-                ("truncated", transition.truncated),
-                ("final_values", final_values),
-            ):
+            if t == num_steps - 1 or bool(transition.truncated.any()):
+                ahead[t] = state.policy, transition.final_observations
+            seen = (self.observations, self.episode_starts, actions, parameters, hidden)
+            step = (*seen, transition.rewards, transition.terminated, transition.truncated)
+            for name, value in zip(names, step, strict=True):
                 columns[name].append(value)
-            self.observations, self.episode_starts, self.state = transition.observations, ended, state
+            self.observations, self.state = transition.observations, state
+            self.episode_starts = transition.terminated | transition.truncated
         stacked = {name: torch.stack(column) for name, column in columns.items()}
-        following = torch.cat([stacked["values"][1:], stacked["final_values"][-1:]])
+        log_probs, _ = self.policy.log_probs(stacked["parameters"], stacked["actions"])
+        values, final_values, critic_state = self._values(stacked, initial_state, ahead)
+        self.state = self.state._replace(critic=critic_state)
+        following = torch.cat([values[1:], final_values[-1:]])
         ended = stacked["terminated"] | stacked["truncated"]
-        next_values = torch.where(ended, stacked["final_values"], following)
+        next_values = torch.where(ended, final_values, following)
         advantages, targets = generalized_advantage(
             stacked["rewards"],
-            stacked["values"],
+            values,
             next_values,
             stacked["terminated"],
             stacked["truncated"],
@@ -313,13 +305,35 @@ class StepwiseCollector:
             actions=stacked["actions"],
             held=None,
             account=None,
-            log_probs=stacked["log_probs"],
+            log_probs=log_probs,
             advantages=advantages,
             weights=ones,
-            values=stacked["values"],
+            values=values,
             value_targets=targets,
             state_weights=ones,
         )
+
+    def _values(
+        self, stacked: dict[str, Tensor], initial_state: PolicyState, ahead: dict[int, tuple[LSTMState, Tensor]]
+    ) -> tuple[Tensor, Tensor, LSTMState | None]:
+        """Values [T, S] of all steps; of final observations [T, S], 0 where nobody looks; the critic's own last state.
+
+        After the last step, for all of them at once. A critic with its own LSTM runs in pieces that end where a window
+        did: its state is needed there.
+        """
+        policy, starts, observations = self.policy, stacked["starts"], stacked["observations"]
+        final_values = torch.zeros_like(stacked["rewards"])
+        if initial_state.critic is None:
+            for t, (memory, final) in ahead.items():
+                final_values[t] = policy.values(policy.run_critic(final.unsqueeze(0), memory)[0][0])
+            return policy.values(stacked["hidden"]), final_values, None
+        state, begin, pieces = initial_state.critic, 0, []
+        for t, (_, final) in ahead.items():
+            hidden, state = policy.run_critic(observations[begin : t + 1], state, starts[begin : t + 1])
+            pieces.append(policy.values(hidden))
+            final_values[t] = policy.values(policy.run_critic(final.unsqueeze(0), state)[0][0])
+            begin = t + 1
+        return torch.cat(pieces), final_values, state
 
     def state_dict(self) -> dict:
         """Everything the next rollout depends on, as tensors, numbers, strings, lists and dicts."""

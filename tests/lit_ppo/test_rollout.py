@@ -80,9 +80,48 @@ def test_one_long_rollout_is_two_short_ones():
     long = collector().collect(48, 0.99, 0.95, make_generator(2))
     short, generator = collector(), make_generator(2)
     halves = [short.collect(24, 0.99, 0.95, generator) for _ in range(2)]
-    for name in ("observations", "episode_starts", "actions", "log_probs", "values"):
+    for name in ("observations", "episode_starts", "actions"):
         joined = torch.cat([getattr(half, name) for half in halves])
         assert torch.equal(joined, getattr(long, name)), name
+    for name in ("log_probs", "values"):  # computed for all steps of a rollout at once: equal but for rounding
+        torch.testing.assert_close(torch.cat([getattr(half, name) for half in halves]), getattr(long, name))
+
+
+@pytest.mark.parametrize("shared_encoder", [True, False])
+def test_value_targets_are_those_of_a_critic_that_goes_step_by_step(shared_encoder):
+    def collector():
+        env = MarketEnv(market_tensors(), num_envs=3, episode_bars=7, generator=make_generator(0))
+        policy = ObservationPolicy(
+            env.observation_size,
+            3,
+            hold_column=env.hold_column,
+            shared_encoder=shared_encoder,
+            generator=make_generator(1),
+        )
+        return StepwiseCollector(env, policy)
+
+    fast, slow = collector(), collector()
+    generator, again = make_generator(2), make_generator(2)
+    state = slow.policy.initial_state(3)
+    observations, starts = slow.env.reset(), torch.ones(3, dtype=torch.bool)
+    for _ in range(2):  # the second rollout starts with a carried state
+        rollout = fast.collect(20, 0.99, 0.0, generator)
+        for t in range(20):
+            state = state.reset_where(starts)
+            actions, _, _, state = slow.policy.act(observations, state, again)
+            critic = state.critic if state.critic is not None else state.policy
+            if state.critic is not None:
+                hidden, critic = slow.policy.run_critic(observations.unsqueeze(0), critic)
+                state = state._replace(critic=critic)
+                torch.testing.assert_close(rollout.values[t], slow.policy.values(hidden[0]))
+            transition = slow.env.step(actions)
+            assert torch.equal(rollout.observations[t], observations)
+            following = slow.policy.values(
+                slow.policy.run_critic(transition.final_observations.unsqueeze(0), critic)[0][0]
+            )
+            one_step = transition.rewards + 0.99 * torch.where(transition.terminated, 0.0, following)
+            torch.testing.assert_close(rollout.value_targets[t], one_step)  # gae_lambda 0
+            observations, starts = transition.observations, transition.terminated | transition.truncated
 
 
 def test_a_collector_goes_on_from_its_state_as_if_never_interrupted():
