@@ -20,6 +20,7 @@ import yaml
 from lit_ppo.cli import main as lit_ppo_main
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LOT_STEP = 0.01  # lots
 PROFILES = ("conservative", "balanced", "aggressive", "ultra_fast", "original")
 # Flags that set one key of the configuration.
 KEYS: dict[str, tuple[str, Any, str]] = {
@@ -28,12 +29,10 @@ KEYS: dict[str, tuple[str, Any, str]] = {
     "results_dir": ("results", str, "where runs go"),
     "iterations": ("data.fold_limit", int, "first so many folds only"),
     "initial_balance": ("money.initial_balance", float, "account currency"),
-    "balance_per_lot": ("money.balance_per_lot", float, "account currency for each lot"),
     "min_lots": ("money.min_lots", float, "least lots of an order"),
     "max_lots": ("money.max_lots", float, "most lots of an order"),
     "contract_size": ("money.contract_size", float, "units per lot"),
     "point_value": ("data.point", float, "size of a point in price units; default: from the quotes' digits"),
-    "initial_window": ("data.train_size", int, "bars a fold trains on"),
     "total_timesteps": ("model.total_timesteps", int, "bars visited in the first fold"),
     "learning_rate": ("model.learning_rate", float, "at the start"),
     "final_learning_rate": ("model.final_learning_rate", float, "at the end, linear between"),
@@ -70,7 +69,9 @@ def make_parser(program: str, default_profile: str) -> argparse.ArgumentParser:
     for name, (_, kind, text) in KEYS.items():
         parser.add_argument(f"--{name}", type=kind, help=text, required=name == "data_path")
     parser.add_argument("--device", help="cpu, cuda, cuda:N, mps or auto")
-    parser.add_argument("--validation_size", type=float, help="bars, or a share of initial_window below 1")
+    parser.add_argument("--initial_window", type=int, help="bars of train and validation together")
+    parser.add_argument("--validation_size", type=float, help="of these; below 1 a share, else bars")
+    parser.add_argument("--balance_per_lot", type=float, help="account currency for each 0.01 lot")
     parser.add_argument("--step_size", type=int, help="bars from fold to fold, and of each test segment")
     parser.add_argument("--eval_freq", type=int, help="bars between two validations (on a plateau, with a schedule)")
     for name, (_, text) in (SWITCHED_KEYS | SWITCHES).items():
@@ -93,6 +94,8 @@ def chosen_profile(options: argparse.Namespace, default_profile: str) -> str:
         DropInError: `--use_original_training` with another profile, or its `--no-` form with `original`.
     """
     asked, original = options.optimization_profile, options.use_original_training
+    if options.benchmark_mode:
+        default_profile = "balanced"  # the benchmark times the original recipe by itself
     if asked is not None and original is not None and original != (asked == "original"):
         flag = "--use_original_training" if original else "--no-use_original_training"
         raise DropInError(f"{flag} contradicts --optimization_profile {asked}; give one of them")
@@ -129,10 +132,9 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
             _set(config, key, given[name])
     if "device" in given:
         config["trainer"] |= _device(given["device"])
-    if "validation_size" in given:
-        size = given["validation_size"]
-        train_size = config["data"]["train_size"]
-        config["data"]["validation_size"] = round(size * train_size) if 0 < size < 1 else int(size)
+    if "balance_per_lot" in given:
+        config["money"]["balance_per_lot"] = given["balance_per_lot"] / LOT_STEP
+    config["data"] |= _windows(config["data"], given)
     if "step_size" in given:
         config["data"] |= {"step_size": given["step_size"], "test_size": given["step_size"]}
     _switch(config, given)
@@ -149,6 +151,17 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         config = config.setdefault(parent, {})
     config[name] = value
+
+
+def _windows(data: dict[str, Any], given: dict[str, Any]) -> dict[str, int]:
+    """Sizes of train and validation: the old script cut validation off the end of its window."""
+    recipe = data["train_size"] + data["validation_size"]
+    window = given.get("initial_window", recipe)
+    size = given.get("validation_size", data["validation_size"] / recipe)
+    validation = int(window * size) if 0 < size < 1 else int(size)
+    if not 0 < validation < window:
+        raise DropInError(f"--validation_size {size:g} leaves nothing of a window of {window} bars; lower it")
+    return {"train_size": window - validation, "validation_size": validation}
 
 
 def _device(name: str) -> dict[str, Any]:
@@ -227,4 +240,6 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
     with tempfile.TemporaryDirectory() as directory:  # the run's folder keeps the merged configuration
         recipe = Path(directory) / f"{Path(program).stem}.yaml"
         recipe.write_text(text, encoding="utf-8")
+        if options.benchmark_mode:
+            return lit_ppo_main(["benchmark", "--config", str(recipe), "--output", config["results"]])
         return lit_ppo_main(["walk-forward", "--config", str(recipe)])

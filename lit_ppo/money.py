@@ -22,7 +22,7 @@ class MoneySettings:
 
     Attributes:
         initial_balance: account currency, before the first test decision.
-        balance_per_lot: account currency for each lot traded at exposure 1.
+        balance_per_lot: account currency for each lot traded at exposure 1; the default is 500 for each 0.01 lot.
         min_lots, max_lots: least and most lots of an order.
         lot_step: lots are whole multiples of it.
         contract_size: units per lot (gold: 100 ounces).
@@ -32,9 +32,9 @@ class MoneySettings:
     """
 
     initial_balance: float = 10_000.0
-    balance_per_lot: float = 1_000.0
+    balance_per_lot: float = 50_000.0
     min_lots: float = 0.01
-    max_lots: float = 100.0
+    max_lots: float = 200.0
     lot_step: float = 0.01
     contract_size: float = 100.0
 

@@ -61,14 +61,16 @@ def test_every_documented_flag_is_known_and_every_boolean_has_a_no_form():
         ("--results_dir", "elsewhere", "results", "elsewhere"),
         ("--iterations", "3", "data.fold_limit", 3),
         ("--initial_balance", "500", "money.initial_balance", 500.0),
-        ("--balance_per_lot", "250", "money.balance_per_lot", 250.0),
+        ("--balance_per_lot", "250", "money.balance_per_lot", 25_000.0),  # the old flag is for each 0.01 lot
         ("--min_lots", "0.02", "money.min_lots", 0.02),
         ("--max_lots", "3", "money.max_lots", 3.0),
         ("--contract_size", "10", "money.contract_size", 10.0),
         ("--point_value", "0.01", "data.point", 0.01),
-        ("--initial_window", "1500", "data.train_size", 1500),
+        ("--initial_window", "1500", "data.train_size", 1200),  # a fifth of the window is validation
+        ("--initial_window", "1500", "data.validation_size", 300),
         ("--validation_size", "300", "data.validation_size", 300),
-        ("--validation_size", "0.2", "data.validation_size", 400),
+        ("--validation_size", "300", "data.train_size", 2200),
+        ("--validation_size", "0.1", "data.validation_size", 250),
         ("--step_size", "250", "data.step_size", 250),
         ("--step_size", "250", "data.test_size", 250),
         ("--total_timesteps", "70000", "model.total_timesteps", 70_000),
@@ -172,6 +174,7 @@ def test_the_complete_original_recipe_is_the_overlay_over_the_default_one():
         ["--use_original_training", "--optimization_profile", "balanced"],
         ["--no-use_original_training", "--optimization_profile", "original"],
         ["--device", "tpu"],
+        ["--validation_size", "2500"],
         ["--device", "cpu:1"],
         ["--unknown"],
         ["--seed", "x"],
@@ -204,7 +207,7 @@ def bars(tmp_path_factory) -> Path:
     return path
 
 
-SMALL = ["--initial_window", "300", "--validation_size", "100", "--step_size", "100", "--total_timesteps", "4096"]
+SMALL = ["--initial_window", "400", "--validation_size", "100", "--step_size", "100", "--total_timesteps", "4096"]
 
 
 def test_the_lots_drive_the_account_of_evaluation(bars, tmp_path, monkeypatch, capsys):
@@ -223,9 +226,9 @@ def test_the_lots_drive_the_account_of_evaluation(bars, tmp_path, monkeypatch, c
     for name, more in {
         "base": [],
         "initial_balance": ["--initial_balance", "777"],
-        "balance_per_lot": ["--balance_per_lot", "2500"],
+        "balance_per_lot": ["--balance_per_lot", "2500"],  # a fifth of the lots
         "min_lots": ["--min_lots", "50"],
-        "max_lots": ["--max_lots", "0.5"],
+        "max_lots": ["--max_lots", "0.05"],
         "contract_size": ["--contract_size", "1"],
     }.items():
         # A policy that has learnt little may never trade: the widest grid and no liking for what it holds.
@@ -239,7 +242,7 @@ def test_the_lots_drive_the_account_of_evaluation(bars, tmp_path, monkeypatch, c
     assert money["base"]["lots"].abs().max() > 0
     assert money["initial_balance"]["balance"].iloc[0] < 1000
     assert money["min_lots"]["lots"].abs().max() >= 50
-    assert money["max_lots"]["lots"].abs().max() == 0.5
+    assert money["max_lots"]["lots"].abs().max() == 0.05
     for name in ("balance_per_lot", "contract_size"):
         assert not money["base"]["balance"].equals(money[name]["balance"])
     assert "Account: " in capsys.readouterr().out
@@ -260,10 +263,26 @@ def test_the_scripts_run_from_anywhere(script, bars, tmp_path):
     assert str(tmp_path) not in (folder / "run.json").read_text()
 
 
+def test_benchmark_mode_is_lit_ppo_benchmark(monkeypatch):
+    called: list[list[str]] = []
+
+    def benchmark(arguments: list[str]) -> int:
+        called.append([*arguments, Path(arguments[2]).read_text()])
+        return 5
+
+    monkeypatch.setattr(drop_in, "lit_ppo_main", benchmark)
+    flags = ["--data_path", "bars.csv", "--results_dir", "out", "--iterations", "2", "--benchmark_mode"]
+    assert main("train_ppo.py", "original", flags) == 5
+    ((command, config, _, output, directory, text),) = called
+    assert (command, config, output, directory) == ("benchmark", "--config", "--output", "out")
+    assert yaml.safe_load(text)["data"]["fold_limit"] == 2
+    assert "estimator" not in yaml.safe_load(text)["model"]  # the original recipe is timed by the benchmark itself
+
+
 @pytest.mark.slow
 def test_the_original_recipe_runs(bars, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--initial_window", "1200", "--validation_size", "100", "--step_size", "100", "--total_timesteps", "512"]
+    flags = ["--initial_window", "1300", "--validation_size", "100", "--step_size", "100", "--total_timesteps", "512"]
     market = tmp_path / "bars.csv"
     SyntheticMarket(num_bars=1800, seed=2).write(market)
     assert main("train_ppo.py", "original", ["--data_path", str(market), *flags, "--iterations", "1"]) == 0
