@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_ppo.atomic import room_for, write_all
 
-def _reopened(path: Path, lines: int) -> BinaryIO:
+
+def _reopened(path: Path, lines: int) -> FileIO:
     """Open a file for appending after its first `lines` lines; what a killed run wrote after them goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = path.read_bytes().split(b"\n")[:-1][:lines] if path.exists() else []
@@ -20,7 +23,8 @@ def _reopened(path: Path, lines: int) -> BinaryIO:
             f"{path} has {len(kept)} whole lines, but the checkpoint was written when it had {lines}: it was changed "
             "since. Restore it, or start a new run"
         )
-    file = open(path, "r+b" if path.exists() else "wb")  # noqa: SIM115 - open as long as the training
+    # Open as long as the training, and unbuffered: a full disk shows when a line is written, not at the end.
+    file = open(path, "r+b" if path.exists() else "wb", buffering=0)  # noqa: SIM115
     file.seek(sum(len(line) + 1 for line in kept))
     file.truncate()
     return file
@@ -47,7 +51,7 @@ class MetricsLog(pl.Callback):
     def __init__(self, directory: str | None = None) -> None:
         self.directory = directory
         self.lines = 0
-        self._files: list[BinaryIO] = []
+        self._files: list[FileIO] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -61,8 +65,10 @@ class MetricsLog(pl.Callback):
         counters = {"timesteps": pl_module.timesteps, "iteration": pl_module.iteration}
         measured = {**pl_module.metrics, **pl_module.validation}
         times = {name: value for name, value in measured.items() if name.startswith("time/")}
-        self._files[0].write(_json_line(counters | {k: v for k, v in measured.items() if k not in times}))
-        self._files[1].write(_json_line(counters | times))
+        lines = (counters | {k: v for k, v in measured.items() if k not in times}, counters | times)
+        for file, line in zip(self._files, map(_json_line, lines), strict=True):
+            with room_for(Path(file.name), len(line)):
+                write_all(file.fileno(), line)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for file in self._files:
@@ -71,7 +77,6 @@ class MetricsLog(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         for file in self._files:  # the lines that a checkpoint counts are on the disk before it is
-            file.flush()
             os.fsync(file.fileno())
         return {"lines": self.lines}
 

@@ -14,6 +14,8 @@ import os
 import shutil
 import signal
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".lit-ppo-tmp"
@@ -38,7 +40,28 @@ def failpoint(stage: str, name: str = "") -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+@contextmanager
+def room_for(target: Path, size: int) -> Iterator[None]:
+    """Make "no space left" name the file, the bytes needed and the bytes free.
+
+    Raises:
+        OSError: with that message; any other one as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise OSError(
+            error.errno,
+            f"No room to write {target}: {size} bytes needed, {free} free on its disk. What was there before is "
+            "untouched. Free some space or choose another directory",
+        ) from error
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte: the system may take fewer at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -66,31 +89,22 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     failpoint("before_write", target.name)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        try:
-            if _FAILPOINT is None:
-                _write_all(descriptor, data)
-            else:
-                half = len(data) // 2
-                _write_all(descriptor, data[:half])
-                failpoint("mid_write", target.name)
-                _write_all(descriptor, data[half:])
-            failpoint("after_write", target.name)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        failpoint("after_fsync", target.name)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in _NO_ROOM:
-            free = shutil.disk_usage(target.parent).free
-            raise OSError(
-                error.errno,
-                f"No room to write {target}: {len(data)} bytes needed, {free} free on its disk. The previous file, if "
-                "there was one, is untouched. Free some space or choose another directory",
-            ) from error
-        raise
+        with room_for(target, len(data)):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            try:
+                if _FAILPOINT is None:
+                    write_all(descriptor, data)
+                else:
+                    half = len(data) // 2
+                    write_all(descriptor, data[:half])
+                    failpoint("mid_write", target.name)
+                    write_all(descriptor, data[half:])
+                failpoint("after_write", target.name)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            failpoint("after_fsync", target.name)
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from lit_ppo import __version__
+from lit_ppo.memory_errors import out_of_memory
 
 COMMANDS = {
     "walk-forward": "train, select and test every fold: results/<seed>/",
@@ -78,7 +79,7 @@ def _failed(command: str, error: Exception, code: int) -> int:
     if os.environ.get("LIT_PPO_TRACEBACK"):
         raise error
     # A file's name may hold escape sequences: what a terminal would obey is shown instead.
-    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in out_of_memory(error) or str(error))
     print(f"lit-ppo {command}: {text}", file=sys.stderr)
     return code
 
@@ -123,7 +124,7 @@ def _train(command: str, rest: list[str]) -> int:
         return stopped.exit_code
     except MisconfigurationException as error:  # trainer.* asks for what Lightning cannot do here
         return _failed(command, error, 2)
-    except (RuntimeError, ArithmeticError) as error:  # the run failed; its own messages say what to do
+    except (RuntimeError, ArithmeticError, MemoryError) as error:  # the run failed; its messages say what to do
         return _failed(command, error, 2 if isinstance(error, RunLockedError) else 1)
     return 0
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.atomic import failpoint, sync_directory
+from lit_ppo.atomic import failpoint, room_for, sync_directory, write_all
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
@@ -135,14 +135,13 @@ class FoldCsv:
         if end == 0:
             data = self.header + data
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link would lead the write out of the folder
-        with os.fdopen(os.open(self.path, flags, 0o644), "wb") as file:
+        with room_for(self.path, len(data)), os.fdopen(os.open(self.path, flags, 0o644), "wb", buffering=0) as file:
             file.truncate(end)
             file.seek(end)
-            file.write(data[: len(data) // 2])
-            file.flush()
+            half = len(data) // 2
+            write_all(file.fileno(), data[:half])
             failpoint("mid_append", self.path.name)
-            file.write(data[len(data) // 2 :])
-            file.flush()
+            write_all(file.fileno(), data[half:])
             os.fsync(file.fileno())
         if end == 0:
             sync_directory(self.path.parent)

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM: finish the PPO iteration, save, leave with the signal's exit code; twice: leave at once.
+"""Ctrl-C, SIGTERM, a closed terminal: finish the PPO iteration, save, leave with the signal's code; twice: at once.
 
 Lightning turns SIGTERM into exit code 0 and Ctrl-C into 1; a scheduler then takes a killed run for a finished one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 
 
@@ -21,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop and has saved what a resume needs.
 
     Attributes:
-        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
 
     def __init__(self, number: int) -> None:
@@ -35,14 +36,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     name = signal.Signals(number).name
     message = f"\n{name}: stopping after this PPO iteration, with everything saved; once more to leave at once.\n"
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
+    with contextlib.suppress(OSError):  # the terminal may be gone: that is what SIGHUP says
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
 
 
 def install() -> None:
-    """Take Ctrl-C and SIGTERM over for this process (main thread, by the command line only)."""
+    """Take these signals over for this process (main thread, by the command line only)."""
     _received.clear()
     for number in SIGNALS:
-        signal.signal(number, _handle)
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` means it
+            signal.signal(number, _handle)
 
 
 def requested() -> bool:
