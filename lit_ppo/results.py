@@ -43,7 +43,7 @@ _NOT_FLOAT = {"time", "fold", "entry_time", "exit_time", "side", "bars_held", "c
 # What `--overwrite` removes besides fold_000/ ...; anything else in the folder is the user's.
 _RUN_FILES = (
     *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.json", "baselines.csv"),
-    *("money.csv", "optimization_summary.json", "training_state.json", "report.html"),
+    *("money.csv", "optimization_summary.json", "training_state.json", "report.html", "autotune.json"),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from lit_ppo.autotune import Choice, autotune, overrides, stored_choice
 from lit_ppo.candidate_processes import CandidateProcesses, Job, number_of_processes
 from lit_ppo.candidates import overlays_of
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
@@ -46,6 +47,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     cli.make_trainer(Path(config["results"]))
     folder = RunFolder(config["results"], config["seed_everything"])
     with RunLock(folder.path):
+        tuned = _tune(cli, folder)
         text = _stored(cli.config_text())
         if folder.begin(resume=config["resume"], overwrite=config["overwrite"]):
             if _go_on(cli, folder, text, command):
@@ -53,6 +55,8 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
         else:
             folder.write_config(text)
             folder.write_run(_record(cli, command))
+            if tuned is not None:
+                tuned.write(folder.path)
         loop = make_loop(cli, folder)
         try:
             with _side_by_side(cli, loop), _monitor(cli, loop):
@@ -74,6 +78,27 @@ def _for_the_terminal(path: Path) -> Path:
     """The path from here, or in full: a terminal, unlike a record, does not travel."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
+    """Put what suits this machine into the configuration, where that was asked for; says what it changes."""
+    config, choice = cli.config, None
+    found = stored_choice(folder.path) if config["resume"] else None
+    if found is not None:
+        print(f"autotune: as when the run began, {', '.join(f'{name} {value}' for name, value in found.items())}")
+    elif config["autotune"]:
+        recipe, train = cli.make_module().recipe, cli.datamodule.fold_data(0).train
+        # Candidates train on one thread each, see `_set_threads`.
+        threads = torch.get_num_threads() if config["threads"] is None else config["threads"]
+        choice = autotune(recipe, train, threads)
+        print("\n".join(choice.lines()), flush=True)
+        found = asdict(choice.chosen)
+    if found is not None:
+        for key, value in overrides(found):
+            config[key] = value
+        config["autotune"] = False  # config.yaml holds the choice: a rerun from it is the same run
+        torch.set_num_threads(config["threads"])
+    return choice
 
 
 def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
