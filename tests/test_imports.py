@@ -14,6 +14,8 @@ PACKAGES = ("lit_ppo", "datamodules", "callbacks")
 SHARED = {"types", "costs", "schedules", "checkpoints", "timing", "seeding", "atomic"}
 # The two command lines name the datamodule; nothing else of lit_ppo may.
 COMMAND_LINES = {"lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
+# The one import upwards, inside a function: a process that trains a candidate builds its loop as the command does.
+UPWARDS = {("lit_ppo.candidate_processes", "lit_ppo.walk_forward_command")}
 
 
 def imports(path: Path) -> set[str]:
@@ -66,10 +68,14 @@ def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
         for path in files("lit_ppo")
     }
     edges = {
-        name: {other for other in graph if other != name and any(i == other or i.startswith(f"{other}.") for i in found)}
+        name: {
+            other for other in graph if other != name and any(i == other or i.startswith(f"{other}.") for i in found)
+        }
         - {"lit_ppo.__init__"}
         for name, found in graph.items()
     }
+    for lower, upper in UPWARDS:
+        edges[lower].remove(upper)
     done: set[str] = set()
 
     def walk(name: str, path: tuple[str, ...]) -> None:

@@ -70,7 +70,7 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "report.html"}
     assert not any(name.startswith(".") for name in names), names
-    for text in ("fold   0", "of optimum %", "buy and hold", "95 % interval", "report: results/7/report.html"):
+    for text in ("fold   0", "of optimum %", "buy and hold", "300 test bars", "report: results/7/report.html"):
         assert text in printed
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["seed"]) == ("done", 7)
@@ -78,6 +78,13 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
     for fold in range(3):
         found = {path.name for path in (folder / f"fold_{fold:03d}").iterdir()}
         assert found >= {"selected.ckpt", "manifest.json", "metrics.jsonl", "timing.jsonl", "test_bars.npz"}
+
+
+def test_a_run_that_traded_prints_its_statistics(run, capsys):
+    assert run("--model.hold_bias", "-3", "--model.screen_features", "false", "--data.fold_limit", "1")[0] == 0
+    printed = capsys.readouterr().out
+    for text in ("95 % interval", "Probability of a true Sharpe ratio above 0", "of 200 random traders"):
+        assert text in printed
 
 
 def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(run):
