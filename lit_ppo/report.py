@@ -214,6 +214,10 @@ def _checks(analysis: Analysis) -> list[Row]:
         "Rows of unfinished folds left out": f"{left:,}" if left else "none",
         "Trials counted": f"{analysis.evidence.trials:,}",
     }
+    for key, label in (("refused", "Mixed at a resume (--allow-mismatch)"), ("inexact", "Not bit-identical since")):
+        notes = [entry for note in analysis.run.record.get("changed_at_resume", []) for entry in note.get(key, [])]
+        if notes:
+            rows[label] = "; ".join(notes)
     return report_tables.flatten(rows)
 
 

@@ -1,0 +1,64 @@
+"""C14, C15: a number that is none, or memory that ends: the run stops, and what was good stays good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_ppo.checkpoints import load_checkpoint
+from tests.faults.harness import SEED, assert_same_run, command, leftovers
+
+
+def non_finite(value: Any, where: str = "") -> list[str]:
+    """Names of the tensors of a checkpoint that are not finite."""
+    if isinstance(value, torch.Tensor):
+        return [] if not value.is_floating_point() or value.isfinite().all() else [where]
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in non_finite(inner, f"{where}[{key}]")]
+    if isinstance(value, list | tuple):
+        return [found for index, inner in enumerate(value) for found in non_finite(inner, f"{where}[{index}]")]
+    return []
+
+
+def check_stopped(ended, folder: Path, checkpoints: int = 2) -> None:
+    assert ended.code == 1, ended.output
+    assert "Traceback" not in ended.output
+    found = sorted((folder / "fold_000").glob("*.ckpt"))
+    assert len(found) == checkpoints
+    assert [non_finite(load_checkpoint(path)) for path in found] == [[]] * checkpoints
+    assert load_checkpoint(folder / "fold_000")["lit_ppo"]["iteration"] == 2
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert leftovers(folder) == []
+
+
+FAULTS = ("nan_loss", "nan_gradient", "infinite_observation", "nan_advantage")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_number_that_is_none_stops_the_run_before_the_optimizer_step(launch, whole, fault):
+    folder = launch.directory / "results" / str(SEED)
+    ended = launch(*command(), faults=[f"tests.faults.injected:{fault}"])
+    assert "of PPO iteration 2" in ended.output
+    assert "the weights were not touched by it" in ended.output
+    check_stopped(ended, folder)
+    if fault == FAULTS[0]:  # the fault gone, the run goes on as if it had never been
+        ended = launch(*command("--resume"))
+        assert ended.code == 0, ended.output
+        assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("fault", ["host_memory_ends", "device_memory_ends", "python_memory_ends"])
+def test_memory_that_runs_out_names_the_knobs_and_leaves_the_last_checkpoint(launch, whole, fault):
+    folder = launch.directory / "results" / str(SEED)
+    ended = launch(*command(), faults=[f"tests.faults.injected:{fault}"])
+    assert "Memory ran out" in ended.output
+    assert "Lower model.num_envs or model.num_steps" in ended.output
+    check_stopped(ended, folder)
+    if fault == "host_memory_ends":
+        ended = launch(*command("--resume"))
+        assert ended.code == 0, ended.output
+        assert_same_run(whole, folder)
