@@ -2,6 +2,7 @@
 
     python benchmarks/memory_proofs.py                                  # five seeds of each; about an hour on two cores
     python benchmarks/memory_proofs.py --peer-python VENV/bin/python    # and sb3-contrib, interleaved with ours
+    python benchmarks/memory_proofs.py --add ...                        # go on with what is missing
 
 Every training runs through the product (`lit-ppo fit --config configs/...`). Its weights are chosen on the validation
 episodes and judged on 100 greedy test episodes, which are others. A score counts as reached at the first validation
@@ -165,23 +166,31 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--peer-python", help="interpreter of an environment with sb3-contrib; default: ours alone")
     parser.add_argument("--peer-seeds", nargs="+", type=int, help="seeds of sb3-contrib; default: all")
+    parser.add_argument("--add", action="store_true", help="keep the runs of OUT and make those that are missing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the trainings; networks of 64 units gain nothing from a second thread
     peer_seeds = options.seeds if options.peer_seeds is None else options.peer_seeds
     agents = [*OURS, *(["sb3_contrib"] if options.peer_python else [])]
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {name: {agent: [] for agent in agents} for name in options.tasks}
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    if options.add and options.out.is_file():
+        runs = json.loads(options.out.read_text(encoding="utf-8"))["runs"]
+    for name in options.tasks:
+        for agent in agents:
+            runs.setdefault(name, {}).setdefault(agent, [])
     for seed in options.seeds:  # interleaved: a shared machine is not equally fast all the time
         for name in options.tasks:
             for agent in agents:
+                if any(run["seed"] == seed for run in runs[name][agent]):
+                    continue
                 if agent in OURS:
                     run = train(GOALS[name], OURS[agent], seed)
                 elif seed in peer_seeds:
                     run = train_peer(options.peer_python, name, GOALS[name], seed)
                 else:
                     continue
-                load = round(os.getloadavg()[0], 1)
-                run = with_first_reached({"seed": seed, "load_average": load, **run}, GOALS[name])
+                facts = {"seed": seed, "commit": code_state()["commit"], "load_average": round(os.getloadavg()[0], 1)}
+                run = with_first_reached({**facts, **run}, GOALS[name])
                 runs[name][agent].append(run)
                 print(f"{name} {agent} seed {seed}: test {run['test_reward']}, reached {run['reached']}", flush=True)
                 write(options.out, runs)
