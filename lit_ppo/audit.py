@@ -116,17 +116,28 @@ class _Known:
         return cls(scaler, market.reward_scale, market, traded.actions, traded.ledger.equity)
 
 
-def lively(policy: Policy, generator: torch.Generator) -> Policy:
-    """A copy with random weights: an agent that never trades would pass every test of its actions."""
-    policy = copy.deepcopy(policy)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "hold" in name:
-                parameter.zero_()
-            else:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(noise.to(parameter.device, parameter.dtype), alpha=0.5)
-    return policy
+def lively(
+    policy: Policy, market: MarketTensors, account_features: Sequence[str], generator: torch.Generator
+) -> Policy:
+    """A copy of a policy with random weights that changes its position on `market`.
+
+    Where information can flow is a matter of the network and not of its weights; an agent that seldom trades would
+    pass every test of its actions.
+
+    Raises:
+        RuntimeError: 50 draws of weights never made it trade.
+    """
+    for _ in range(50):
+        wild = copy.deepcopy(policy)
+        with torch.no_grad():
+            for name, parameter in wild.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+                # No constant preference: without biases and the reluctance to trade, the features decide.
+                parameter.copy_(parameter + noise if parameter.ndim > 1 and "bias" not in name else 0.0 * parameter)
+        actions = evaluate(wild, market, account_features).actions
+        if np.mean(actions != wild.flat_index) >= 0.1 and np.mean(actions[1:] != actions[:-1]) >= 0.05:
+            return wild
+    raise RuntimeError("The audit found no random weights with which this model trades: its actions were not tested")
 
 
 def prefix_findings(

@@ -55,8 +55,9 @@ def audit(cli: LitPPOCLI, console: Console | None = None) -> int:
     findings = row_findings(data, read_before_test)
     findings.append(selection_finding(_weights(chosen), _weights(blind)))
     assert chosen.policy is not None
-    policy = lively(chosen.policy, make_generator(seed, 0, "audit weights"))
-    findings += prefix_findings(data, policy, chosen.recipe.account_features, config["points"], draws, delay)
+    sees = chosen.recipe.account_features
+    policy = lively(chosen.policy, data.fold_data(0).validation, sees, make_generator(seed, 0, "audit weights"))
+    findings += prefix_findings(data, policy, sees, config["points"], draws, delay)
     findings += warmup_findings(data)
     findings += _null_findings(cli, draws)
     console.print(_rows(row_table(data), len(data.folds)))

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lit_ppo import __version__
 from lit_ppo.memory_errors import out_of_memory
@@ -93,7 +94,7 @@ def _train(command: str, rest: list[str]) -> int:
 
     from datamodules.gymnasium_data import GymnasiumDataModule
     from datamodules.walk_forward import WalkForwardDataModule
-    from lit_ppo import interrupts
+    from lit_ppo import interrupts, rerun
     from lit_ppo.data_choice import asks_for_environment
     from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
     from lit_ppo.run_lock import RunLockedError
@@ -102,6 +103,9 @@ def _train(command: str, rest: list[str]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", boring)
+    original = None
+    if command == "walk-forward":
+        rest, original = rerun.take_original(rest)
     data: type[pl.LightningDataModule] = WalkForwardDataModule
     if asks_for_environment(rest):
         if command in ("walk-forward", "audit"):
@@ -113,7 +117,12 @@ def _train(command: str, rest: list[str]) -> int:
         if command == "walk-forward":
             from lit_ppo.walk_forward_command import walk_forward
 
-            return walk_forward(cli, ["walk-forward", *rest])
+            if original is not None:
+                rerun.say_differences(original, cli.datamodule)
+            code = walk_forward(cli, ["walk-forward", *rest])
+            if original is not None:
+                rerun.say_outcome(original, Path(cli.config["results"]) / str(cli.config["seed_everything"]))
+            return code
         if command == "audit":
             from lit_ppo.audit_command import audit
 

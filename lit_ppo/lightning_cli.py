@@ -104,7 +104,12 @@ class LitPPOCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)
         if self.command == "walk-forward":
-            parser.add_argument("--results", type=str, default="results", help="the run goes to RESULTS/<seed>/")
+            parser.add_argument(
+                "--results",
+                type=str,
+                default="results",
+                help="the run goes to RESULTS/<seed>/; `--from RUN` repeats one",
+            )
             parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
             parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
             parser.add_argument(
