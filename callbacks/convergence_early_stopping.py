@@ -25,6 +25,8 @@ class ConvergenceEarlyStopping(pl.Callback):
         convergence_threshold: what counts as one, in units of the score.
         smoothing: weight of the past, in [0, 1); 0 compares the raw scores.
         min_progress: share of the budget before which training never ends.
+        wait_for_change: count no validation before the score has moved for the first time. A recurrent trader under
+            costs stays flat, with one and the same score, for its first ten thousands of bars, and learns afterwards.
         monitor: metric, larger is better.
 
     Raises:
@@ -39,6 +41,7 @@ class ConvergenceEarlyStopping(pl.Callback):
         convergence_threshold: float = 1e-3,
         smoothing: float = 0.5,
         min_progress: float = 0.25,
+        wait_for_change: bool = True,
         monitor: str = "validation/score",
     ) -> None:
         if patience < 1 or convergence_threshold < 0 or not 0 <= smoothing < 1 or not 0 <= min_progress <= 1:
@@ -48,9 +51,12 @@ class ConvergenceEarlyStopping(pl.Callback):
             )
         self.patience, self.convergence_threshold = patience, convergence_threshold
         self.smoothing, self.min_progress, self.monitor = smoothing, min_progress, monitor
+        self.wait_for_change = wait_for_change
         self.best = -math.inf
         self.wait = 0
         self.history: list[float] = []  # smoothed scores
+        self.first_raw: float | None = None
+        self.moved = False
         self.best_raw, self.best_timesteps = -math.inf, 0
         self.weights: dict[str, torch.Tensor] = {}
 
@@ -58,6 +64,8 @@ class ConvergenceEarlyStopping(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(trainer.callback_metrics[self.monitor])
+        self.first_raw = score if self.first_raw is None else self.first_raw
+        self.moved = self.moved or score != self.first_raw
         if score >= self.best_raw:
             self.best_raw, self.best_timesteps = score, pl_module.timesteps
             self.weights = {name: value.detach().clone() for name, value in pl_module.policy.state_dict().items()}
@@ -66,7 +74,7 @@ class ConvergenceEarlyStopping(pl.Callback):
         self.history.append(score)
         if score > self.best + self.convergence_threshold:
             self.best, self.wait = score, 0
-        else:
+        elif self.moved or not self.wait_for_change:
             self.wait += 1
         if self.wait >= self.patience and pl_module.progress >= self.min_progress and not trainer.should_stop:
             trainer.should_stop = True
@@ -96,4 +104,4 @@ class ConvergenceEarlyStopping(pl.Callback):
         self.history, self.weights = list(state_dict["history"]), dict(state_dict["weights"])
 
 
-_STATE = ("best", "wait", "best_raw", "best_timesteps", "weights")
+_STATE = ("best", "wait", "first_raw", "moved", "best_raw", "best_timesteps", "weights")

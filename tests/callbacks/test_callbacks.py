@@ -89,7 +89,7 @@ def test_convergence_compares_the_smoothed_score():
 
 
 def test_convergence_never_stops_before_min_progress():
-    stopping = ConvergenceEarlyStopping(patience=1, smoothing=0.0, min_progress=0.5)
+    stopping = ConvergenceEarlyStopping(patience=1, smoothing=0.0, min_progress=0.5, wait_for_change=False)
     assert [validated(stopping, 0.0, progress).should_stop for progress in (0.1, 0.3, 0.6)] == [False, False, True]
 
 
@@ -107,7 +107,7 @@ def test_a_resumed_convergence_goes_on_where_it_was():
 
 
 def test_convergence_ends_the_training_early_and_says_why(tmp_path):
-    stopping = ConvergenceEarlyStopping(patience=1, convergence_threshold=1e9, min_progress=0.3)
+    stopping = ConvergenceEarlyStopping(1, convergence_threshold=1e9, min_progress=0.3, wait_for_change=False)
     module = fitted(tmp_path, [stopping])
     assert module.timesteps < module.total_timesteps
     assert module.stop_reason.startswith("early stopping: validation/score")

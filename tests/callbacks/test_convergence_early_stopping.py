@@ -9,6 +9,7 @@ import torch
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
 from lit_ppo.evaluation import evaluate
+from tests.callbacks.test_callbacks import validated
 from tests.integration.shells import fitted, same, small_data, weights
 
 LEARNS = {"hold_bias": 0.0, "total_timesteps": 640}
@@ -25,6 +26,14 @@ def test_an_early_stopped_training_ends_with_its_best_weights(tmp_path):
     best = max(range(4), key=lambda k: (scores[k], k))
     assert module.selection == {"score": scores[best], "timesteps": 64 * (best + 1)}
     assert math.isclose(evaluate(module.policy, small_data().fold_data(0).validation).score, scores[best])
+
+
+def test_a_score_that_has_never_moved_is_no_convergence():
+    waits, counts = (ConvergenceEarlyStopping(patience=2, min_progress=0.0, wait_for_change=x) for x in (True, False))
+    scores = (0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2)
+    assert [validated(counts, score).should_stop for score in scores] == [False, False, True, True, True, True, True]
+    assert [validated(waits, score).should_stop for score in scores].index(True) == 6
+    assert waits.history[:5] == [0.0, 0.0, 0.0, 0.0, 0.1]
 
 
 def test_the_record_says_why_with_the_history(tmp_path):

@@ -221,7 +221,7 @@ def test_a_finished_or_early_stopped_training_resumes_to_nothing(tmp_path, stopp
     def callbacks() -> list[pl.Callback]:
         stop: dict[str | None, list[pl.Callback]] = {
             None: [],
-            "convergence": [ConvergenceEarlyStopping(patience=1, convergence_threshold=1e9, min_progress=0.3)],
+            "convergence": [ConvergenceEarlyStopping(1, 1e9, min_progress=0.3, wait_for_change=False)],
             "lightning": [EarlyStopping("validation/score", mode="max", patience=1, min_delta=1e9)],
         }
         return [*stop[stopper], ValidationSelection(), TrainingCheckpoint(None, 1)]
