@@ -109,7 +109,7 @@ class _Known:
     def of(cls, data: AuditedData, fold: int, policy: Policy, account_features: Sequence[str]) -> _Known:
         market = data.test_segment(fold)
         # The books refuse holes; only what lies before them is compared.
-        whole = {name: torch.nan_to_num(getattr(market, name), nan=0.0) for name in MONEY}
+        whole: dict[str, Any] = {name: torch.nan_to_num(getattr(market, name), nan=0.0) for name in MONEY}
         with np.errstate(all="ignore"):
             traded = evaluate(policy, replace(market, **whole), account_features)
         scaler = data.fold_data(fold).scaler

@@ -17,9 +17,11 @@ from jsonargparse import set_parsing_settings
 
 ALLOWED = ("lit_ppo", "datamodules", "callbacks", "lightning", "torch")
 # Of the allowed packages: what loads code or pickles, by name, from a file or the network.
-DENIED = ("torch.hub", "torch.load", "torch.serialization", "torch.package", "torch.utils.model_zoo")
-DENIED += ("torch.utils.cpp_extension", "torch.utils.file_baton", "torch.distributed.elastic", "torch.distributed.run")
-DENIED += ("torch.distributed.launch", "torch.multiprocessing", "torch.compiler", "lightning.fabric.cli")
+DENIED = (
+    *("torch.hub", "torch.load", "torch.serialization", "torch.package", "torch.utils.model_zoo"),
+    *("torch.utils.cpp_extension", "torch.multiprocessing", "torch.compiler", "torch.distributed.elastic"),
+    *("torch.distributed.run", "torch.distributed.launch", "lightning.fabric.cli"),
+)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 

@@ -118,7 +118,7 @@ def _train(command: str, rest: list[str]) -> int:
             from lit_ppo.walk_forward_command import walk_forward
 
             if original is not None:
-                rerun.say_differences(original, cli.datamodule)
+                rerun.say_differences(original, cli.datamodule, cli.config_text())
             code = walk_forward(cli, ["walk-forward", *rest])
             if original is not None:
                 rerun.say_outcome(original, Path(cli.config["results"]) / str(cli.config["seed_everything"]))

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lit_ppo.files import shown_path
 from lit_ppo.results import Run, load_run, run_record
 
 COMPARED = ("versions", "commit", "dirty", "machine", "data")
 SUFFIX = "_again"
+OF_ONE_CALL = ("config", "results", "resume", "overwrite", "allow_mismatch")
 
 
 def take_original(arguments: Sequence[str]) -> tuple[list[str], Run | None]:
@@ -59,17 +61,21 @@ def take_original(arguments: Sequence[str]) -> tuple[list[str], Run | None]:
     return ["--config", str(folder / "config.yaml"), "--results", str(again), *rest], run
 
 
-def differences_now(original: Run, data: Any) -> list[str]:
+def differences_now(original: Run, data: Any, config: str) -> list[str]:
     """Name what is not as it was when the original was made: "versions.torch was '2.13.0' and is '2.12.0'".
 
     Args:
         original: the run that is repeated.
         data: the datamodule of the rerun, set up.
+        config: merged configuration of the rerun, YAML.
     """
     record = run_record(seed=0, data=data.fingerprint(), command=[])
-    return list(
-        _differences({key: original.record.get(key) for key in COMPARED}, {key: record[key] for key in COMPARED})
-    )
+    settings = [
+        {key: value for key, value in yaml.safe_load(text).items() if key not in OF_ONE_CALL}
+        for text in (original.config, config)
+    ]
+    then, now = ({key: source.get(key) for key in COMPARED} for source in (original.record, record))
+    return [*_differences(*settings, "config"), *_differences(then, now)]
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -119,11 +125,11 @@ def compare_outcome(original: Run, again: Run) -> Outcome:
     return Outcome(same_bytes, (len(then), len(now), changed), largest)
 
 
-def say_differences(original: Run, data: Any) -> None:
+def say_differences(original: Run, data: Any, config: str) -> None:
     """Print what differs from the original before its rerun starts."""
     data.setup("fit")
-    found = differences_now(original, data)
-    print(f"again: {shown_path(original.path)}; " + (f"{len(found)} differences:" if found else "nothing differs"))
+    found = differences_now(original, data, config)
+    print(f"again: {shown_path(original.path)}; " + ("what differs:" if found else "nothing differs"))
     for line in found:
         print(f"  {line}")
 
