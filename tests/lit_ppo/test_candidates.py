@@ -1,0 +1,130 @@
+"""Several candidates a fold: the best by validation is kept, every one is counted, no loser's test bars are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lit_ppo import candidate_processes
+from lit_ppo.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
+from lit_ppo.cli import main
+from lit_ppo.results import load_run
+from tests.lit_ppo.test_walk_forward import CONFIG
+
+TINY = yaml.safe_load(CONFIG)
+TINY["data"]["fold_limit"] = 2
+
+
+def trained(number: int, score: float, time=(1, 2), net_returns=(0.0, 0.1)) -> Trained:
+    return Trained(number, {}, score, 10, 0.1, "budget", {}, list(time), list(net_returns))
+
+
+@pytest.fixture
+def run(tmp_path):
+    def call(*arguments: str, name: str = "results", config: dict = TINY) -> tuple[int, Path]:
+        code = main(["walk-forward", "--config", yaml.safe_dump(config), "--results", str(tmp_path / name), *arguments])
+        return code, tmp_path / name / "7"
+
+    return call
+
+
+def test_the_best_by_validation_is_kept_and_every_candidate_is_a_trial(run):
+    code, folder = run("--parallel_candidates", "3", "--candidate_processes", "1")
+    assert code == 0
+    for record in load_run(folder).folds:
+        scores = [one["score"] for one in record.details["candidates"]]
+        assert len(scores) == 3
+        assert record.trials == 3
+        assert record.details["candidate"] == scores.index(max(scores))
+        assert record.scores["validation/score"] == pytest.approx(max(scores), abs=1e-12)
+        assert record.timesteps == sum(one["timesteps"] for one in record.details["candidates"])
+        assert (folder / f"fold_{record.index:03d}" / "selected.ckpt").is_file()
+    times, returns = validation_returns(folder)
+    assert returns.shape == (200, 3)
+    assert (np.diff(times) > 0).all()
+
+
+def test_the_first_candidate_is_what_a_fold_trains_without_a_choice(run):
+    _, alone = run(name="alone")
+    _, several = run("--parallel_candidates", "2", "--candidate_processes", "1", name="several")
+    alone_score = load_run(alone).folds[0].scores["validation/score"]
+    assert load_run(several).folds[0].details["candidates"][0]["score"] == alone_score
+
+
+def test_test_bars_are_read_once_a_fold_whatever_the_number_of_candidates(run, monkeypatch):
+    from datamodules.walk_forward import WalkForwardDataModule
+
+    asked = []
+    segment = WalkForwardDataModule.test_segment
+
+    def spy(self, index):
+        asked.append(index)
+        return segment(self, index)
+
+    monkeypatch.setattr(WalkForwardDataModule, "test_segment", spy)
+    run("--parallel_candidates", "3", "--candidate_processes", "1")
+    assert asked == [0, 1]
+
+
+def test_overlays_make_candidates_of_other_settings(run):
+    overlays = json.dumps([{}, {"total_timesteps": 128, "hidden_size": 6}])
+    _, folder = run("--candidates", overlays, "--candidate_processes", "1")
+    first, second = load_run(folder).folds[0].details["candidates"]
+    assert (first["timesteps"], second["timesteps"]) == (256, 128)
+    assert second["overlay"] == {"total_timesteps": 128, "hidden_size": 6}
+
+
+@pytest.mark.slow  # starting a process imports torch and Lightning
+def test_side_by_side_gives_what_training_in_turn_gives(run):
+    _, turn = run("--parallel_candidates", "3", "--candidate_processes", "1", name="turn")
+    code, side = run("--parallel_candidates", "3", "--candidate_processes", "2", name="side")
+    assert code == 0
+    assert (turn / "out_of_sample.csv").read_bytes() == (side / "out_of_sample.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "overlays", "message"),
+    [
+        (0, None, "number of candidates"),
+        (3, [{}, {}], "disagree"),
+        (1, [{"hiden_size": 4}], "did you mean 'hidden_size'"),
+    ],
+)
+def test_candidates_that_cannot_be_meant_are_refused(number, overlays, message):
+    with pytest.raises(ValueError, match=message):
+        overlays_of(number, overlays)
+
+
+def test_a_candidate_without_a_score_is_never_the_best():
+    assert best([trained(0, float("nan")), trained(1, -2.0), trained(2, -2.0)]).number == 1
+    with pytest.raises(FloatingPointError, match="None of the 1 candidates"):
+        best([trained(0, float("nan"))])
+
+
+def test_a_bar_that_validates_in_two_folds_counts_in_the_first(tmp_path):
+    for fold, time in enumerate(([1, 2, 3], [3, 4])):
+        for number in range(2):
+            directory = tmp_path / f"fold_{fold:03d}" / f"candidate_{number}"
+            directory.mkdir(parents=True)
+            trained(number, 1.0, time, [10 * fold + number] * len(time)).write(directory)
+    time, returns = validation_returns(tmp_path)
+    assert time.tolist() == [1, 2, 3, 4]
+    assert returns.tolist() == [[0, 1]] * 3 + [[10, 11]]
+    assert overfitting_probability(tmp_path) is None  # far too few bars for blocks
+
+
+def test_memory_and_cores_bound_the_number_of_processes(monkeypatch):
+    monkeypatch.setattr(candidate_processes, "usable_cores", lambda: 4)
+    monkeypatch.setattr(candidate_processes, "available_memory", lambda: 4_000)
+    count = candidate_processes.number_of_processes
+    assert count(3, None, each_bytes=100) == (3, "candidates")
+    assert count(9, None, each_bytes=100) == (4, "cores")
+    assert count(9, 2, each_bytes=100) == (2, "candidate_processes")
+    assert count(9, None, each_bytes=1_900) == (1, "memory")
+    assert count(9, None, each_bytes=10**9) == (1, "memory")
+    with pytest.raises(ValueError, match="candidate_processes"):
+        count(3, 0, each_bytes=1)

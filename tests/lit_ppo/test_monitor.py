@@ -1,0 +1,108 @@
+"""The monitor: what it computes, its plain lines, its live display and its TensorBoard scalars."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_ppo.machine_load import MachineLoad, available_memory
+from lit_ppo.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
+from lit_ppo.results import FoldRecord
+
+CACHE = {"hits": 2}
+
+
+def record(index: int, timesteps: int = 20_000, seconds: float = 2.0, stopped: bool = True) -> FoldRecord:
+    early = {"stopped": stopped, "timesteps_saved": 5_000}
+    return FoldRecord(
+        index,
+        status="done",
+        timesteps=timesteps,
+        seconds={"fit": seconds},
+        details={
+            "planned_timesteps": 25_000,
+            "visited_timesteps": timesteps,
+            "optimisations": {"convergence_early_stopping": early},
+        },
+    )
+
+
+def test_doing_less_and_doing_it_faster_are_two_figures_whose_product_is_the_speed_up():
+    baseline = Baseline("test", seconds=100.0, timesteps=50_000)
+    figures = progress_figures([record(0), record(1)], 10, baseline, CACHE, mean_seconds=3.0)
+    assert figures["speedup"] == pytest.approx(200 / 4)
+    assert figures["did_less"] == pytest.approx(100_000 / 40_000)
+    assert figures["did_it_faster"] == pytest.approx(20)
+    assert figures["time_left_s"] == 24
+    assert (figures["early_stops"], figures["cache_hits"], figures["timesteps_saved"]) == (2, 2, 10_000)
+
+
+def test_piped_there_is_one_plain_line_a_fold(tmp_path):
+    text = io.StringIO()
+    with Monitor(3, tensorboard=tmp_path, console=Console(file=text, width=40)) as monitor:
+        assert not monitor.live
+        for index in range(2):
+            monitor.fold_done(f"[fold] {index}", 2.0, [record(i) for i in range(index + 1)], CACHE)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 3
+    assert RECORDED.name in lines[0]
+    assert lines[1].startswith("    1/3  [fold] 0")
+    assert "\x1b" not in text.getvalue()
+    for word in ("did less", "did it faster", "early stops", "cache hits", "MB", "CPU", "0:00:02 left"):
+        assert word in lines[2]
+
+
+def test_the_figures_are_tensorboard_scalars(tmp_path):
+    with Monitor(3, tensorboard=tmp_path, console=Console(file=io.StringIO())) as monitor:
+        monitor.fold_done("", 2.0, [record(0)], CACHE)
+        shown = monitor.figures
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {f"monitor/{name}" for name in shown}
+    assert events.Scalars("monitor/timesteps")[0].value == 20_000
+
+
+def test_on_a_terminal_the_display_is_live_and_shows_the_fold_in_training():
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120)
+    with Monitor(3, console=console) as monitor:
+        assert monitor.live
+        monitor.show("fold 0 of 3: 1,000 / 2,000 bars")
+        monitor.fold_done("fold 0", 2.0, [record(0)], CACHE)
+    assert not monitor.live
+    assert "1/3" in text.getvalue()
+
+
+def test_a_measured_baseline_is_read_and_a_wrong_file_refused(tmp_path):
+    assert read_baseline(None) is RECORDED
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({"baseline": {"name": "measured", "seconds": 30, "timesteps": 100}}))
+    assert read_baseline(path) == Baseline("measured", 30.0, 100)
+    with pytest.raises(FileNotFoundError, match="lit-ppo benchmark"):
+        read_baseline(tmp_path / "absent.json")
+    for text in ("{}", "no json", json.dumps({"baseline": {"name": "", "seconds": 0, "timesteps": 1}})):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="baseline"):
+            read_baseline(path)
+
+
+def test_memory_is_bounded_by_the_container_where_that_is_less(tmp_path):
+    free = available_memory(tmp_path)  # no limit is written there
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert available_memory(tmp_path) == 600 < free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 600
+
+
+def test_the_load_is_read():
+    load = MachineLoad()
+    sum(range(2_000_000))
+    figures = load.read()
+    assert figures["memory_mb"] > 10
+    assert figures["peak_memory_mb"] >= figures["memory_mb"]
+    assert figures["cpu_pct"] > 0
