@@ -1,0 +1,91 @@
+"""Training on a CUDA card: steps per second by batch size, and the share of the card's matmul peak.
+
+    python -m benchmarks.gpu               # writes benchmarks/results/gpu.json
+
+Without a card it says so, writes {"unmeasured": ...} and ends well: the README's row then reads "unmeasured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import RESULTS, provenance, write
+from benchmarks.lit_ppo_peer import weights_multiplied
+from datamodules.oracle_bars import train_fold
+from datamodules.synthetic import SyntheticMarket
+from lit_ppo.learner import Learner
+from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
+from lit_ppo.types import MarketTensors
+
+BATCHES = (256, 1024, 4096, 16_384)  # sequences side by side
+ITERATIONS, WARMUP = 10, 3
+MATRIX = 8192
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = MATRIX, repeats: int = 10) -> float:
+    """Rate of one large square product on the card, TFLOP/s."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    torch.cuda.synchronize(device)
+    return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
+
+
+def measure(market: MarketTensors, num_envs: int, hidden_size: int) -> dict[str, Any]:
+    """Default recipe at LSTM `hidden_size`, 4 epochs, `num_envs` sequences."""
+    device = market.features.device
+    recipe = Recipe(num_envs=num_envs, hidden_size=hidden_size, update_epochs=4, total_timesteps=10**12)
+    policy = build_policy(recipe, policy_inputs(market), seed=0).to(device)
+    learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0)  # type: ignore[arg-type]
+    learner.attach(market)
+    for _ in range(WARMUP):
+        learner.iterate()
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(ITERATIONS):
+        learner.iterate()
+    torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    steps = ITERATIONS * recipe.steps_per_iteration
+    flop = (2 + 6 * recipe.update_epochs) * weights_multiplied(policy) * steps
+    return {
+        "num_envs": num_envs,
+        "hidden_size": hidden_size,
+        "steps_per_s": steps / seconds,
+        "tflops": flop / seconds / 1e12,
+        "memory_mb": torch.cuda.max_memory_allocated(device) / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden-size", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        write(arguments.out, {"unmeasured": "no CUDA card at hand", **provenance()})
+        print("no CUDA card: unmeasured")
+        return
+    device = torch.device("cuda")
+    market = train_fold(SyntheticMarket(kind="regime", seed=1), 500_000).fold_data(0).train.to(device)
+    peaks = {str(dtype): matmul_tflops(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rows = []
+    for num_envs in BATCHES:
+        rows.append(measure(market, num_envs, arguments.hidden_size))
+        rows[-1]["share_of_matmul_peak"] = rows[-1]["tflops"] / peaks["torch.float32"]
+        print(rows[-1], flush=True)
+    card = {"card": torch.cuda.get_device_name(device), "matmul_tflops": peaks}
+    write(arguments.out, {"what": "training on one card", **card, "rows": rows, **provenance()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""How long one fold of 100,000 timesteps takes, evaluation included, and the whole walk-forward of a bar file.
+
+    python -m benchmarks.walk_forward --data bars.csv             # all folds of configs/walk_forward.yaml
+    python -m benchmarks.walk_forward --data bars.csv --profiles aggressive
+    python -m benchmarks.walk_forward --data bars.csv --folds 5   # a look
+
+The command is the user's own, `lit-ppo walk-forward`, in its own process; the seconds of a fold are those of its ledger
+(data, fit, validation, test, checkpoint), the total is the wall time of the command, report included. A fold is
+compared with the first user's recipe by the ratio of benchmarks/results/vs_peers.json, if that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, provenance, read, write
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_FILE = ROOT / ".." / "shared" / "data" / "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz"
+
+
+def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
+    """One walk-forward in a process of its own."""
+    with tempfile.TemporaryDirectory() as results:
+        command = [sys.executable, "-m", "lit_ppo", "walk-forward", "--config", "configs/walk_forward.yaml"]
+        for overlay in overlays:
+            command += ["--config", f"configs/profiles/{overlay}.yaml"]
+        command += ["--data.path", str(data), "--results", results, "--data.cache", "false"]
+        if folds is not None:
+            command += ["--data.fold_limit", str(folds)]
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        (ledger,) = Path(results).glob("*/folds.json")
+        records = json.loads(ledger.read_text(encoding="utf-8"))["folds"]
+    of_folds = [sum(record["seconds"].values()) for record in records]
+    stages = sorted({stage for record in records for stage in record["seconds"]})
+    return {
+        "overlays": overlays,
+        "folds": len(records),
+        "total_s": round(seconds, 1),
+        "fold_s": {"median": statistics.median(of_folds), "min": min(of_folds), "max": max(of_folds)},
+        "stages_s": {
+            stage: round(statistics.median(record["seconds"].get(stage, 0.0) for record in records), 3)
+            for stage in stages
+        },
+        "timesteps": sum(record["timesteps"] for record in records),
+        "steps_per_s": round(sum(record["timesteps"] for record in records) / seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DEFAULT_FILE)
+    parser.add_argument("--folds", type=int, default=None, help="only the first so many")
+    parser.add_argument("--profiles", nargs="*", default=["", "aggressive"], help="overlays, one run each; '' is none")
+    parser.add_argument("--out", type=Path, default=RESULTS / "walk_forward.json")
+    arguments = parser.parse_args()
+    if not arguments.data.is_file():
+        raise SystemExit(f"There is no bar file {arguments.data}; name one with --data")
+    record = read(arguments.out) or {"what": "lit-ppo walk-forward, wall time"}
+    for profile in arguments.profiles:
+        result = run(arguments.data.resolve(), [profile] if profile else [], arguments.folds)
+        print(profile or "configs/walk_forward.yaml", result, flush=True)
+        record.setdefault("runs", {})[profile or "default"] = result
+        record |= {"file": arguments.data.name, **provenance()}
+        write(arguments.out, record)
+
+
+if __name__ == "__main__":
+    main()
