@@ -16,7 +16,7 @@ LEARNS = {"hold_bias": 0.0, "total_timesteps": 640}
 
 
 def stopping() -> ConvergenceEarlyStopping:
-    return ConvergenceEarlyStopping(patience=3, convergence_threshold=1e9, min_progress=0.0)
+    return ConvergenceEarlyStopping(3, convergence_threshold=1e9, min_progress=0.0, wait_for_change=False)
 
 
 def test_an_early_stopped_training_ends_with_its_best_weights(tmp_path):
@@ -29,11 +29,14 @@ def test_an_early_stopped_training_ends_with_its_best_weights(tmp_path):
 
 
 def test_a_score_that_has_never_moved_is_no_convergence():
-    waits, counts = (ConvergenceEarlyStopping(patience=2, min_progress=0.0, wait_for_change=x) for x in (True, False))
     scores = (0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2)
-    assert [validated(counts, score).should_stop for score in scores] == [False, False, True, True, True, True, True]
-    assert [validated(waits, score).should_stop for score in scores].index(True) == 6
-    assert waits.history[:5] == [0.0, 0.0, 0.0, 0.0, 0.1]
+
+    def stops(wait_for_change: bool) -> list[bool]:
+        callback = ConvergenceEarlyStopping(2, smoothing=0.0, min_progress=0.0, wait_for_change=wait_for_change)
+        return [validated(callback, score).should_stop for score in scores]
+
+    assert stops(False) == [False, False, True, True, False, False, True]
+    assert stops(True) == [False, False, False, False, False, False, True]
 
 
 def test_the_record_says_why_with_the_history(tmp_path):
