@@ -21,13 +21,23 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from lit_ppo import interrupts
 from lit_ppo.atomic import atomic_write
-from lit_ppo.benchmark_variants import BUDGET, EVERY, FAST_EVALUATION, ORIGINAL, Variant, as_before, variants
+from lit_ppo.benchmark_variants import (
+    BUDGET,
+    EVERY,
+    FAST_EVALUATION,
+    ORIGINAL,
+    Variant,
+    as_before,
+    as_configured,
+    variants,
+)
 from lit_ppo.evaluation import evaluate_bar_by_bar
 from lit_ppo.learner import Learner
 from lit_ppo.lightning_cli import LitPPOCLI
@@ -137,9 +147,15 @@ def _loops(
 ) -> dict[Variant, list[WalkForward]]:
     """One walk-forward for each row and seed, over one datamodule: what differs is the recipe."""
     loops: dict[Variant, list[WalkForward]] = {}
-    steps = plain.make_module().recipe.steps_per_iteration
+    recipe = plain.make_module().recipe
+    given = yaml.safe_load(plain.config_text())["trainer"]
+    optimisations = as_configured(given, recipe.total_timesteps)
     for row in rows:
-        cli = LitPPOCLI("walk-forward", [*rest, "--config", row.overlay(steps)], datamodule_class)
+        cli = LitPPOCLI(
+            "walk-forward",
+            [*rest, "--config", row.overlay(recipe.steps_per_iteration, optimisations)],
+            datamodule_class,
+        )
         cli.datamodule = plain.datamodule
         loops[row] = []
         for seed in range(seeds):

@@ -58,6 +58,24 @@ OPTIMISATIONS = (
 )
 
 
+def as_configured(trainer: Mapping[str, Any], total_timesteps: int) -> list[Optimisation]:
+    """The optimisations with the values that a recipe gives them; those that it lacks have the values above.
+
+    Args:
+        trainer: the recipe's `trainer.*`.
+        total_timesteps: its budget, which is the optimised one where it has `AdaptiveTimesteps`.
+    """
+    given = {entry["class_path"].rpartition(".")[2]: entry for entry in trainer.get("callbacks") or []}
+    found = []
+    for optimisation in OPTIMISATIONS:
+        name = optimisation.callback["class_path"].rpartition(".")[2] if optimisation.callback else ""
+        if name in given:
+            model = {"total_timesteps": total_timesteps} if name == "AdaptiveTimesteps" else None
+            optimisation = Optimisation(optimisation.name, given[name], model)
+        found.append(optimisation)
+    return found
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row of the table.
@@ -75,9 +93,9 @@ class Variant:
         """A folder's name."""
         return "-".join(name.replace(" ", "_") for name in self.names) or "base"
 
-    def overlay(self, steps_per_iteration: int) -> str:
+    def overlay(self, steps_per_iteration: int, optimisations: Sequence[Optimisation] = OPTIMISATIONS) -> str:
         """The configuration that it lays over the recipe, YAML."""
-        on = [optimisation for optimisation in OPTIMISATIONS if optimisation.name in self.names]
+        on = [optimisation for optimisation in optimisations if optimisation.name in self.names]
         model: dict[str, Any] = {"total_timesteps": BUDGET}
         for optimisation in on:
             model |= optimisation.model or {}

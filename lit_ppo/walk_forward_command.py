@@ -15,7 +15,7 @@ import yaml
 
 from lit_ppo.autotune import Choice, autotune, overrides, stored_choice
 from lit_ppo.candidate_processes import CandidateProcesses, Job, number_of_processes
-from lit_ppo.candidates import overlays_of
+from lit_ppo.candidates import overfitting_probability, overlays_of
 from lit_ppo.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.money import MoneyBook, money_line
 from lit_ppo.monitor import Monitor, read_baseline
@@ -67,6 +67,8 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
         folder.update_run(status="done", cache=data.get_optimization_info())
         summary = write_summary(folder, len(data.folds), data.get_optimization_info())
         print_summary(load_run(folder.path))
+        if len(loop.overlays) > 1:
+            _tell_overfitting(folder, len(loop.overlays))
         money = [record.details["money"] for record in folder.folds() if "money" in record.details]
         for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
             print(line)
@@ -78,6 +80,14 @@ def _for_the_terminal(path: Path) -> Path:
     """The path from here, or in full: a terminal, unlike a record, does not travel."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _tell_overfitting(folder: RunFolder, candidates: int) -> None:
+    """Print and keep what choosing the best candidate by validation is worth."""
+    probability = overfitting_probability(folder.path)
+    folder.update_run(candidates={"number": candidates, "backtest_overfitting_probability": probability})
+    told = "too few validation bars to tell" if probability is None else f"{probability:.2f}"
+    print(f"{candidates} candidates a fold, chosen by validation; probability of backtest overfitting: {told}")
 
 
 def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:

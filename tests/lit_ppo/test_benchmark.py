@@ -10,7 +10,7 @@ import yaml
 
 from lit_ppo import benchmark_command
 from lit_ppo.benchmark_command import paired_interval, results
-from lit_ppo.benchmark_variants import BUDGET, OPTIMISATIONS, Variant, variants
+from lit_ppo.benchmark_variants import BUDGET, OPTIMISATIONS, Variant, as_configured, variants
 from lit_ppo.cli import main
 from lit_ppo.monitor import read_baseline
 from tests.lit_ppo.test_walk_forward import CONFIG
@@ -33,6 +33,19 @@ def test_a_row_switches_on_its_own_optimisations_only():
     assert callbacks == ["callbacks.ValidationSelection", "callbacks.WarmStart", "callbacks.ConvergenceEarlyStopping"]
     assert on["model"]["total_timesteps"] == BUDGET
     assert yaml.safe_load(Variant("", ("adaptive timesteps",)).overlay(512))["model"]["total_timesteps"] == 50_000
+
+
+def test_a_recipe_with_its_own_optimisations_keeps_their_values():
+    callbacks = [
+        {"class_path": "callbacks.AdaptiveTimesteps", "init_args": {"min_timesteps": 7}},
+        {"class_path": "callbacks.MetricsLog", "init_args": {}},
+    ]
+    own = as_configured({"callbacks": callbacks}, 30_000)
+    assert [optimisation.name for optimisation in own] == NAMES
+    on = yaml.safe_load(Variant("", ("adaptive timesteps", "warm start")).overlay(512, own))
+    assert on["model"]["total_timesteps"] == 30_000
+    assert on["trainer"]["callbacks"][1] == callbacks[0]
+    assert on["trainer"]["callbacks"][2]["class_path"] == "callbacks.WarmStart"
 
 
 def entries(seconds: float, timesteps: int, score: float) -> list[dict]:
