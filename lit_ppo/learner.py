@@ -46,8 +46,9 @@ class PPOConfig:
         gamma, gae_lambda, clip_coef, clip_value, ent_coef, vf_coef, max_grad_norm: see `ppo_loss`.
         target_kl: an iteration's update stops after the epoch in which the KL divergence passed this; None: never.
         learning_rate, final_learning_rate: the step size falls linearly from one to the other.
-        max_passes: training ends when the train bars were visited so many times over, whatever `total_timesteps` says:
-            what a small window has to say is soon said, the rest is its noise. None: no such end. Bars only.
+        max_passes: training on bars ends after so many visits to each of 2,000 train bars, whatever `total_timesteps`
+            says, and after max_passes * sqrt(2,000 / bars) visits in another window: what a small window has to say is
+            soon said, the rest is its noise. None: no such end.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
         screen_features: weigh the features by what they say about the next return on train (`lit_ppo.screening`).
         mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
@@ -203,7 +204,7 @@ class Learner:
 
     @property
     def total_timesteps(self) -> int:
-        """Bars that this training visits: the budget that was set, or `max_passes` over the train bars, if less."""
+        """Bars that this training visits: the budget that was set, or what `max_passes` allows, if less."""
         return self.within_passes(self._budget)
 
     @total_timesteps.setter
@@ -214,7 +215,7 @@ class Learner:
         """Return what a budget of `timesteps` comes to: no more than `max_passes` over the train bars."""
         if self._market is None or self.config.max_passes is None:
             return timesteps
-        return min(timesteps, math.ceil(self.config.max_passes * self._market.num_decisions))
+        return min(timesteps, math.ceil(self.config.max_passes * math.sqrt(2_000 * self._market.num_decisions)))
 
     @property
     def progress(self) -> float:

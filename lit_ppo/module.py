@@ -148,7 +148,7 @@ class LitPPO(pl.LightningModule):
         if self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
             self.print(
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
-                f"model.max_passes {self.recipe.max_passes:g} over the train bars"
+                f"model.max_passes {self.recipe.max_passes:g}, for this many train bars"
             )
         if self._resume is not None:
             self._restore(states, same_ranks)

@@ -31,30 +31,32 @@ class InputScreen(NamedTuple):
         mirror_sign: [F] float32, the feature's sign in a mirrored market: -1 odd, +1 even.
         score: [F] float32, correlation of the feature's best average with the part of the next return that features
             chosen before it leave unexplained, in standard errors.
-        threshold: the score that the best of all useless features would pass with 5 % probability.
+        threshold: [F] float32, the score that chance alone would pass with 5 % probability: in the main feature's own
+            averages, or in those of all other features together.
     """
 
     gain: Tensor
     mirror_sign: Tensor
     score: Tensor
-    threshold: float
+    threshold: Tensor
 
 
 def keep_all_features(market: MarketTensors) -> InputScreen:
     """The screen that passes everything: declared parities, unknown ones as even (they do not change sign)."""
     parity = torch.tensor(market.feature_parity, dtype=torch.float32)
     ones = torch.ones(len(parity))
-    return InputScreen(ones, torch.where(parity < 0, -1.0, 1.0), torch.zeros(len(parity)), 0.0)
+    return InputScreen(ones, torch.where(parity < 0, -1.0, 1.0), 0 * ones, 0 * ones)
 
 
 def screen_features(market: MarketTensors, seed: int) -> InputScreen:
     """Weigh the features by what they say about the next return, on these (train) bars only.
 
-    Forward selection: the main feature (the first that is declared odd, else the first: the bar's own return in the
-    shipped sets) is always kept and explains what it can; then the feature whose averages correlate most with the rest
-    is tested against the most that `SHUFFLES` shuffled rests correlate with any feature, kept if it passes, and
-    explains its share; and so on until none passes. A kept feature of score z gets the gain 1 - (threshold / z)^2
-    (positive-part James-Stein shrinkage), moves with the return, and so counts as odd unless it is declared even.
+    Forward selection. First the main feature (the first that is declared odd, else the first: the bar's own return in
+    the shipped sets) is tested against shuffled returns; kept, it explains what it can. Then the feature whose averages
+    correlate most with the rest is tested against the most that shuffled rests correlate with any feature, kept if it
+    passes, and explains its share; and so on until none passes. A kept feature of score z gets the gain
+    1 - (threshold / z)^2 (positive-part James-Stein shrinkage), moves with the return, and so counts as odd unless it
+    is declared even. Where nothing passes, the policy sees nothing, and a symmetric one stays flat.
 
     Features that only modulate (time of day, volatility) say nothing about the return's sign and are not used; set
     `model.screen_features: false` to keep them.
@@ -67,13 +69,13 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
     odd = [column for column, parity in enumerate(market.feature_parity) if parity < 0]
     main = odd[0] if odd else 0
     others = [column for column in range(width) if column != main]
-    gain, score = np.zeros(width), np.zeros(width)
-    gain[main] = 1.0
-    score[main] = _scores(averages[main : main + 1], target)[0]
-    rest = _residual(target - target.mean(), averages[main])
-    threshold = 0.0
+    gain, score, threshold = np.zeros(width), np.zeros(width), np.zeros(width)
+    rest = target - target.mean()
+    threshold[main] = _threshold(averages[main], rest, derive_seed(seed, 0, "screening of the main feature"))
+    rest = _select(averages, rest, [main], threshold, gain, score)
     if others:
-        threshold = _threshold(averages[others].reshape(-1, bars), rest, seed)
+        family = averages[others].reshape(-1, bars)
+        threshold[others] = _threshold(family, rest, derive_seed(seed, 0, "screening of the others"))
         _select(averages, rest, others, threshold, gain, score)
     parity = np.array(market.feature_parity)
     mirror_sign = np.where((parity < 0) | ((parity == 0) & (gain > 0)), -1.0, 1.0)
@@ -82,24 +84,31 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
         torch.from_numpy(gain).float(),
         torch.from_numpy(mirror_sign).float(),
         torch.from_numpy(score).float(),
-        threshold,
+        torch.from_numpy(threshold).float(),
     )
 
 
 def _select(
-    averages: np.ndarray, rest: np.ndarray, left: list[int], threshold: float, gain: np.ndarray, score: np.ndarray
-) -> None:
-    """Fill in `gain` and `score` of the features `left`, best first."""
+    averages: np.ndarray,
+    rest: np.ndarray,
+    columns: list[int],
+    threshold: np.ndarray,
+    gain: np.ndarray,
+    score: np.ndarray,
+) -> np.ndarray:
+    """Fill in `gain` and `score` of the features `columns`, best first; returns what they leave of `rest` [N]."""
+    left = list(columns)
     score[left] = _scores(averages[left], rest)
     while left:
         scores = _scores(averages[left], rest)
         best = int(scores.argmax())
-        if scores[best] <= threshold:
-            return
         column = left.pop(best)
+        if scores[best] <= threshold[column]:
+            return rest
         score[column] = scores[best]
-        gain[column] = 1 - (threshold / scores[best]) ** 2
+        gain[column] = 1 - (threshold[column] / scores[best]) ** 2
         rest = _residual(rest, averages[column])
+    return rest
 
 
 def _scores(averages: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -135,7 +144,7 @@ def _threshold(averages: np.ndarray, rest: np.ndarray, seed: int) -> float:
     Whole-sample shuffles of what is left of the returns keep the features' own correlations. A circular shift would
     keep the returns' memory as well, and with it the very signal that is looked for.
     """
-    numbers = np.random.default_rng(derive_seed(seed, 0, "screening"))
+    numbers = np.random.default_rng(seed)
     unit = _unit(rest).astype(np.float32)
     shuffled = numbers.permuted(np.tile(unit, (SHUFFLES, 1)), axis=1)  # [100, N]
     largest = np.abs(shuffled @ averages.T).max(axis=1) / len(rest) ** 0.5

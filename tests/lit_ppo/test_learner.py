@@ -118,7 +118,7 @@ def test_a_state_item_that_is_lost_shows(kind, lost):
             "target_kl": 1e-9,
             "learning_rate": 1e-3,
             "final_learning_rate": 5e-3,
-            "max_passes": 2.0,
+            "max_passes": 0.5,
             "normalise_advantages": "standard",
             "screen_features": False,
             "mirror": False,
@@ -166,7 +166,7 @@ def test_advantages_have_unit_scale_and_constant_ones_are_zero_not_nan():
 
 
 def test_training_ends_after_so_many_passes_over_the_train_bars():
-    learner = heads_learner(max_passes=1.5)
+    learner = heads_learner(max_passes=1.5 * (600 / 2000) ** 0.5)
     assert learner.total_timesteps == 900
     while not learner.finished:
         metrics = learner.iterate()
@@ -175,6 +175,7 @@ def test_training_ends_after_so_many_passes_over_the_train_bars():
     assert heads_learner(max_passes=None).total_timesteps == 10_000
     learner.total_timesteps = 300
     assert learner.total_timesteps == 300
+    assert heads_learner(market_tensors(num_bars=2000), total_timesteps=10**9).total_timesteps == 100_000
 
 
 def test_a_network_without_gradient_goes_back_to_its_start():

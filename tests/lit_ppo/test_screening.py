@@ -28,10 +28,12 @@ def test_useless_features_are_dropped_except_one_time_in_twenty():
     assert max(kept) <= 2
 
 
-def test_the_return_is_always_kept():
-    screen = screen_features(noise_market(0), 0)
-    assert screen.gain[0] == 1.0
-    assert screen.mirror_sign[0] == -1.0
+def test_a_return_with_memory_is_kept_and_one_without_is_not():
+    screens = [screen_features(market_tensors(num_bars=2500, seed=seed, mean=0.2), 0) for seed in range(10)]
+    assert all(screen.gain[0] > 0.2 for screen in screens)
+    assert all(screen.mirror_sign[0] == -1.0 for screen in screens)
+    kept = [screen_features(market_tensors(num_bars=2500, seed=seed, mean=0.0), 0).gain[0] > 0 for seed in range(40)]
+    assert sum(kept) <= 6  # binomial(40, .05): more than 6 has probability 0.003
 
 
 def test_a_feature_that_predicts_is_kept_and_counts_as_odd():
@@ -42,7 +44,7 @@ def test_a_feature_that_predicts_is_kept_and_counts_as_odd():
     screen = screen_features(with_features(market, columns, market.feature_parity), 0)
     assert screen.gain[7] > 0.8
     assert screen.mirror_sign[7] == -1.0
-    assert screen.score[7] > screen.threshold
+    assert screen.score[7] > screen.threshold[7]
     copies = [*columns[:20], *[columns[7] + 0.01 * draw.standard_normal(len(market)) for _ in range(11)]]
     again = screen_features(with_features(market, copies, market.feature_parity), 0)
     assert (again.gain[1:] > 0.05).sum() <= 2, "copies of a kept feature say nothing new"
