@@ -1,7 +1,7 @@
 """What the optimisations save and what they cost: on a market with a known optimum, and on a bar file.
 
-    python benchmarks/optimisations.py                  # O3 main (hidden regime), a quarter of an hour
-    python benchmarks/optimisations.py --data bars.csv  # the same on a file, one optimisation at a time
+    python -m benchmarks.optimisations                  # O3 main (hidden regime), a quarter of an hour
+    python -m benchmarks.optimisations --data bars.csv  # the same on a file, one optimisation at a time
 
 Writes benchmarks/results/optimisations_regime.json or optimisations_file.json; everything is measured by
 `lit-ppo benchmark`, whose flags may follow.

@@ -141,8 +141,8 @@ class LitPPOCLI(LightningCLI):
             parser.add_argument(
                 "--candidate_processes",
                 type=int | None,
-                default=None,
-                help="candidates trained at once; 1: in turn; null: one a core, as far as memory allows",
+                default=1,
+                help="candidates trained at once, each in a process; null: one a core, as far as memory allows",
             )
             parser.add_argument(
                 "--threads", type=int | None, default=None, help="of torch; null: its own choice, 1 with candidates"
