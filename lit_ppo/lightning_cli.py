@@ -193,7 +193,9 @@ class LitPPOCLI(LightningCLI):
     def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
         """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
         recipe = self.config["model"].as_dict()
-        return LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
+        module = LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
+        module.allow_mismatch = bool(self.config.get("allow_mismatch", False))
+        return module
 
     def make_trainer(self, directory: Path) -> pl.Trainer:
         """Return a fresh trainer with fresh callbacks, that writes into `directory`.

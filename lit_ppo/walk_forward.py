@@ -216,9 +216,9 @@ class WalkForward:
 
     def _fit(self, module: LitPPO, directory: Path) -> pl.Trainer:
         trainer = self.make_trainer(directory)
-        # Only a directory that holds a checkpoint: a fold killed before its first one starts again, with equal result.
-        resume = directory if CheckpointStore(directory).load_newest() is not None else None
-        trainer.fit(module, datamodule=self.datamodule, ckpt_path=resume)
+        # None in the directory: a fold killed before its first checkpoint starts again, with equal result.
+        newest = CheckpointStore(directory).load_newest()
+        trainer.fit(module, datamodule=self.datamodule, ckpt_path=None if newest is None else newest[1])
         return trainer
 
     def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:

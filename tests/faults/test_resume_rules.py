@@ -86,7 +86,7 @@ def test_a_finished_run_resumes_to_nothing_and_no_file_is_rewritten(launch, whol
 
 
 def test_a_finished_run_that_had_stopped_early_resumes_to_nothing(launch):
-    early = CONFIG.replace("{patience: 50}", "{patience: 1, convergence_threshold: 1000.0, min_progress: 0.3}")
+    early = CONFIG.replace("{patience: 50}", "{patience: 1, convergence_threshold: 1000.0, wait_for_change: false}")
     (launch.directory / "config.yaml").write_text(early)
     assert launch(*command("--data.fold_limit", "1")).code == 0
     folder = launch.directory / "results" / str(SEED)

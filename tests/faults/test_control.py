@@ -1,0 +1,79 @@
+"""The control of C1: a resume that has lost one item of its state is seen, whichever item it is.
+
+The newest checkpoint of a killed run gets one item of the checkpoint before it, an iteration stale; an item that does
+not change from one iteration to the next is deleted. A comparison that still found "equal" would prove nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_ppo.checkpoints import CheckpointStore
+from tests.faults.harness import SEED, assert_same_run, command, run_bytes
+
+LEARNER = ("learner", "ranks", 0)
+ITEMS: dict[str, tuple[str | int, ...]] = {
+    "weights": ("state_dict",),
+    "optimizer moments": ("optimizer_states", 0, "state"),
+    "rollout generator": (*LEARNER, "rollout_generator"),
+    "minibatch generator": (*LEARNER, "minibatch_generator"),
+    "timesteps": (*LEARNER, "timesteps"),
+    "iteration": (*LEARNER, "iteration"),
+    "start values of the weights": (*LEARNER, "start"),
+    "coefficients": (*LEARNER, "coefficients"),
+    "chosen weights": ("callbacks", "ValidationSelection"),
+    "early stopping": ("callbacks", "ConvergenceEarlyStopping"),
+    "lines of the metrics log": ("callbacks", "MetricsLog"),
+    "progress of Lightning's loops": ("loops",),
+    "whether training had stopped": ("learner", "stopped"),
+    "scaler and data": ("WalkForwardDataModule",),
+}
+FAST = ("rollout generator", "early stopping")
+CASES = [pytest.param(item, marks=() if item in FAST else pytest.mark.slow) for item in ITEMS]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def spoil(newest: dict[str, Any], older: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return the newest state with the item at `path` stale, or without it where it does not change."""
+    state = copy.deepcopy(newest)
+    owner, source = state, older
+    for key in path[:-1]:
+        owner, source = owner[key], source[key]  # type: ignore[index]
+    if same(owner[path[-1]], source[path[-1]]):  # type: ignore[index]
+        del owner[path[-1]]  # type: ignore[arg-type]
+    else:
+        owner[path[-1]] = source[path[-1]]  # type: ignore[index]
+    return state
+
+
+@pytest.mark.parametrize("item", CASES)
+def test_a_resume_without_one_item_of_its_state_is_not_equal(launch, whole, item, record_property):
+    assert launch(*command(), environment={"LIT_PPO_FAILPOINT": "after_replace@manifest.json:3"}).code == -9
+    folder: Path = launch.directory / "results" / str(SEED)
+    store = CheckpointStore(folder / "fold_000")
+    older, newest = (store.load(entry["file"]) for entry in store.entries()[-2:])
+    entry = store.entries()[-1]
+    (folder / "fold_000" / entry["file"]).unlink()
+    state = spoil(newest, older, ITEMS[item])
+    store.save(state)
+    ended = launch(*command("--resume"))
+    seen = ended.code != 0 or run_bytes(whole) != run_bytes(folder)
+    assert seen, f"the resumed run did not miss {item}"
+    if ended.code == 0:
+        with pytest.raises(AssertionError):
+            assert_same_run(whole, folder)
+    record_property("state items removed and missed", 1)
