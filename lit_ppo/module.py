@@ -51,6 +51,7 @@ class LitPPO(pl.LightningModule):
         stop_requested: some rank was asked to stop; all ranks agree.
         stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
+        allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
         fold: number of this fold and number of folds, for displays.
         show: changes the line of this fold in the run's display; None where there is no such display.
         earlier_folds: folds of this walk-forward that are done, oldest first, with what their optimisations did.
@@ -67,6 +68,7 @@ class LitPPO(pl.LightningModule):
         self.learner: Learner | None = None
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
+        self.allow_mismatch = False
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
         self.fold = (0, 1)
@@ -265,7 +267,7 @@ class LitPPO(pl.LightningModule):
         then = dict(checkpoint["hyper_parameters"])
         now: dict[str, Any] = {"seed": self.seed, **self.recipe.to_dict()}
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        changed = differences(then, now, None if resuming else NETWORK)
+        changed = differences(then, now, NETWORK if self.allow_mismatch or not resuming else None)
         if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
             self._inputs = checkpoint["policy"]
             self.policy = build_policy(self.recipe, self._inputs, self.seed)
