@@ -395,7 +395,9 @@ class Learner:
         means = PPOLoss(*(torch.stack(terms).mean() for terms in zip(*losses, strict=True)))
         residual = rollout.value_targets - rollout.values
         spread = rollout.value_targets.var(unbiased=False).clamp(min=1e-12)
-        norms, self._gradient_norms = torch.stack(self._gradient_norms).mean(), []
+        # Under 16-mixed every step of an iteration may be skipped while the loss scale is found.
+        norms = torch.stack(self._gradient_norms).mean() if self._gradient_norms else torch.tensor(math.nan)
+        self._gradient_norms = []
         seconds = self.watch.reset()
         return {
             "train/loss": float(means.total),
