@@ -75,7 +75,7 @@ def differences_now(original: Run, data: Any, config: str) -> list[str]:
         for text in (original.config, config)
     ]
     then, now = ({key: source.get(key) for key in COMPARED} for source in (original.record, record))
-    return [*_differences(*settings, "config"), *_differences(then, now)]
+    return [*_differences(settings[0], settings[1], "config"), *_differences(then, now)]
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
