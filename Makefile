@@ -31,8 +31,15 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(MAKE) test
 
+# Hours: see the head of each script. What needs a file or a rival that is not at hand says so and is left out.
 bench: $(STAMP)
-	$(BIN)/lit-ppo benchmark $(ARGS)
+	$(BIN)/python -m benchmarks.oracles
+	$(BIN)/python -m benchmarks.vs_peers
+	$(BIN)/python -m benchmarks.walk_forward $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m benchmarks.long_evaluation
+	$(BIN)/python -m benchmarks.scaling $(if $(DATA),--file "$(DATA)")
+	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.tables
 
 clean:
 	rm -rf $(VENV)

@@ -227,7 +227,7 @@ def passed(row: Row, group: dict[str, Any]) -> bool | None:
 
 
 def line(job: Job, result: dict[str, Any]) -> str:
-    if math.isfinite(result["fraction"]):
+    if result["fraction"] is not None:
         figure = f"{100 * result['fraction']:7.2f} % +- {100 * result['fraction_error']:.2f}"
     else:
         figure = f"J {result['reward']:+.5f} +- {result['standard_error']:.5f}, trades {result['trades_per_bar']:.4f}"

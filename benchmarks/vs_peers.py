@@ -148,6 +148,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PATH)
     arguments = parser.parse_args()
     peers = arguments.peers.resolve()
+    if not (peers / "reference_env.py").is_file():
+        print(f"left out: the peers' scripts are not in {peers}; name their folder with --peers")
+        return
     record = read(arguments.out) or {"what": "steps per second, updates included, against other trainers"}
     for setting in arguments.setting:
         missing, chosen = [], []

@@ -8,7 +8,6 @@ say otherwise.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +92,9 @@ def rule_controls(parameters: dict[str, Any], kind: str) -> dict[str, float]:
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Interquartile mean of the seeds' fractions with a bootstrap interval; of rewards, where nothing can be earned."""
-    key = "fraction" if all(math.isfinite(result["fraction"]) for result in results) else "reward"
+    key = "fraction" if all(result["fraction"] is not None for result in results) else "reward"
     values = [result[key] for result in results]
-    interval = [math.nan, math.nan]
+    interval: list[float] | None = None  # of one seed there is none
     if len(values) > 1:
         found = interquartile_mean_interval(np.array(values)[:, None])
         interval = [found.low, found.high]
@@ -214,7 +213,7 @@ def _line(result: dict[str, Any]) -> str:
         for point in (result["reached"][f"{level:g}"],)
     )
     probe = "" if result["probe_r2"] is None else f"  probe R2 {result['probe_r2']:.3f}"
-    worth = math.isfinite(result["fraction"])
+    worth = result["fraction"] is not None
     figure = (
         f"{100 * result['fraction']:6.2f} % +- {100 * result['fraction_error']:.2f}"
         if worth
@@ -234,15 +233,13 @@ def _table(record: dict[str, Any]) -> Table:
         table.add_column(name, justify="left" if name == "trader" else "right")
 
     def cell(value: float) -> str:
-        if not math.isfinite(value):
-            return "n/a"
         return f"{100 * value:.2f} %" if optimum > 0 else f"{value:+.5f}"
 
-    low, high = (cell(value) for value in summary["interval"])
+    interval = " to ".join(cell(value) for value in summary["interval"] or [])
     table.add_row(
         f"lit-ppo, {summary['seeds']} seeds, {summary['seconds']:.1f} s each",
         cell(summary["interquartile_mean"]),
-        f"{low} to {high}",
+        interval,
         cell(summary["min"]),
         cell(summary["max"]),
     )

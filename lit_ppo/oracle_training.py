@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -55,11 +56,12 @@ class SeedResult:
         return next((point for point in self.curve if point.fraction >= level), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers, strings and lists, for JSON."""
+        """Numbers, strings and lists, for JSON; None for a share of nothing."""
         points = {f"{level:g}": self.reached(level) for level in LEVELS}
+        measured = {name: value if math.isfinite(value) else None for name, value in asdict(self.score).items()}
         return {
             "seed": self.seed,
-            **asdict(self.score),
+            **measured,
             "seconds": self.seconds,
             "timesteps": self.timesteps,
             "probe_r2": self.probe_r2,

@@ -1,0 +1,311 @@
+"""The measured tables of the README, and docs/benchmarks.md with every seed, from benchmarks/results/*.json.
+
+    python -m benchmarks.tables            # rewrites the part of README.md between the markers, and docs/benchmarks.md
+    python -m benchmarks.tables --check    # exit 1 if they are not what the results say
+
+Nothing is measured here. A row without a result reads "unmeasured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, read
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
+UNMEASURED = "unmeasured"
+Row = Sequence[str]
+
+
+def table(titles: Row, rows: Iterable[Row]) -> str:
+    """A Markdown table."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def verdict(passed: bool | None) -> str:
+    return {True: "yes", False: "no", None: ""}[passed]
+
+
+# Quality
+
+
+def quality_rows(oracles: dict[str, Any]) -> list[Row]:
+    """One row per market: bar, interquartile mean with interval, least and most of the seeds, seconds."""
+    rows = []
+    for name, group in oracles.get("rows", {}).items():
+        if name == "unseen":
+            rows.append(unseen_row(group))
+            continue
+        summary, seeds = group["summary"], group["seeds"]
+        if summary["of"] == "fraction":
+            figure = percent(summary["interquartile_mean"])
+            interval = " to ".join(percent(end) for end in summary["interval"] or []) or "one seed"
+            ends = f"{percent(summary['min'])} to {percent(summary['max'])}"
+        else:
+            trades = max(seed["trades_per_bar"] for seed in seeds)
+            figure = f"J {summary['interquartile_mean']:+.5f}"
+            error = statistics.median(seed["standard_error"] for seed in seeds)
+            interval, ends = f"standard error {error:.5f}", f"at most {percent(trades, 3)} of bars traded"
+        probes = [seed["probe_r2"] for seed in seeds if seed["probe_r2"] is not None]
+        if "probe" in group["bar_text"] and probes:
+            figure += f", probe R2 {min(probes):.3f}"
+        budget = f"{group['timesteps']:,}"
+        seconds = f"{summary['seconds']:.1f} s"
+        cells = [group["title"], group["bar_text"], figure, interval, ends]
+        rows.append([*cells, str(summary["seeds"]), budget, seconds, verdict(group.get("passed"))])
+    return rows
+
+
+def unseen_row(group: dict[str, Any]) -> Row:
+    fractions = sorted(seed["fraction"] for seed in group["seeds"])
+    low = fractions[len(fractions) // 10]
+    figure = f"median {percent(statistics.median(fractions))}, tenth {percent(low)}"
+    ends = f"{percent(fractions[0])} to {percent(fractions[-1])}"
+    title = "Unseen markets: q, mu, cost, noise and 2,500-50,000 train bars at random"
+    seconds = f"{group['summary']['seconds']:.1f} s"
+    return [title, "shown", figure, "", ends, str(len(fractions)), "500,000", seconds, ""]
+
+
+def quality_table(oracles: dict[str, Any]) -> str:
+    titles = ["market", "bar", "share of the optimum", "95 % interval", "least to most", "seeds"]
+    rows = quality_rows(oracles) or [["all", "", UNMEASURED, *[""] * 6]]
+    return table([*titles, "timesteps", "seconds a seed", "passed"], rows)
+
+
+# Speed
+
+
+def speed_rows(results: dict[str, dict[str, Any]]) -> list[Row]:
+    """One row per claim: target, measured, met."""
+    peers = results["vs_peers"].get("settings", {})
+    rows: list[Row] = [
+        original_row(peers.get("original", {}).get("summary")),
+        *setting_rows(peers.get("C", {}).get("summary")),
+        *fold_rows(results["walk_forward"], peers.get("original", {}).get("summary")),
+        evaluation_row(results["long_evaluation"]),
+        *scaling_rows(results["scaling"]),
+        *gpu_rows(results["gpu"]),
+    ]
+    return rows
+
+
+def original_row(summary: dict[str, Any] | None) -> Row:
+    what = "first user's recipe (2 x 256 LSTMs twice, 12 epochs) against sb3-contrib, equal samples"
+    if not summary or "sb3-contrib" not in summary["ratios"]:
+        return [what, ">= 15x", UNMEASURED, ""]
+    ratio = summary["ratios"]["sb3-contrib"]
+    steps, theirs = summary["steps_per_s"]["median"], summary["peers_steps_per_s"]["sb3-contrib"]["median"]
+    measured = f"{times(ratio)}: {steps:,.0f} against {theirs:,.0f} steps/s"
+    return [what, ">= 15x", measured, verdict(ratio["median"] >= 15)]
+
+
+def setting_rows(summary: dict[str, Any] | None) -> list[Row]:
+    what = "one LSTM of 256, 64 x 128 steps, batch 2,048, 4 epochs: against the fastest of "
+    share = "update's share of the machine's sgemm rate in that setting"
+    if not summary or not summary["ratios"]:
+        return [[f"{what}the other trainers", ">= 1.5x", UNMEASURED, ""], [share, ">= 65 %", UNMEASURED, ""]]
+    ratios = summary["ratios"]
+    name, ratio = min(ratios.items(), key=lambda item: item[1]["median"])
+    measured = f"{times(ratio)} {name}: {summary['steps_per_s']['median']:,.0f} steps/s"
+    part = summary["share_of_sgemm"]
+    shares = f"{percent(part['median'], 0)} ({percent(part['min'], 0)} to {percent(part['max'], 0)}) of "
+    shares += f"{summary['sgemm_gflops']['median']:.0f} GFLOP/s"
+    return [
+        [f"{what}{len(ratios)} other trainers", ">= 1.5x", measured, verdict(ratio["median"] >= 1.5)],
+        [share, ">= 65 %", shares, verdict(part["median"] >= 0.65)],
+    ]
+
+
+def fold_rows(walk_forward: dict[str, Any], original: dict[str, Any] | None) -> list[Row]:
+    runs = walk_forward.get("runs", {})
+    rows: list[Row] = []
+    default = runs.get("default")
+    fold = "one fold: 100,000 timesteps, validations, test"
+    if default is None:
+        rows.append([fold, "<= 3 s", UNMEASURED, ""])
+    else:
+        seconds = default["fold_s"]
+        rows.append([fold, "<= 3 s", span(seconds, "s"), verdict(seconds["median"] <= 3)])
+        theirs = (original or {}).get("peers_steps_per_s", {}).get("sb3-contrib")
+        if theirs:
+            ratio = 100_000 / theirs["median"] / seconds["median"]
+            what = "the same against the first user's recipe under sb3-contrib, training alone"
+            rows.append([what, ">= 1,000x", f"{ratio:,.0f}x", verdict(ratio >= 1000)])
+    for name, target in (("default", 360), ("aggressive", 120)):
+        run = runs.get(name)
+        what = "whole walk-forward of the 57,072-bar file" + ("" if name == "default" else f", profile {name}")
+        if run is None:
+            rows.append([what, f"<= {target} s", UNMEASURED, ""])
+        else:
+            whole = f"{run['total_s']:.0f} s, {run['folds']} folds, {run['timesteps']:,} timesteps"
+            met = verdict(run["total_s"] <= target) if run["folds"] > 100 else ""
+            rows.append([what, f"<= {target} s", whole, met])
+    return rows
+
+
+def evaluation_row(record: dict[str, Any]) -> Row:
+    what = "evaluation of 1,000,000 bars: encoder, policy, books, money account; equal to bar by bar"
+    if not record:
+        return [what, "<= 10 s", UNMEASURED, ""]
+    met = record["seconds"]["median"] <= 10 and record["equal_to_bar_by_bar"] and record["bars"] >= 1_000_000
+    return [what, "<= 10 s", span(record["seconds"], "s"), verdict(met)]
+
+
+def scaling_rows(record: dict[str, Any]) -> list[Row]:
+    what = "steps per second from 2,000 to 2,000,000 train bars: slowest over fastest"
+    memory = "peak memory, 2,000,000 bars x full feature set"
+    if not record:
+        return [[what, ">= 80 %", UNMEASURED, ""], [memory, "< 2,000 MB", UNMEASURED, ""]]
+    ratio = record["slowest_over_fastest"]
+    rates = ", ".join(f"{row['steps_per_s']:,.0f}" for row in record["rows"])
+    rows: list[Row] = [[what, ">= 80 %", f"{percent(ratio, 0)} ({rates} steps/s)", verdict(ratio >= 0.8)]]
+    peak = max(record["rows"], key=lambda row: row["bars"])["peak_memory_mb"]
+    rows.append([memory, "< 2,000 MB", f"{peak:,.0f} MB", verdict(peak < 2000)])
+    if "file" in record:
+        own = record["file"]["peak_memory_mb"]
+        rows.append(["peak memory, the 57,072-bar file", "< 700 MB", f"{own:,.0f} MB", verdict(own < 700)])
+    return rows
+
+
+def gpu_rows(record: dict[str, Any]) -> list[Row]:
+    what, target = "training on one H100-class card, LSTM 256, 4 epochs", ">= 3,000,000 steps/s"
+    if "rows" not in record:
+        return [[what, target, UNMEASURED, ""]]
+    best = max(record["rows"], key=lambda row: row["steps_per_s"])
+    measured = f"{best['steps_per_s']:,.0f} steps/s at {percent(best['share_of_matmul_peak'], 0)} of {record['card']}"
+    return [[what, target, measured, verdict(best["steps_per_s"] >= 3e6)]]
+
+
+def times(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def span(values: dict[str, float], unit: str) -> str:
+    return f"{values['median']:.2f} {unit} ({values['min']:.2f} to {values['max']:.2f})"
+
+
+# Pages
+
+
+def origin(results: dict[str, dict[str, Any]]) -> str:
+    """Which machine and commits the figures are of."""
+    made = {name: record for name, record in results.items() if "machine" in record}
+    lines = []
+    for name, record in made.items():
+        machine, code = record["machine"], record["code"]
+        commit = (code["commit"] or "unknown")[:7] + (" (with changes)" if code["dirty"] else "")
+        lines.append(
+            f"{name}: {machine['cpu']}, {machine['cores']} cores, {record['threads']} threads, load "
+            f"{record['load_average']}, torch {record['versions']['torch']}, commit {commit}"
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def readme_part(results: dict[str, dict[str, Any]]) -> str:
+    """What stands between the markers."""
+    machines = {
+        f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
+        for record in results.values()
+        if "machine" in record
+    }
+    where = "; ".join(sorted(machines)) or "no machine yet"
+    return "\n".join(
+        [
+            f"**Quality**: share of the known optimum captured on fresh bars, one recipe for all markets ({where}).",
+            "",
+            quality_table(results["oracles"]),
+            "",
+            "**Speed**, updates included; ratios are within one run on one machine, with their spread.",
+            "",
+            table(["what", "target", "measured", "met"], speed_rows(results)),
+            "",
+            "Every seed, commit and load: [docs/benchmarks.md](docs/benchmarks.md).",
+        ]
+    )
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """docs/benchmarks.md: every seed, every trainer, where it was measured."""
+    parts = [
+        "# What was measured",
+        "Generated by `python -m benchmarks.tables` from `benchmarks/results/*.json`; do not edit by hand.",
+        "## Every seed",
+        "Share of the optimum on the same 1,000,000 fresh bars (mean reward per bar in units for the random walk), the "
+        "weights at the end of training; in brackets, timesteps to 80, 90 and 95 % at the first look that showed it.",
+        *(seed_lines(group) for group in results["oracles"].get("rows", {}).values()),
+        "## Every trainer",
+        *(trainer_table(name, setting) for name, setting in results["vs_peers"].get("settings", {}).items()),
+        "## Where",
+        origin(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def seed_lines(group: dict[str, Any]) -> str:
+    lines = [f"### {group['title']}", ""]
+    for seed in group["seeds"]:
+        worth = seed["fraction"] is not None
+        figure = (
+            f"{percent(seed['fraction'], 2)} +- {100 * seed['fraction_error']:.2f}"
+            if worth
+            else (
+                f"{seed['reward']:+.5f} +- {seed['standard_error']:.5f}, trades on {percent(seed['trades_per_bar'], 3)}"
+            )
+        )
+        reached = [point and f"{point['timesteps']:,}" for point in seed["reached"].values()]
+        when = f" [{', '.join(value or 'never' for value in reached)}]" if worth and seed["curve"] else ""
+        market = f"; {seed['market']}, {seed['train_bars']:,} bars" if "market" in seed else ""
+        lines.append(f"- seed {seed['seed']}: {figure}{when}, {seed['seconds']:.1f} s{market}")
+    return "\n".join(lines)
+
+
+def trainer_table(name: str, setting: dict[str, Any]) -> str:
+    names = sorted({trainer for results in setting["rounds"] for trainer in results})
+    rows = [[trainer, *(figure(results.get(trainer, {})) for results in setting["rounds"])] for trainer in names]
+    titles = ["steps/s", *(f"round {i + 1}" for i in range(len(setting["rounds"])))]
+    return f"### Setting {name}\n\n{table(titles, rows)}"
+
+
+def figure(result: dict[str, Any]) -> str:
+    if "sps" not in result:
+        return result.get("error", "not run").replace("|", "/")
+    return f"{result['sps']:,.0f} ({result['cpu_per_wall']:.2f} cores)"
+
+
+def replaced(text: str, part: str) -> str:
+    """The README's text with `part` between its markers."""
+    start, end = text.index(BEGIN), text.index(END)
+    head = text[: text.index("\n", start) + 1]
+    return f"{head}{part}\n{text[end:]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    names = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu")
+    results = {name: read(arguments.results / f"{name}.json") for name in names}
+    readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+    wanted = {readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)), docs: page(results)}
+    for path, text in wanted.items():
+        same = path.is_file() and path.read_text(encoding="utf-8") == text
+        if arguments.check and not same:
+            raise SystemExit(f"{path.name} is not what benchmarks/results says; run python -m benchmarks.tables")
+        if not same:
+            path.write_text(text, encoding="utf-8")
+            print(f"{path.name} rewritten")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The README's tables say what benchmarks/results says, and "unmeasured" where it says nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import oracles, tables, vs_peers
+from benchmarks.common import RESULTS, read, write
+
+NAMES = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu")
+SEED = {
+    "fraction": 0.99,
+    "fraction_error": 0.004,
+    "reward": 0.1,
+    "standard_error": 0.001,
+    "looks_ahead": False,
+    "trades_per_bar": 0.02,
+    "probe_r2": 0.95,
+    "seconds": 10.0,
+    "timesteps": 1000,
+    "reached": {"0.8": {"timesteps": 100}, "0.9": None, "0.95": None},
+    "curve": [[100, 1.0, 0.8]],
+}
+
+
+def test_without_results_every_row_is_unmeasured():
+    empty = {name: {} for name in NAMES}
+    part = tables.readme_part(empty)
+    assert tables.UNMEASURED in tables.quality_table({})
+    rows = tables.speed_rows(empty)
+    assert {row[2] for row in rows} == {tables.UNMEASURED}
+    assert part.count("\n| ") == len(rows) + 5
+    assert "no machine yet" in part
+
+
+@pytest.mark.parametrize("fraction", [0.99, 0.9])
+def test_a_row_passes_when_every_condition_holds(tmp_path, fraction):
+    record = {"rows": {}}
+    for seed in range(3):
+        result = {**SEED, "seed": seed, "fraction": fraction}
+        oracles.store(tmp_path / "o.json", record, oracles.Job("o3", seed, {}, 1, 1), result)
+    group = read(tmp_path / "o.json")["rows"]["o3"]
+    assert group["passed"] == (fraction == 0.99)
+    (row,) = tables.quality_rows(record)
+    assert f"{100 * fraction:.1f} %" in row[2]
+    assert row[-1] == ("yes" if fraction == 0.99 else "no")
+    assert "[100, never, never]" in tables.page({name: {} for name in NAMES} | {"oracles": record})
+
+
+def test_one_collapsed_seed_fails_the_row():
+    row = oracles.ROWS["o3_window"]
+    seeds = [{**SEED, "fraction": value} for value in (0.97, 0.97, 0.97, 0.97, 0.97, 0.97, 0.97, 0.5)]
+    group = {"seeds": seeds, "summary": oracles.summarise(seeds)}
+    assert group["summary"]["interquartile_mean"] > row.bar
+    assert oracles.passed(row, group) is False
+
+
+def test_a_random_walk_passes_by_staying_flat():
+    quiet = {**SEED, "fraction": None, "reward": -1e-5, "trades_per_bar": 1e-4, "probe_r2": None}
+    for seed, expected in ((quiet, True), ({**quiet, "trades_per_bar": 0.5}, False)):
+        group = {"seeds": [seed], "summary": oracles.summarise([seed])}
+        assert oracles.passed(oracles.ROWS["o4"], group) is expected
+
+
+def test_unseen_markets_are_drawn_once_and_for_all_and_worth_learning():
+    jobs = oracles.unseen_draws()
+    assert [job.market for job in jobs] == [job.market for job in oracles.unseen_draws()]
+    assert len({str(job.market) for job in jobs}) == oracles.UNSEEN_DRAWS
+    assert {job.market.get("noise", "normal") for job in jobs} == {"normal", "student_t"}
+
+
+def test_a_ratio_compares_two_trainers_of_one_round():
+    rounds = [{"lit-ppo": {"sps": 20.0}, "a": {"sps": 10.0}}, {"lit-ppo": {"sps": 5.0}, "a": {"sps": 1.0}}]
+    rounds.append({"lit-ppo": {"sps": 7.0}, "a": {"error": "out of memory"}})
+    assert vs_peers.ratios(rounds) == {"a": {"median": 3.5, "min": 2.0, "max": 5.0}}
+
+
+def test_only_what_is_between_the_markers_is_replaced(tmp_path):
+    text = "before\n<!-- measured:begin (note) -->\nold\n<!-- measured:end -->\nafter\n"
+    assert tables.replaced(text, "new") == text.replace("old", "new")
+
+
+def test_a_result_is_written_whole(tmp_path):
+    write(tmp_path / "deep" / "r.json", {"a": 1})
+    assert read(tmp_path / "deep" / "r.json") == {"a": 1}
+    assert read(tmp_path / "none.json") == {}
+
+
+def test_the_readme_and_its_page_are_what_the_results_say():
+    results = {name: read(RESULTS / f"{name}.json") for name in NAMES}
+    readme = (tables.ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.replaced(readme, tables.readme_part(results)) == readme, "run python -m benchmarks.tables"
+    page = (tables.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page == tables.page(results), "run python -m benchmarks.tables"
