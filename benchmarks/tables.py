@@ -273,7 +273,10 @@ def trainer_table(name: str, setting: dict[str, Any]) -> str:
     names = sorted({trainer for results in setting["rounds"] for trainer in results})
     rows = [[trainer, *(figure(results.get(trainer, {})) for results in setting["rounds"])] for trainer in names]
     titles = ["steps/s", *(f"round {i + 1}" for i in range(len(setting["rounds"])))]
-    return f"### Setting {name}\n\n{table(titles, rows)}"
+    cpu = setting["summary"]["ratios_per_cpu_second"]
+    more = "; ".join(f"{trainer} {times(ratio)}" for trainer, ratio in cpu.items())
+    more = f"lit-ppo's steps per CPU second over theirs: {more or UNMEASURED}."
+    return f"### Setting {name}\n\n{table(titles, rows)}\n\n{more}"
 
 
 def figure(result: dict[str, Any]) -> str:

@@ -97,16 +97,26 @@ def run(trainer: Trainer, python: Path, peers: Path, threads: int, timeout: floa
     return json.loads(lines[-1])
 
 
-def ratios(rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Steps per second of lit-ppo over those of each peer: median, least and largest over the rounds."""
-    names = {name for results in rounds for name in results if name != "lit-ppo"}
+def per_second(result: dict[str, Any], of_cpu: bool) -> float | None:
+    """Steps per second of wall time or of CPU time; None without a result."""
+    if "sps" not in result:
+        return None
+    return result["sps"] / result["cpu_per_wall"] if of_cpu else result["sps"]
+
+
+def ratios(rounds: Sequence[dict[str, dict[str, Any]]], of_cpu: bool = False) -> dict[str, dict[str, float]]:
+    """Steps per second of lit-ppo over those of each peer: median, least and largest over the rounds.
+
+    Args:
+        of_cpu: per CPU second instead, which says more on a busy machine (and nothing about the use of two cores).
+    """
     found = {}
-    for name in sorted(names):
-        values = [
-            results["lit-ppo"]["sps"] / results[name]["sps"]
-            for results in rounds
-            if "sps" in results.get(name, {}) and "sps" in results.get("lit-ppo", {})
-        ]
+    for name in sorted({name for results in rounds for name in results if name != "lit-ppo"}):
+        values = []
+        for results in rounds:
+            own, theirs = (per_second(results.get(who, {}), of_cpu) for who in ("lit-ppo", name))
+            if own is not None and theirs is not None:
+                values.append(own / theirs)
         if values:
             found[name] = spread(values)
     return found
@@ -121,6 +131,7 @@ def summarise(setting: str, rounds: Sequence[dict[str, dict[str, Any]]], missing
         "rounds": len(rounds),
         "missing": list(missing),
         "ratios": by_peer,
+        "ratios_per_cpu_second": ratios(rounds, of_cpu=True),
         "ratio_to_fastest_peer": min(by_peer.values(), key=lambda ratio: ratio["median"]) if by_peer else None,
     }
     if own:
