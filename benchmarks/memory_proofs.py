@@ -1,8 +1,8 @@
 """Does the agent have memory? CartPole and Pendulum without their velocities, with the LSTM and without it.
 
-    python benchmarks/memory_proofs.py                                  # five seeds of each; about an hour on two cores
-    python benchmarks/memory_proofs.py --peer-python VENV/bin/python    # and sb3-contrib, interleaved with ours
-    python benchmarks/memory_proofs.py --add ...                        # go on with what is missing
+    python -m benchmarks.memory_proofs                                  # five seeds of each, with memory and without
+    python -m benchmarks.memory_proofs --peer-python VENV/bin/python    # and sb3-contrib, interleaved with ours
+    python -m benchmarks.memory_proofs --add ...                        # go on with what is missing
 
 Every training runs through the product (`lit-ppo fit --config configs/...`). Its weights are chosen on the validation
 episodes and judged on 100 greedy test episodes, which are others. A score counts as reached at the first validation
@@ -109,7 +109,9 @@ def train_peer(python: str, name: str, goal: Goal, seed: int) -> dict[str, Any]:
         "test_episodes": recipe["data"]["test_episodes"],
     }
     script = Path(__file__).with_name("memory_proofs_peer.py")
-    done = subprocess.run([python, str(script), json.dumps(wanted)], check=True, stdout=subprocess.PIPE, text=True)
+    # -P: beside the script lies a `profile.py`, which would stand in for Python's own.
+    command = [python, "-P", str(script), json.dumps(wanted)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
