@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
@@ -41,6 +42,250 @@ ROWS: tuple[Row, ...] = (
             "killed_at_each_failpoint_of_each_file_equals_uninterrupted",
             "twenty_fresh_processes_killed_at_random_equal_uninterrupted",
             "twenty_runs_killed_at_random_equal_uninterrupted",
+            "after_a_kill_two_checkpoints_are_left_and_one_of_them_is_whole",
+        ),
+    ),
+    Row(
+        "C2",
+        "killed again while resuming; killed between two folds",
+        "the same",
+        _of(
+            "faults/test_kill",
+            "killed_three_times_at_random_also_while_resuming_equals_uninterrupted",
+            "twenty_runs_killed_again_and_again_equal_uninterrupted",
+            "killed_between_two_folds_equals_uninterrupted",
+        ),
+    ),
+    Row(
+        "C3",
+        "temporary directory, or results, on another filesystem",
+        "the same",
+        _of("faults/test_kill", "another_filesystem_for_temporary_files_changes_nothing"),
+    ),
+    Row(
+        "C4",
+        "disk full; a limit on the size of files",
+        "exit 1 with path, bytes needed and bytes free; the last checkpoint is whole; with room, the run goes on",
+        _of(
+            "faults/test_disk",
+            "a_full_disk_ends_the_run_with_path_and_bytes_and_with_room_it_goes_on",
+            "a_disk_that_fills_up_at_any_point_of_a_run_loses_nothing",
+            "a_limit_on_the_size_of_files_is_told_like_a_full_disk",
+        )
+        + _of("lit_ppo/test_checkpoints", "a_full_disk_leaves_the_old_file_and_names_path_and_bytes"),
+    ),
+    Row(
+        "C5",
+        "a checkpoint cut at 0, 1, 30, 90, 99.9 %",
+        "one warning, and on from the checkpoint before it",
+        _of(
+            "faults/test_damage",
+            "a_run_whose_newest_checkpoint_is_cut_and_whose_manifest_is_lost_goes_on_from_the_one_before",
+            "a_run_with_any_cut_checkpoint_or_manifest_resumes_to_the_uninterrupted_result",
+        )
+        + _of("lit_ppo/test_checkpoints", "a_truncated_checkpoint_is_stepped_over_with_one_warning"),
+    ),
+    Row(
+        "C6",
+        "one flipped bit, in every entry of the archive",
+        "never loaded",
+        _of(
+            "faults/test_damage",
+            "no_flipped_bit_in_any_entry_of_a_real_checkpoint_is_loaded",
+            "no_flipped_bit_in_chosen_weights_is_loaded_even_without_a_manifest",
+        ),
+    ),
+    Row(
+        "C7",
+        "manifest lost, damaged, or naming a missing file",
+        "rebuilt from the files' names",
+        _of(
+            "lit_ppo/test_checkpoints",
+            "a_lost_or_damaged_manifest_is_rebuilt_from_the_names",
+            "a_manifest_that_names_a_missing_file_steps_back",
+            "when_no_checkpoint_is_whole_the_run_stops_instead_of_starting_over",
+        ),
+    ),
+    Row(
+        "C8",
+        "cache entry flipped, cut, of an old layout",
+        "computed anew with one warning; the result is that of a run without cache",
+        _of("faults/test_damage", "a_run_with_a_spoilt_cache_computes_anew_and_gives_the_same")
+        + _of("datamodules/test_cache", "an_entry_of_another_key_or_layout_is_rebuilt"),
+    ),
+    Row(
+        "C9",
+        "many processes in one cache, some of them killed",
+        "no torn read, no deadlock, valid entries",
+        _of("faults/test_races", "eight_processes_race_for_a_cache_while_others_are_killed_in_it")
+        + _of("datamodules/test_cache", "eight_racing_writers_leave_valid_entries_and_read_no_torn_one"),
+    ),
+    Row(
+        "C10",
+        "two runs in one results/<seed>",
+        "the second exits 2 and names process, host and time; the first is not disturbed; a dead owner's lock is taken",
+        _of("faults/test_races", "a_second_run_in_the_same_folder_is_refused_and_the_first_one_is_not_disturbed")
+        + _of(
+            "lit_ppo/test_run_lock",
+            "a_second_run_is_refused_with_the_owners_details",
+            "the_lock_of_a_killed_run_is_taken_over",
+            "processes_that_race_for_a_stale_lock_enter_one_at_a_time",
+        ),
+    ),
+    Row(
+        "C11",
+        "wall clock back an hour, forward a year, other time zones; file times from the future",
+        "nothing changes: sequence numbers order, the monotonic clock measures",
+        _of(
+            "faults/test_signals_and_clocks",
+            "a_wall_clock_that_goes_back_or_leaps_changes_nothing",
+            "a_checkpoint_file_from_the_future_is_not_taken_for_the_newest",
+        ),
+    ),
+    Row(
+        "C12",
+        "read-only results, fold or cache directory (without root's capabilities)",
+        "results: an error before training; cache: one warning, and on without it",
+        _of(
+            "faults/test_disk",
+            "a_read_only_results_directory_is_an_error_before_training",
+            "a_read_only_fold_directory_ends_the_run_and_is_not_swallowed",
+            "a_read_only_cache_is_warned_about_and_the_run_goes_on_without_it",
+        ),
+    ),
+    Row(
+        "C13",
+        "SIGTERM, SIGINT, SIGHUP; a second one",
+        "saves after the iteration and exits 143, 130, 129; the second leaves at once; both resume exactly",
+        _of(
+            "faults/test_signals_and_clocks",
+            "a_signal_saves_and_leaves_with_its_code_and_the_resume_equals_uninterrupted",
+            "a_second_signal_leaves_at_once_with_every_file_whole",
+        ),
+    ),
+    Row(
+        "C14",
+        "NaN or infinity in loss, gradient, observation, advantage",
+        "stops before the optimizer step; no checkpoint holds it; what was good is kept",
+        _of("faults/test_numbers_and_memory", "a_number_that_is_none_stops_the_run_before_the_optimizer_step"),
+    ),
+    Row(
+        "C15",
+        "memory runs out: of the host (RLIMIT_AS), of Python, of the device (raised)",
+        "exit 1 with the settings that lower it; the last checkpoint stays; nothing is lowered unasked",
+        _of(
+            "faults/test_numbers_and_memory",
+            "memory_that_runs_out_names_the_knobs_and_leaves_the_last_checkpoint",
+        ),
+    ),
+    Row(
+        "C16",
+        "one of two ranks dies or hangs",
+        "every process ends within the timeout, with a failure",
+        _of("faults/test_ranks", "when_one_rank_dies_or_hangs_every_process_ends_within_the_timeout"),
+    ),
+    Row(
+        "C17",
+        "settings, bars or code changed before a resume",
+        "exit 2 with every difference; `--allow-mismatch` goes on, and run.json and the report say so",
+        _of(
+            "faults/test_resume_rules",
+            "a_resume_with_other_settings_or_code_is_refused_and_every_difference_listed",
+            "other_bars_are_refused",
+            "allow_mismatch_goes_on_and_leaves_a_record_in_run_and_report",
+        ),
+    ),
+    Row(
+        "C18",
+        "a finished, or early-stopped, run resumed",
+        "exit 0, no file is rewritten",
+        _of(
+            "faults/test_resume_rules",
+            "a_finished_run_resumes_to_nothing_and_no_file_is_rewritten",
+            "a_finished_run_that_had_stopped_early_resumes_to_nothing",
+        ),
+    ),
+    Row(
+        "C19",
+        "resumed with another device, processor, number of threads or ranks",
+        "allowed, and labelled not bit-identical",
+        _of(
+            "faults/test_resume_rules",
+            "a_resume_with_other_threads_is_allowed_and_labelled_not_bit_identical",
+            "what_decides_the_numbers_is_refused_and_what_may_change_the_last_bits_is_labelled",
+        )
+        + _of("integration/test_two_ranks", "what_two_ranks_wrote_can_be_resumed_by_one_which_says_so"),
+    ),
+    Row(
+        "C20",
+        "files of an earlier release; of a later one",
+        "read; or the message says which version is needed",
+        _of("faults/test_releases", "the_run_of_an_earlier_release_can_be_read_and_its_policy_decides_as_it_did")
+        + _of("lit_ppo/test_checkpoints", "a_newer_schema_says_which_version_is_needed"),
+    ),
+    Row(
+        "control",
+        "one item of the state lost, item by item",
+        "the comparison of C1 sees it: a resume without it is not equal",
+        _of(
+            "faults/test_control",
+            "a_resume_from_the_same_state_written_again_is_equal",
+            "a_resume_without_one_item_of_its_state_is_not_equal",
         ),
     ),
 )
+
+HEAD = """# What a run withstands
+
+Generated by `benchmarks/reliability_table.py` from `benchmarks/results/reliability.json`, which `make test-all` writes.
+*Measured* is what the recorded tests did, all of it without a loss: a test that failed is shown as FAILED, one that was
+not recorded as such. Rows C1-C20 are the fault matrix.
+
+**Equal, byte for byte** means every file of the run's folder: all checkpoints (weights, optimizer, generators, state of
+every callback) and their manifests, `selected.ckpt`, `metrics.jsonl`, `out_of_sample.csv`, `trades.csv`, the fills of
+the test bars, and the ledger. Left out is only what tells the time (`timing.jsonl`, `run.json`, `report.html`,
+`optimization_summary.json`, `training_state.json`, the ledger's `seconds`) and `config.yaml`, which names the results
+directory. Same machine, versions and number of threads, on the CPU.
+
+The runs are real `lit-ppo walk-forward` processes on a synthetic market: three folds of four PPO iterations, a
+checkpoint after each. Most are forked from a process that has imported torch already, so that kills fall on the run;
+"fresh processes" are not. A kill is SIGKILL; the power was not cut.
+"""
+
+
+def measured(entries: list[dict[str, Any] | None]) -> str:
+    """Counts of a row, added over its tests, and what did not pass."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        for name, number in (entry or {}).get("counts", {}).items():
+            counts[name] = counts.get(name, 0) + number
+    ran = [entry for entry in entries if entry is not None]
+    parts = [f"{number:,} {name}" for name, number in counts.items()]
+    passed, failed, skipped = (sum(entry[key] for entry in ran) for key in ("passed", "failed", "skipped"))
+    parts.append(f"{passed} test{'s' if passed != 1 else ''} passed")
+    parts += [f"**{failed} FAILED**"] * bool(failed) + [f"{skipped} skipped"] * bool(skipped)
+    missing = len(entries) - len(ran)
+    parts += [f"{missing} not recorded yet"] * bool(missing)
+    return "; ".join(parts)
+
+
+def page(recorded: dict[str, Any]) -> str:
+    """The text of docs/reliability.md."""
+    tests = recorded["tests"]
+    lines = [HEAD, "| | Fault | Promise | Test | Measured |", "|---|---|---|---|---|"]
+    for row in ROWS:
+        files: dict[str, list[str]] = {}
+        for test in row.tests:
+            file, _, name = test.partition("::")
+            files.setdefault(file.removeprefix("tests/"), []).append(name.removeprefix("test_").replace("_", " "))
+        named = "; ".join(f"`{file}`: {', '.join(names)}" for file, names in files.items())
+        found = measured([tests.get(test) for test in row.tests])
+        lines.append(f"| {row.number} | {row.fault} | {row.promise} | {named} | {found} |")
+    commits = sorted({str(entry["commit"])[:10] for entry in tests.values()})
+    cpu = recorded["machine"]["cpu"]
+    lines += ["", f"Recorded at commit {', '.join(commits) or 'none yet'}, on {cpu}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(json.loads(RESULTS.read_text())), encoding="utf-8")
