@@ -22,7 +22,8 @@ from tests.integration.shells import SMALL, small_data
 CONFIG = """
 seed_everything: 7
 strict: true
-model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 128, hold_bias: 0.0}
+model: # the tiny window's screen would leave no feature, and scaling nothing would change nothing
+  {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 128, hold_bias: 0.0, screen_features: false}
 data:
   synthetic: {kind: regime, num_bars: 860, seed: 3}
   train_size: 300
