@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lit_ppo.accounting import Ledger, account
 from lit_ppo.envs.account import Account
+from lit_ppo.networks import PolicyState
 from lit_ppo.performance import trading_metrics
-from lit_ppo.policy import MarketPolicy, ObservationPolicy, PolicyState
+from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.rewards import log_reward, sampled_rewards
 from lit_ppo.types import MarketTensors
 

@@ -13,7 +13,8 @@ from lit_ppo.advantages import counterfactual_advantage, generalized_advantage
 from lit_ppo.envs.account import Account
 from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.lstm import LSTMState
-from lit_ppo.policy import Encoded, MarketPolicy, ObservationPolicy, PolicyState
+from lit_ppo.networks import Encoded, PolicyState
+from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.rewards import sampled_rewards, transition_rewards
 from lit_ppo.types import MarketTensors
 
