@@ -41,6 +41,7 @@ from lit_ppo.benchmark_variants import (
 from lit_ppo.evaluation import evaluate_bar_by_bar
 from lit_ppo.learner import Learner
 from lit_ppo.lightning_cli import LitPPOCLI
+from lit_ppo.module import LitPPO
 from lit_ppo.oracles import solve
 from lit_ppo.provenance import code_state, machine, package_versions
 from lit_ppo.recipe import build_optimizer, experience
@@ -91,6 +92,7 @@ def benchmark(arguments: Sequence[str], datamodule_class: type[Any]) -> int:
     data.setup("fit")
     rows = variants(options.ablation)
     loops = _loops(plain, rows, options.seeds, rest, datamodule_class)
+    old = LitPPOCLI("walk-forward", [*rest, "--config", ORIGINAL.read_text(encoding="utf-8")], datamodule_class)
     measured: dict[Variant, list[dict[str, Any]]] = {row: [] for row in rows}
     original: list[dict[str, float]] = []
     load = os.getloadavg()[0]
@@ -99,7 +101,7 @@ def benchmark(arguments: Sequence[str], datamodule_class: type[Any]) -> int:
     result: dict[str, Any] = {}
     for fold in data.folds:
         if options.original_timesteps:
-            original.append(_time_original(rest, datamodule_class, data, fold.index, options.original_timesteps))
+            original.append(_time_original(old.make_module(), data, fold.index, options.original_timesteps))
         for seed in range(options.seeds):
             # Forwards and backwards by turns: a slow drift of the machine meets early and late rows alike.
             for row in rows if (seed + fold.index) % 2 == 0 else reversed(rows):
@@ -194,13 +196,9 @@ def _mean_net_return(path: Path, fold: int) -> float:
     return float(np.mean([float(line[5]) for line in lines if int(line[1]) == fold]))
 
 
-def _time_original(
-    rest: Sequence[str], datamodule_class: type[Any], data: Any, fold: int, timesteps: int
-) -> dict[str, float]:
+def _time_original(module: LitPPO, data: Any, fold: int, timesteps: int) -> dict[str, float]:
     """Seconds per timestep of the old recipe's training, and per bar of its single-step evaluation."""
-    cli = LitPPOCLI("walk-forward", [*rest, "--config", ORIGINAL.read_text(encoding="utf-8")], datamodule_class)
     train = data.fold_data(fold).train
-    module = cli.make_module()
     policy = module.build(train)
     recipe = module.recipe
     learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0)
