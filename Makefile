@@ -22,8 +22,10 @@ endif
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
 
+# Also records what the fault tests measured (benchmarks/results/reliability.json) and makes docs/reliability.md of it.
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -p tests.faults.record $(ARGS)
+	$(BIN)/python -m benchmarks.reliability_table
 
 check: $(STAMP)
 	$(BIN)/ruff check .

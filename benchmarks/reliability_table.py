@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"

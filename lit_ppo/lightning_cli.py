@@ -9,6 +9,7 @@ import copy
 import difflib
 import json
 import re
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ from torch import Tensor
 from lit_ppo.atomic import atomic_write
 from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
 from lit_ppo.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
+from lit_ppo.config_check import check_files, known_keys
+from lit_ppo.data_choice import configuration_files
 from lit_ppo.files import utc_cells
-from lit_ppo.interrupts import StopOnSignal
+from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneySettings
 from lit_ppo.optimisation_guard import guard, is_strict
@@ -174,6 +177,10 @@ class LitPPOCLI(LightningCLI):
                 help="a checkpoint, a directory of them (its newest), `last`, or `selected`",
             )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_files(configuration_files(args), known_keys(parser))
+        super().parse_arguments(parser, args)
+
     def _set_seed(self) -> None:
         """Draws come from generators made of the seed; the global ones stay as they are."""
         one_seed(self.config["seed_everything"])
@@ -254,7 +261,7 @@ class LitPPOCLI(LightningCLI):
             return refused_class_path(refused[1])
         unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
         unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
-        known = sorted(self.parser.get_defaults(skip_validation=True).keys())
+        known = sorted(known_keys(self.parser))
         for name in unknown:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             if near and name not in known:
@@ -274,12 +281,24 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
         (decisions,) = trainer.predict(module, **bound) or []
         _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
     else:
-        trainer.fit(module, **bound)
+        try:
+            trainer.fit(module, **bound)
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                _end_other_ranks(trainer)
+            raise
         trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
         timesteps = module.selection.get("timesteps", module.timesteps)
         module.print(
             f"{module.timesteps:,} timesteps done; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
         )
+
+
+def _end_other_ranks(trainer: pl.Trainer) -> None:
+    """Leave no process behind: one that hangs answers to nothing else, and has nothing that the next start needs."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and hasattr(launcher, "kill"):
+        launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _write_predictions(path: Path, decisions: Mapping[str, Tensor]) -> None:
