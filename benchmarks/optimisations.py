@@ -1,6 +1,7 @@
 """What the optimisations save and what they cost: on a market with a known optimum, and on a bar file.
 
     python -m benchmarks.optimisations                  # O3 main (hidden regime), a quarter of an hour
+    python -m benchmarks.optimisations --fast_base --ablation  # its results, one optimisation at a time, much sooner
     python -m benchmarks.optimisations --data bars.csv  # the same on a file, one optimisation at a time
 
 Writes benchmarks/results/optimisations_regime.json or optimisations_file.json; everything is measured by
@@ -33,7 +34,8 @@ def arguments(given: Sequence[str], work: str) -> list[str]:
     if given[:1] == ["--data"]:
         own += ["--data.path", given[1], "--data.fold_limit", "6", "--name", "optimisations_file", "--ablation"]
         return [*own, "--seeds", "1", *given[2:]]
-    return [*own, "--config", REGIME, "--name", "optimisations_regime", "--seeds", "2", *given]
+    name = "optimisations_regime_results" if "--fast_base" in given else "optimisations_regime"
+    return [*own, "--config", REGIME, "--name", name, "--seeds", "2", *given]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import yaml
 
 from lit_ppo import benchmark_command
 from lit_ppo.benchmark_command import paired_interval, results
-from lit_ppo.benchmark_variants import BUDGET, OPTIMISATIONS, Variant, as_configured, variants
+from lit_ppo.benchmark_variants import BUDGET, FAST_EVALUATION, OPTIMISATIONS, Variant, as_configured, variants
 from lit_ppo.cli import main
 from lit_ppo.monitor import read_baseline
 from tests.lit_ppo.test_walk_forward import CONFIG
@@ -25,6 +25,8 @@ def test_the_ablation_adds_one_at_a_time_and_leaves_one_out_at_a_time():
     assert left_out == [{name} for name in NAMES[:-1]]  # all but the last is the row before "all"
     assert len({row.names for row in rows}) == len(rows) == len({row.slug for row in rows})
     assert [row.names for row in variants(ablation=False)] == [(), tuple(NAMES)]
+    assert all(FAST_EVALUATION in row.names for row in variants(ablation=True, fast=True))
+    assert [row.names for row in variants(ablation=False, fast=True)] == [(FAST_EVALUATION,), tuple(NAMES)]
 
 
 def test_a_row_switches_on_its_own_optimisations_only():
@@ -89,7 +91,7 @@ def test_an_interval_of_equal_runs_is_zero():
 def test_from_flags_to_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lit_ppo.benchmark_variants.BUDGET", 128)
     rows = [Variant("base", ()), Variant("stopping", ("early stopping", "fast evaluation"))]
-    monkeypatch.setattr(benchmark_command, "variants", lambda ablation: rows)
+    monkeypatch.setattr(benchmark_command, "variants", lambda ablation, fast: rows)
     given = ["--config", CONFIG, "--data.fold_limit", "2", "--results", str(tmp_path / "runs"), "--seeds", "2"]
     code = main(["benchmark", *given, "--output", str(tmp_path), "--name", "tiny", "--original_timesteps", "0"])
     assert code == 0
