@@ -16,10 +16,11 @@ def asks_for_environment(arguments: Sequence[str]) -> bool:
     """
     if any(argument.partition("=")[0] == "--data.env_id" for argument in arguments):
         return True
-    return any("env_id" in _data_keys(path) for path in _configurations(arguments))
+    return any("env_id" in _data_keys(path) for path in configuration_files(arguments))
 
 
-def _configurations(arguments: Sequence[str]) -> Iterator[Path]:
+def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """Files that `--config` names."""
     waiting = iter(arguments)
     for argument in waiting:
         flag, equals, value = argument.partition("=")

@@ -33,6 +33,7 @@ from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneySettings
 from lit_ppo.optimisation_guard import guard, is_strict
+from lit_ppo.recipe import suitable_threads
 
 SELECTED = "selected.ckpt"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -106,6 +107,12 @@ class LitPPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="of torch; null: 1 for a small network or with candidates, else torch's own choice",
+        )
         if self.command == "walk-forward":
             parser.add_argument(
                 "--results",
@@ -146,9 +153,6 @@ class LitPPOCLI(LightningCLI):
                 type=int | None,
                 default=1,
                 help="candidates trained at once, each in a process; null: one a core, as far as memory allows",
-            )
-            parser.add_argument(
-                "--threads", type=int | None, default=None, help="of torch; null: its own choice, 1 with candidates"
             )
             parser.add_argument(
                 "--autotune",
@@ -196,6 +200,17 @@ class LitPPOCLI(LightningCLI):
             )
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self.config_init["data"]
+
+    def set_threads(self) -> None:
+        """Set torch's threads as asked, or as suits the network.
+
+        Raises:
+            UsageError: not a number of threads.
+        """
+        threads = self.config["threads"]
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is a number of torch threads >= 1, or null; got {threads}")
+        torch.set_num_threads(threads or suitable_threads(self.make_module().recipe))
 
     def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
         """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
@@ -271,6 +286,7 @@ class LitPPOCLI(LightningCLI):
 
 def run_on_one_fold(cli: LitPPOCLI) -> None:
     """`lit-ppo fit | validate | test | predict` on the fold `data.fold`."""
+    cli.set_threads()
     module, trainer, checkpoint = cli.make_module(), cli.make_trainer(cli.directory), cli.checkpoint()
     bound: dict[str, Any] = {"datamodule": cli.datamodule, "ckpt_path": checkpoint}
     if cli.command == "validate":

@@ -1,0 +1,71 @@
+"""Unknown keys of configuration files, found before anything else is parsed, with the nearest known name.
+
+jsonargparse finds most of them too, without a hint; `model: 3` and an empty unknown group it takes in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentParser
+
+MOST_LEVELS = 30
+
+
+def known_keys(parser: ArgumentParser) -> set[str]:
+    """Dotted names of every key that a configuration may have, those of optional dataclasses included."""
+    known = set(parser.get_defaults(skip_validation=True).keys())
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        for kind in get_args(hint) or (hint,):
+            if dataclasses.is_dataclass(kind):
+                known |= {f"{action.dest}.{field.name}" for field in dataclasses.fields(kind)}
+    return known
+
+
+def check_files(paths: Iterable[Path], known: set[str]) -> None:
+    """Check the keys of configuration files; one that cannot be read is left to the parser, which says why.
+
+    Raises:
+        ValueError: an unknown key, or a group of keys that is no mapping.
+    """
+    groups = {name for key in known for name in _groups(key)}
+    for path in paths:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, Mapping):
+            _check(path, content, "", known, groups)
+
+
+def _groups(key: str) -> Iterator[str]:
+    parts = key.split(".")[:-1]
+    yield from (".".join(parts[: count + 1]) for count in range(len(parts)))
+
+
+def _check(path: Path, content: Mapping[Any, Any], prefix: str, known: set[str], groups: set[str]) -> None:
+    if prefix.count(".") > MOST_LEVELS:
+        raise ValueError(
+            f"{path}: {prefix[:80]}... is nested more than {MOST_LEVELS} levels deep; does it hold itself?"
+        )
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if name in groups and isinstance(value, Mapping):
+            _check(path, value, f"{name}.", known, groups)
+        elif name not in known and name not in groups:
+            raise ValueError(f"{path}: there is no {name}; {_nearest(name, known | groups)}")
+        elif name in groups and name not in known:
+            raise ValueError(f"{path}: {name} is a group of keys ({name}.*), got {value!r}")
+
+
+def _nearest(name: str, names: set[str]) -> str:
+    parent = name.rpartition(".")[0]
+    siblings = sorted(other for other in names if other.rpartition(".")[0] == parent)
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(siblings)}"

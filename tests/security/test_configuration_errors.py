@@ -1,0 +1,138 @@
+"""A mistake in a configuration: exit code 2, what was found and what to do; no traceback, and nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_ppo.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+SIZES = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
+SIZES += [
+    "--data.step_size",
+    "100",
+    "--data.warmup_bars",
+    "20",
+    "--data.cache",
+    "false",
+    "--trainer.accelerator",
+    "cpu",
+]
+MARKET = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760", *SIZES]
+MARKET += ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "64"]
+
+MISTAKES = {
+    "unknown flag": (["--model.hiden_size", "3"], "did you mean model.hidden_size?"),
+    "unknown nested flag": (["--data.costs.spred", "1"], "did you mean data.costs.spread?"),
+    "unknown feature": (["--data.features", "[{name: rsii}]"], "did you mean rsi?"),
+    "unknown feature parameter": (["--data.features", "[{name: rsi, length: 3}]"], "it has period"),
+    "unknown feature set": (["--data.features", "defualt"], "default, full"),
+    "word for a number": (["--data.train_size", "many"], "data.train_size"),
+    "fraction for a count": (["--data.train_size", "0.5"], "data.train_size"),
+    "unknown choice": (["--model.estimator", "magic"], "'counterfactual', 'sampled'"),
+    "unknown fill": (["--data.fill", "best"], "next_open, next_close, same_close"),
+    "unknown market": (["--data.synthetic.kind", "bull"], "'regime', 'predictor', 'random_walk'"),
+    "size that fits no fold": (
+        ["--data.train_size", "3000"],
+        "train_size 3000 + purged_size 2 + validation_size 100 + embargo_size 2 + test_size 100 = 3204 bars, but the "
+        "synthetic regime market has 734 after 24 warm-up bars",
+    ),
+    "fold beyond the last": (["--data.fold", "99"], "has folds 0 to 2"),
+    "overlapping tests": (["--data.step_size", "50"], "would share 50 bars"),
+    "purge below the fill": (["--data.purged_size", "1"], "must be >= 2"),
+    "gamma above 1": (["--model.gamma", "2"], "gamma"),
+    "negative budget": (["--model.total_timesteps", "-5"], "total_timesteps=-5"),
+    "no LSTM": (["--model.hidden_size", "0"], "hidden_size >= 1"),
+    "positions without flat": (["--model.positions", "[1, 2]"], "contain 0 (flat)"),
+    "ragged minibatches": (["--model.num_minibatches", "3"], "num_minibatches 3"),
+    "a learning rate that is no number": (["--model.learning_rate", "nan"], "model.learning_rate"),
+    "negative seed": (["--seed", "-1"], "whole number >= 0, got -1"),
+    "seed that is a word": (["--seed", "lucky"], "seed_everything"),
+    "unknown accelerator": (["--trainer.accelerator", "abacus"], "accelerator='abacus'"),
+    "no devices": (["--trainer.devices", "0"], "trainer.devices '0'"),
+    "a list of CPUs": (["--trainer.devices", "[3]"], "trainer.devices [3]"),
+    "unknown strategy": (["--trainer.strategy", "luck"], "strategy='luck'"),
+    "unknown precision": (["--trainer.precision", "three"], "trainer.precision"),
+    "what manual optimisation cannot": (["--trainer.gradient_clip_val", "0.5"], "gradient_clip_val=0.5"),
+    "a class that is not there": (["--trainer.callbacks", "callbacks.Nothing"], "callbacks.Nothing"),
+    "a file that is not there": (["--config", "absent.yaml"], "absent.yaml"),
+    "two sources of bars": (["--data.path", "bars.csv"], "one of them"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_with_exit_code_2_its_name_and_a_way_out(capsys, mistake):
+    arguments, message = MISTAKES[mistake]
+    assert main(["fit", *MARKET, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("lit-ppo fit: ")
+    assert "Traceback" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_where_there_is_none_is_refused_with_what_there_is(capsys, accelerator):
+    assert main(["walk-forward", *MARKET, "--trainer.accelerator", accelerator, "--trainer.devices", "1"]) == 2
+    assert "here is no GPU" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.hiden_size", 3, "did you mean model.hidden_size?"),
+        ("data.costs", {"spred": 1}, "did you mean data.costs.spread?"),
+        ("trainer.calbacks", [], "did you mean trainer.callbacks?"),
+        ("modl", {}, "did you mean model?"),
+        ("data.synthetic", {"kind": "regime", "num_bar": 3}, "did you mean data.synthetic.num_bars?"),
+        ("data.train_size", "many", "data.train_size"),
+        ("model", 3, "model is a group of keys"),
+        ("model.hidden_size", {"a": 1}, "model.hidden_size"),
+    ],
+)
+def test_a_file_is_read_as_strictly_as_flags(capsys, path, value, message):
+    config: dict = {}
+    *parents, last = path.split(".")
+    inner = config
+    for part in parents:
+        inner = inner.setdefault(part, {})
+    inner[last] = value
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", *MARKET, "--config", "config.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("text", ["model: {", "[1, 2]", "just words", "\x00\x01", "model: *nowhere", "a: &a [*a]"])
+def test_a_file_that_is_no_configuration_is_refused(capsys, text):
+    Path("config.yaml").write_text(text)
+    assert main(["fit", *MARKET, "--config", "config.yaml"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mistake", ["size that fits no fold", "no LSTM", "ragged minibatches", "unknown strategy"])
+def test_a_walk_forward_that_cannot_start_writes_nothing(mistake):
+    assert main(["walk-forward", *MARKET, *MISTAKES[mistake][0]]) == 2
+    assert not list(Path().iterdir())
+
+
+def test_from_the_shell_there_is_no_traceback_either():
+    command = [sys.executable, "-m", "lit_ppo", "fit", *MARKET, "--trainer.callbacks", "os.system"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "", "HOME": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lit-ppo fit: The configuration names os.system")
+    assert "Traceback" not in done.stderr
