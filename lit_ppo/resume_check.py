@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What may differ between a run and its resume: where it is shown and stored, and how far it goes.
+# What may differ between a run and its resume: where it is shown and stored, how far it goes, and where the bar file
+# lies, whose content is compared by its hash.
 FREE_KEYS: tuple[str, ...] = ("strict", "results", "data.fold", "data.fold_limit", "data.cache", "data.cache_dir")
-FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir")
+FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir", "data.path")
 FREE_KEYS += ("candidate_processes", "threads", "autotune", "baseline")  # torch's threads are compared as such
 DEVICE_KEYS: tuple[str, ...] = ("trainer.accelerator", "trainer.devices")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo.provenance import source_sha256
 from lit_ppo.report import write_report
 from lit_ppo.resume_check import changes
 from tests.faults.harness import CONFIG, SEED, assert_same_run, command
@@ -114,7 +115,7 @@ THEN = {"data": {"sha256": "a", "path": "x"}, "versions": {"torch": "2.13.0"}, "
         ({}, {"machine": {"cpu": "other"}}, [], ["machine.cpu was 'one' and is 'other'"]),
         ({}, {"versions": {"torch": "2.14.0"}}, ["versions.torch was '2.13.0' and is '2.14.0'"], []),
         ({}, {"data": {"sha256": "b", "path": "y"}}, ["data.sha256 was 'a' and is 'b'"], []),
-        ({"results": "elsewhere", "data": {"fold_limit": 3}}, {}, [], []),
+        ({"results": "elsewhere", "data": {"fold_limit": 3, "path": "moved.csv"}}, {}, [], []),
         ({"model": {"gamma": 0.5}}, {}, ["model.gamma was None and is 0.5"], []),
     ],
 )
@@ -129,3 +130,19 @@ def test_what_decides_the_numbers_is_refused_and_what_may_change_the_last_bits_i
 
 def test_a_record_of_a_release_that_knew_less_can_be_resumed():
     assert changes({}, {}, {"data": {}}, THEN | {"source_sha256": "c"}).refused == []
+
+
+def test_the_hash_of_the_code_sees_a_changed_byte_a_new_file_and_another_name(tmp_path):
+    seen = []
+    for step in (
+        lambda: (tmp_path / "lit_ppo").mkdir(),
+        lambda: (tmp_path / "lit_ppo" / "a.py").write_text("x = 1\n"),
+        lambda: (tmp_path / "lit_ppo" / "a.py").write_text("x = 2\n"),
+        lambda: (tmp_path / "lit_ppo" / "b.py").write_text(""),
+        lambda: (tmp_path / "lit_ppo" / "a.py").rename(tmp_path / "lit_ppo" / "c.py"),
+    ):
+        step()
+        source_sha256.cache_clear()
+        seen.append(source_sha256(tmp_path))
+    source_sha256.cache_clear()
+    assert len(set(seen)) == len(seen)
