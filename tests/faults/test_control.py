@@ -34,7 +34,7 @@ ITEMS: dict[str, tuple[str | int, ...]] = {
     "progress of Lightning's loops": ("loops",),
     "whether training had stopped": ("learner", "stopped"),
 }
-FAST = ("rollout generator", "early stopping")
+FAST = ("rollout generator",)
 CASES = [pytest.param(item, marks=() if item in FAST else pytest.mark.slow) for item in ITEMS]
 
 

@@ -86,7 +86,7 @@ def test_killed_between_two_folds_equals_uninterrupted(launch, whole, record_pro
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second filesystem at /dev/shm")
-@pytest.mark.parametrize("where", ["temporary directory", "results"])
+@pytest.mark.parametrize("where", ["temporary directory", pytest.param("results", marks=pytest.mark.slow)])
 def test_another_filesystem_for_temporary_files_changes_nothing(launch, whole, where, tmp_path, record_property):
     other = Path("/dev/shm") / f"lit-ppo-test-{os.getpid()}"
     other.mkdir(mode=0o700)

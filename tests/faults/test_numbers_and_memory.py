@@ -38,7 +38,7 @@ def check_stopped(ended, folder: Path, checkpoints: int = 2) -> None:
 FAULTS = ("nan_loss", "nan_gradient", "infinite_observation", "nan_advantage")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [FAULTS[0], *(pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS[1:])])
 def test_a_number_that_is_none_stops_the_run_before_the_optimizer_step(launch, whole, fault):
     folder = launch.directory / "results" / str(SEED)
     ended = launch(*command(), faults=[f"tests.faults.injected:{fault}"])
@@ -51,7 +51,14 @@ def test_a_number_that_is_none_stops_the_run_before_the_optimizer_step(launch, w
         assert_same_run(whole, folder)
 
 
-@pytest.mark.parametrize("fault", ["host_memory_ends", "device_memory_ends", "python_memory_ends"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "host_memory_ends",
+        pytest.param("device_memory_ends", marks=pytest.mark.slow),
+        pytest.param("python_memory_ends", marks=pytest.mark.slow),
+    ],
+)
 def test_memory_that_runs_out_names_the_knobs_and_leaves_the_last_checkpoint(launch, whole, fault):
     folder = launch.directory / "results" / str(SEED)
     ended = launch(*command(), faults=[f"tests.faults.injected:{fault}"])

@@ -21,7 +21,9 @@ def wait_for_checkpoint(folder) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_leaves_with_its_code_and_the_resume_equals_uninterrupted(launch, whole, name, code):
     folder = launch.directory / "results" / str(SEED)
     pid = launch.start(*command())
@@ -65,6 +67,7 @@ def test_a_wall_clock_that_goes_back_or_leaps_changes_nothing(launch, whole):
     assert_same_run(whole, launch.directory / "results" / str(SEED))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_from_the_future_is_not_taken_for_the_newest(launch, whole):
     kill = {"LIT_PPO_FAILPOINT": "after_replace@manifest.json:3"}
     assert launch(*command(), environment=kill).code == -9
