@@ -37,6 +37,7 @@ def audit(cli: LitPPOCLI, console: Console | None = None) -> int:
     for name, least in (("points", 1), ("null_seeds", 0), ("timesteps", 1)):
         if config[name] < least:
             raise UsageError(f"--{name} must be >= {least}, got {config[name]}")
+    cli.set_threads()
     data.setup("fit")
     console = console or Console()
     if not console.is_terminal:

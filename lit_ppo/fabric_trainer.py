@@ -36,7 +36,17 @@ from lit_ppo.checkpoints import FACTS, CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps
-from lit_ppo.recipe import Policy, Recipe, Source, build_optimizer, build_policy, differences, experience, policy_inputs
+from lit_ppo.recipe import (
+    Policy,
+    Recipe,
+    Source,
+    build_optimizer,
+    build_policy,
+    differences,
+    experience,
+    policy_inputs,
+    suitable_threads,
+)
 from lit_ppo.types import MarketTensors
 
 
@@ -207,6 +217,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
             fabric.launch()
         made = parser.instantiate(config)
         data, recipe = made.data, made.model
+        torch.set_num_threads(suitable_threads(recipe))
         fold = data.fold_data(data.fold)
         trainer = FabricTrainer(fabric, recipe, fold.train, config.seed_everything, directory)
         if config.resume and not trainer.resume():

@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -27,7 +28,7 @@ from lit_ppo.files import shown_path
 from lit_ppo.oracle_score import FreshBars
 from lit_ppo.oracle_training import LEVELS, SeedResult, train_seed
 from lit_ppo.provenance import code_state, machine, package_versions
-from lit_ppo.recipe import Recipe
+from lit_ppo.recipe import Recipe, suitable_threads
 from lit_ppo.seeding import derive_seed
 from lit_ppo.significance import interquartile_mean, interquartile_mean_interval
 from lit_ppo.types import MarketTensors
@@ -122,7 +123,7 @@ def oracle(arguments: Sequence[str], make: MarketMaker) -> int:
     market = make.market(**task.market)
     optimum = oracles.solve(kind, **market.parameters)
     recipe = {**options["model"], "total_timesteps": options["timesteps"]}
-    Recipe(**recipe)
+    torch.set_num_threads(suitable_threads(Recipe(**recipe)))
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)

@@ -41,7 +41,9 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
     data = cli.datamodule
     read_baseline(config["baseline"])
     _refuse_many_devices(config["trainer"])
-    _set_threads(config, len(overlays_of(config["parallel_candidates"], config["candidates"])))
+    cli.set_threads()
+    if config["threads"] is None and len(overlays_of(config["parallel_candidates"], config["candidates"])) > 1:
+        torch.set_num_threads(1)  # in turn as well as side by side: their number may change the last bit of a sum
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     cli.make_trainer(Path(config["results"]))
@@ -98,9 +100,7 @@ def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
         print(f"autotune: as when the run began, {', '.join(f'{name} {value}' for name, value in found.items())}")
     elif config["autotune"]:
         recipe, train = cli.make_module().recipe, cli.datamodule.fold_data(0).train
-        # Candidates train on one thread each, see `_set_threads`.
-        threads = torch.get_num_threads() if config["threads"] is None else config["threads"]
-        choice = autotune(recipe, train, threads)
+        choice = autotune(recipe, train, torch.get_num_threads())
         print("\n".join(choice.lines()), flush=True)
         found = asdict(choice.chosen)
     if found is not None:
@@ -153,15 +153,6 @@ def _side_by_side(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
     with CandidateProcesses(job, count) as processes:
         loop.side_by_side = processes.train
         yield
-
-
-def _set_threads(config: Mapping[str, Any], candidates: int) -> None:
-    threads = config["threads"]
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is a number of torch threads >= 1, or null; got {threads}")
-    if threads is not None or candidates > 1:
-        # One each, in turn as well as side by side: the number of threads may change the last bit of a sum.
-        torch.set_num_threads(threads or 1)
 
 
 def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
