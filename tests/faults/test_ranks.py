@@ -50,7 +50,8 @@ def test_when_one_rank_dies_or_hangs_every_process_ends_within_the_timeout(tmp_p
     try:
         deadline = time.monotonic() + 400
         while not list((tmp_path / "results" / "fit").glob("checkpoint-*.ckpt")):
-            assert first.poll() is None, first.communicate()[0]
+            if first.poll() is not None:
+                pytest.fail(f"ended with {first.returncode}: {first.communicate()[0]}")
             assert time.monotonic() < deadline
             time.sleep(0.1)
         ranks += children(first.pid)
@@ -69,4 +70,4 @@ def test_when_one_rank_dies_or_hangs_every_process_ends_within_the_timeout(tmp_p
         for pid in ranks:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
-        first.communicate()
+        first.wait()
