@@ -36,4 +36,5 @@ def whole(shared_launcher, tmp_path_factory) -> Path:
     ended = shared_launcher(*command())
     shared_launcher.directory = before
     assert ended.code == 0, ended.output
+    shared_launcher.whole_run_seconds = ended.cpu_seconds
     return directory / "results" / str(SEED)

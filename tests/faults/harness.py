@@ -55,9 +55,15 @@ class Ended:
 
 @dataclass
 class Launcher:
-    """Runs `lit-ppo` commands one after the other, each in a forked process, see `launcher.py`."""
+    """Runs `lit-ppo` commands one after the other, each in a forked process, see `launcher.py`.
+
+    Attributes:
+        directory: where the runs work.
+        whole_run_seconds: computing time of an uninterrupted run, once that is known.
+    """
 
     directory: Path
+    whole_run_seconds: float = 1.0
     _process: subprocess.Popen | None = field(default=None, init=False)
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None, faults: Sequence[str] = ()) -> int:
