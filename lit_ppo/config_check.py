@@ -56,6 +56,8 @@ def _check(path: Path, content: Mapping[Any, Any], prefix: str, known: set[str],
         )
     for key, value in content.items():
         name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and "class_path" in value and name in known:
+            continue  # a class of the user's choice has keys of its own: the parser knows them
         if name in groups and isinstance(value, Mapping):
             _check(path, value, f"{name}.", known, groups)
         elif name not in known and name not in groups:

@@ -56,9 +56,9 @@ def run(here, monkeypatch):
     """Return a function that runs the walk-forward again with other flags; gives the run's folder."""
     monkeypatch.chdir(here)
 
-    def call(name: str, *flags: str) -> Path:
+    def call(name: str, *flags: str, seed: int = 7) -> Path:
         assert main(["walk-forward", "--config", "config.yaml", "--results", name, *flags]) == 0
-        return here / name / "7"
+        return here / name / str(seed)
 
     return call
 
@@ -68,7 +68,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     for path in sorted(folder.glob("fold_*/selected.ckpt")):
         state = load_checkpoint(path)["state_dict"]
         found |= {f"{path.parent.name} {name}": value for name, value in state.items()}
-    assert len({name.split()[0] for name in found}) == 2
+    assert found
     return found
 
 
@@ -80,6 +80,7 @@ def assert_same_bytes(folder: Path, reference: Path, metrics: bool = True) -> No
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     mine, other = weights(folder), weights(reference)
     assert mine.keys() == other.keys()
+    assert len({name.split()[0] for name in mine}) == 2
     assert [name for name in mine if not torch.equal(mine[name], other[name])] == []
     scores = [[record.scores for record in load_run(path).folds] for path in (folder, reference)]
     assert json.dumps(scores[0]) == json.dumps(scores[1])
@@ -91,14 +92,19 @@ def test_the_reference_trades(here):
     assert len(run.trades) >= 4
 
 
+WATCHERS = {
+    "tensorboard": ("--trainer.logger", "true"),
+    "bar": ("--trainer.enable_progress_bar", "true", "--trainer.enable_model_summary", "true"),
+    "progress": ("--trainer.callbacks+=callbacks.RunProgress",),
+    "checkpoints": ("--trainer.callbacks+=callbacks.TrainingCheckpoint",),
+}
+
+
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param((), id="again"),
-        pytest.param(("--trainer.logger", "true"), id="tensorboard"),
-        pytest.param(("--trainer.enable_progress_bar", "true", "--trainer.enable_model_summary", "true"), id="bar"),
-        pytest.param(("--trainer.callbacks+=callbacks.RunProgress",), id="progress"),
-        pytest.param(("--trainer.callbacks+=callbacks.TrainingCheckpoint",), id="checkpoints"),
+        pytest.param(tuple(flag for flags in WATCHERS.values() for flag in flags), id="everything"),
+        *(pytest.param(flags, id=name, marks=pytest.mark.slow) for name, flags in WATCHERS.items()),
     ],
 )
 def test_the_same_seed_gives_the_same_bytes_whatever_only_watches(run, here, flags, request):
@@ -129,7 +135,7 @@ def test_there_are_no_data_workers_whose_number_could_matter():
     assert not any("worker" in name for name in inspect.signature(type(data)).parameters)
 
 
-def test_global_generators_are_neither_used_nor_moved(run, here):
+def test_a_second_run_gives_the_same_bytes_and_global_generators_are_neither_used_nor_moved(run, here):
     np.random.seed(123)
     torch.manual_seed(456)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
@@ -146,10 +152,9 @@ def test_another_number_of_threads_stays_within_the_tolerance(run, here):
         torch.testing.assert_close(value, other[name], rtol=THREAD_TOLERANCE, atol=THREAD_TOLERANCE)
 
 
-def test_another_seed_gives_another_run(here, monkeypatch):
-    monkeypatch.chdir(here)
-    assert main(["walk-forward", "--config", "config.yaml", "--results", "other", "--seed", "8"]) == 0
-    mine, other = weights(here / "other" / "8"), weights(here / "plain" / "7")
+def test_another_seed_gives_another_run(run, here):
+    folder = run("other", "--seed", "8", "--data.fold_limit", "1", seed=8)
+    mine, other = weights(folder), weights(here / "plain" / "7")
     assert any(not torch.equal(mine[name], other[name]) for name in mine)
 
 
@@ -174,7 +179,7 @@ def test_a_rerun_names_other_versions_code_data_and_settings(here, monkeypatch, 
         (here / "theirs" / "7" / name).write_bytes((here / "plain" / "7" / name).read_bytes())
     (here / "theirs" / "7" / "run.json").write_text(json.dumps(record))
     SyntheticMarket(kind="predictor", num_bars=760, seed=4, cost=0.0).write(here / "mine.csv")
-    flags = ["--data.path", "mine.csv", "--model.gamma", "0.8", "--results", "ours"]
+    flags = ["--data.path", "mine.csv", "--model.gamma", "0.8", "--results", "ours", "--data.fold_limit", "1"]
     assert main(["walk-forward", "--from", "theirs/7", *flags]) == 0
     text = capsys.readouterr().out
     for piece in (
@@ -183,7 +188,8 @@ def test_a_rerun_names_other_versions_code_data_and_settings(here, monkeypatch, 
         "data.bars_sha256 was",
         "config.model.gamma was 0.9 and is 0.8",
         "config.data.path was 'market.csv' and is 'mine.csv'",
-        "out_of_sample.csv differs from the original's",
+        "config.data.fold_limit was 2 and is 1",
+        "out_of_sample.csv has 100 decisions, the original 200, on other bars",
     ):
         assert piece in text, piece
     assert "config.results" not in text

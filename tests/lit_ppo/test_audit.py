@@ -77,8 +77,7 @@ def user_features(tmp_path, monkeypatch) -> str:
     return "audited_features"
 
 
-@pytest.mark.parametrize("recipe", [{}, ENCODER], ids=["heads", "encoder"])
-@pytest.mark.parametrize("fill", ["next_open", "next_close"])
+@pytest.mark.parametrize(("recipe", "fill"), [({}, "next_open"), ({}, "next_close"), (ENCODER, "next_open")])
 def test_what_is_honest_passes_with_an_agent_that_trades(recipe, fill):
     findings = findings_of(small(fill=fill), points=5, **recipe)
     assert failed(findings) == set()
