@@ -55,7 +55,7 @@ def _check(path: Path, content: Mapping[Any, Any], prefix: str, known: set[str],
             f"{path}: {prefix[:80]}... is nested more than {MOST_LEVELS} levels deep; does it hold itself?"
         )
     for key, value in content.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}".removesuffix("+")  # `callbacks+` goes after what an earlier file has in the list
         if isinstance(value, Mapping) and "class_path" in value and name in known:
             continue  # a class of the user's choice has keys of its own: the parser knows them
         if name in groups and isinstance(value, Mapping):

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from lit_ppo.cli import main
+from lit_ppo.config_check import check_files
 
 REPOSITORY = Path(__file__).parents[2]
 SIZES = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
@@ -136,3 +137,12 @@ def test_from_the_shell_there_is_no_traceback_either():
     assert done.returncode == 2
     assert done.stderr.startswith("lit-ppo fit: The configuration names os.system")
     assert "Traceback" not in done.stderr
+
+
+def test_an_overlay_may_go_on_with_a_list(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer:\n  callbacks+: []\n  callback+: []\n")
+    with pytest.raises(ValueError, match=r"there is no trainer\.callback; did you mean trainer\.callbacks"):
+        check_files([overlay], {"trainer.callbacks", "trainer.max_epochs"})
+    overlay.write_text("trainer:\n  callbacks+: []\n")
+    check_files([overlay], {"trainer.callbacks", "trainer.max_epochs"})
