@@ -36,5 +36,7 @@ def whole(shared_launcher, tmp_path_factory) -> Path:
     ended = shared_launcher(*command())
     shared_launcher.directory = before
     assert ended.code == 0, ended.output
+    folder = directory / "results" / str(SEED)
+    assert len((folder / "trades.csv").read_text().splitlines()) > 50  # a run that does nothing would compare nothing
     shared_launcher.whole_run_seconds = ended.cpu_seconds
-    return directory / "results" / str(SEED)
+    return folder

@@ -22,7 +22,7 @@ ITERATIONS = 4  # PPO iterations of each fold, a checkpoint after each
 
 CONFIG = """
 seed_everything: 7
-model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: 0.0, vf_coef: 0.5}
+model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: -3.0, vf_coef: 0.5}
 data:
   synthetic: {kind: regime, num_bars: 760, seed: 3}
   train_size: 300
@@ -65,6 +65,8 @@ class Launcher:
     directory: Path
     whole_run_seconds: float = 1.0
     _process: subprocess.Popen | None = field(default=None, init=False)
+    _runs: bool = field(default=False, init=False)
+    _pid: int = field(default=0, init=False)
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None, faults: Sequence[str] = ()) -> int:
         """Start a command; returns its process number. `end` must follow.
@@ -82,17 +84,24 @@ class Launcher:
                 stdout=subprocess.PIPE,
                 text=True,
             )
+        if self._runs:  # a test failed between `start` and `end`
+            os.kill(self._pid, signal.SIGKILL)
+            self.end()
         self._output = self.directory / "output.txt"
         self._output.write_text("")
         request = {"arguments": list(arguments), "directory": str(self.directory), "output": str(self._output)}
         request |= {"environment": dict(environment or {}), "faults": list(faults)}
         assert self._process.stdin is not None
         print(json.dumps(request), file=self._process.stdin, flush=True)
-        return self._answer()["pid"]
+        self._runs, self._pid = True, self._answer()["pid"]
+        return self._pid
 
     def end(self) -> Ended:
         """Wait for the command that `start` started."""
+        assert self._process is not None
+        print("end", file=self._process.stdin, flush=True)
         ended = self._answer()
+        self._runs = False
         return Ended(ended["code"], self._output.read_text(), ended["cpu_seconds"])
 
     def __call__(self, *arguments: str, **options) -> Ended:
@@ -108,12 +117,15 @@ class Launcher:
         pid = self.start(*arguments, **options)
         while used_seconds(pid) < cpu_seconds:
             time.sleep(0.002)
-        # The process is not reaped before `end` asks, so the number is still its own, even if it is over by now.
+        # The launcher keeps the number until `end`, even if the process is over by now.
         os.kill(pid, signal.SIGKILL)
         return self.end()
 
     def close(self) -> None:
         if self._process is not None:
+            if self._runs:
+                os.kill(self._pid, signal.SIGKILL)
+                self.end()
             self._process.stdin.close()  # type: ignore[union-attr]
             self._process.wait(timeout=60)
             self._process = None
