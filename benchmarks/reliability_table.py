@@ -244,7 +244,8 @@ not recorded as such. Rows C1-C20 are the fault matrix.
 every callback) and their manifests, `selected.ckpt`, `metrics.jsonl`, `out_of_sample.csv`, `trades.csv`, the fills of
 the test bars, and the ledger. Left out is only what tells the time (`timing.jsonl`, `run.json`, `report.html`,
 `optimization_summary.json`, `training_state.json`, the ledger's `seconds`) and `config.yaml`, which names the results
-directory. Same machine, versions and number of threads, on the CPU.
+directory. After a damaged checkpoint (C5) the later ones have other numbers and the same bytes.
+Same machine, versions and number of threads, on the CPU.
 
 The runs are real `lit-ppo walk-forward` processes on a synthetic market: three folds of four PPO iterations, a
 checkpoint after each. Most are forked from a process that has imported torch already, so that kills fall on the run;
