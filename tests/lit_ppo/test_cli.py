@@ -14,7 +14,16 @@ from lit_ppo.cli import COMMANDS, main
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
 SMALL += ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
-SMALL += ["--data.step_size", "100", "--data.warmup_bars", "20", "--data.cache", "false", "--trainer.accelerator", "cpu"]
+SMALL += [
+    "--data.step_size",
+    "100",
+    "--data.warmup_bars",
+    "20",
+    "--data.cache",
+    "false",
+    "--trainer.accelerator",
+    "cpu",
+]
 SYNTHETIC = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760"]
 
 
@@ -104,7 +113,8 @@ def test_fit_last_without_a_checkpoint_is_refused_instead_of_starting_over(tmp_p
 
 def test_fit_validate_test_predict_and_resume_one_fold(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    callbacks = ["--trainer.callbacks+=callbacks.TrainingCheckpoint", "--trainer.callbacks+=callbacks.ValidationSelection"]
+    names = ("TrainingCheckpoint", "ValidationSelection")
+    callbacks = [f"--trainer.callbacks+=callbacks.{name}" for name in names]
     common = [*SYNTHETIC, *SMALL, *callbacks, "--data.fold", "1", "--seed", "7"]
     assert main(["fit", *common]) == 0
     assert "128 timesteps done" in capsys.readouterr().out
