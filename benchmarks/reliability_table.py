@@ -210,7 +210,7 @@ ROWS: tuple[Row, ...] = (
         "allowed, and labelled not bit-identical",
         _of(
             "faults/test_resume_rules",
-            "a_resume_with_other_threads_is_allowed_and_labelled_not_bit_identical",
+            "a_resume_on_another_machine_is_allowed_and_labelled_not_bit_identical",
             "what_decides_the_numbers_is_refused_and_what_may_change_the_last_bits_is_labelled",
         )
         + _of("integration/test_two_ranks", "what_two_ranks_wrote_can_be_resumed_by_one_which_says_so"),
