@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_installed: list[int] = []  # the signals that are ours
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 
 
@@ -43,9 +44,13 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def install() -> None:
     """Take these signals over for this process (main thread, by the command line only)."""
     _received.clear()
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` means it
-            signal.signal(number, _handle)
+    _installed[:] = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # `nohup` means it
+    _take_over()
+
+
+def _take_over() -> None:
+    for number in _installed:
+        signal.signal(number, _handle)
 
 
 def requested() -> bool:
@@ -69,6 +74,13 @@ class StopOnSignal(Checkpoint):
     Reads `pl_module.stop_requested` (agreed on by all ranks). A `Checkpoint`, because Lightning calls those last; the
     command line puts it behind all others.
     """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has put its own SIGTERM handler before ours by now. It ends the process in the middle of an
+        # iteration, unsaved and with another exit code, depending on when the signal comes.
+        if _installed:
+            _take_over()
+            trainer._signal_connector.received_sigterm = False  # what came meanwhile, we have seen too
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.stop_requested:

@@ -98,11 +98,12 @@ def test_a_finished_run_that_had_stopped_early_resumes_to_nothing(launch):
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_resume_with_other_threads_is_allowed_and_labelled_not_bit_identical(launch, cut):
+def test_a_resume_on_another_machine_is_allowed_and_labelled_not_bit_identical(launch, cut):
     ended = launch(*command("--resume"), faults=["tests.faults.injected:other_machine"])
     assert ended.code == 0, ended.output
-    assert "is not bit-identical (threads was 1 and is 2)" in ended.output
-    assert record(cut)["changed_at_resume"][0]["inexact"] == ["threads was 1 and is 2"]
+    change = f"machine.cpu was {record(cut)['machine']['cpu']!r} and is 'another processor'"
+    assert f"is not bit-identical ({change})" in ended.output
+    assert record(cut)["changed_at_resume"][0]["inexact"] == [change]
 
 
 THEN = {"data": {"sha256": "a", "path": "x"}, "versions": {"torch": "2.13.0"}, "machine": {"cpu": "one"}, "threads": 1}
