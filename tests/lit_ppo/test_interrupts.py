@@ -28,6 +28,15 @@ def handlers():
     interrupts._received.clear()
 
 
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """A shell starts background jobs with SIGINT ignored, and what is ignored we leave alone: not here."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in interrupts.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def signalled(monkeypatch):
     """Return a function that makes the process send itself a signal in an iteration of a fold."""
