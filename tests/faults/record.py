@@ -41,6 +41,7 @@ class Recorder:
         """After each test: a session that is cut short has recorded what it did."""
         before = json.loads(RESULTS.read_text())["tests"] if RESULTS.is_file() else {}
         tests = before | {name: {**entry, **self.origin} for name, entry in self.tests.items()}
+        tests = {name: entry for name, entry in tests.items() if name in NAMED}  # a test may have got another name
         content = {"machine": machine(), "tests": dict(sorted(tests.items()))}
         atomic_write(RESULTS, json.dumps(content, indent=1) + "\n")
 
