@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,15 @@ def run(words: list[str]) -> int:
     if words[:2] == ["python", "lit_ppo/fabric_trainer.py"]:
         one_process = ["--devices", "1", "--strategy", "auto", "--accelerator", "cpu"]  # two: tests/integration
         return fabric_trainer.main(WalkForwardDataModule, [*words[2:], *one_process, *SHORT])
+    if words[0] == "python" and words[1].startswith("train_ppo"):
+        script = [sys.executable, str(REPOSITORY / words[1]), *words[2:], "--total_timesteps", "4096"]
+        return subprocess.run([*script, "--min_timesteps", "4096"], capture_output=True, check=False).returncode
     assert words[0] == "lit-ppo", f"the README has a command that this test cannot run: {words}"
     arguments = words[1:]
+    if arguments[0] == "oracle":
+        arguments += ["--train_bars", "3000", "--test_bars", "5000", "--timesteps", "4096", "--seeds", "1"]
+    if arguments[0] == "audit":
+        arguments += ["--points", "3", "--timesteps", "4096", "--null_seeds", "0"]
     if arguments[0] in TRAINING:
         arguments += SHORT
     if arguments[0] == "walk-forward":
