@@ -33,6 +33,7 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS, CheckpointStore
+from lit_ppo.class_paths import restrict_class_paths
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps
@@ -201,6 +202,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_class_arguments(Recipe, "model")
     parser.add_class_arguments(datamodule_class, "data")
+    restrict_class_paths()
     config = parser.parse_args(arguments)
     directory = Path(config.directory)
     interrupts.install()

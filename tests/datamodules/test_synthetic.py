@@ -40,7 +40,6 @@ def test_the_written_file_reads_back_as_the_bars_in_memory(kind, tmp_path):
     assert made.card.text().startswith("file")
 
 
-@pytest.mark.xfail(reason="the bar reader leaves out columns that it does not know")
 def test_the_extra_columns_read_back_too(tmp_path):
     market = SyntheticMarket(kind="predictor", num_bars=500, nuisances=4, nuisance_kind="mixed")
     made, read = market.bars(), read_bars(market.write(tmp_path / "market.csv"))
