@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
-from lit_ppo.envs.account import ACCOUNT_FEATURES
+from lit_ppo.envs.account import check_account_features
 from lit_ppo.envs.protocol import EpisodicEnv, VectorEnv
 from lit_ppo.losses import PPOLoss, ppo_loss
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
@@ -108,12 +108,7 @@ class PPOConfig:
                 f"num_envs {self.num_envs} sequences do not divide into num_minibatches {self.num_minibatches}: "
                 "minibatches are whole sequences of equal number"
             )
-        unknown = sorted(set(self.account_features) - set(ACCOUNT_FEATURES))
-        if unknown or "position" not in self.account_features:
-            raise ValueError(
-                f"`account_features` are chosen from {ACCOUNT_FEATURES} and contain `position`, "
-                f"got {tuple(self.account_features)}"
-            )
+        check_account_features(self.account_features)
         if self.estimator == "counterfactual" and self.account_at != "heads":
             raise ValueError(
                 "`estimator: counterfactual` needs `account_at: heads`: the market must not see the account"
@@ -477,8 +472,3 @@ class Learner:
 
 
 _COEFFICIENTS = ("learning_rate", "final_learning_rate", "ent_coef", "clip_coef", "update_epochs", "total_timesteps")
-
-
-def config_from(values: dict) -> PPOConfig:
-    """Pick the fields of `PPOConfig` out of a dict of hyper-parameters."""
-    return PPOConfig(**{field.name: values[field.name] for field in fields(PPOConfig) if field.name in values})

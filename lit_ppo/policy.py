@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_ppo.envs.account import checked_positions
 from lit_ppo.initialisation import InitScheme
 from lit_ppo.lstm import LSTMState
 from lit_ppo.networks import Encoded, PolicyState, PositionHead, RecurrentEncoder, check_network, mlp
@@ -135,9 +136,7 @@ class MarketPolicy(nn.Module):
         check_network(hidden_size, num_layers, activation)
         if num_networks < 1:
             raise ValueError(f"A policy needs at least one network, got num_networks {num_networks}")
-        grid = [float(position) for position in positions]
-        if grid != sorted(set(grid)) or 0.0 not in grid or len(grid) < 2:
-            raise ValueError(f"`positions` must rise, without repeats, and contain 0 (flat); got {list(positions)}")
+        grid = list(checked_positions(positions))
         self.flat_index = grid.index(0.0)
         self.symmetric = grid == [-position for position in reversed(grid)]
         self.num_account, self.recurrent = num_account, recurrent

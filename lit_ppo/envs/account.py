@@ -13,6 +13,26 @@ from lit_ppo.rewards import RUIN_RETURN
 ACCOUNT_FEATURES = ("position", "unrealised", "holding_time")
 
 
+def checked_positions(positions: Sequence[float]) -> tuple[float, ...]:
+    """Return the position grid as floats.
+
+    Raises:
+        ValueError: a grid that does not rise or lacks 0.
+    """
+    grid = tuple(float(position) for position in positions)
+    if list(grid) != sorted(set(grid)) or 0.0 not in grid or len(grid) < 2:
+        raise ValueError(f"`positions` must rise, without repeats, and contain 0 (flat); got {list(positions)}")
+    return grid
+
+
+def check_account_features(names: Sequence[str]) -> None:
+    """Refuse account features that are unknown or lack `position`."""
+    if not set(names) <= set(ACCOUNT_FEATURES) or "position" not in names:
+        raise ValueError(
+            f"`account_features` are chosen from {ACCOUNT_FEATURES} and contain `position`, got {tuple(names)}"
+        )
+
+
 class Account:
     """S accounts side by side.
 

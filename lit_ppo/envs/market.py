@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_ppo.envs.account import ACCOUNT_FEATURES, Account
+from lit_ppo.envs.account import Account, check_account_features, checked_positions
 from lit_ppo.envs.protocol import Transition
 from lit_ppo.rewards import sampled_rewards
 from lit_ppo.types import MarketTensors
@@ -37,15 +37,8 @@ def checked_grid(positions: Sequence[float], account_features: Sequence[str]) ->
     Raises:
         ValueError: a grid that does not rise or lacks 0, or account features that are unknown or lack `position`.
     """
-    grid = tuple(float(position) for position in positions)
-    if list(grid) != sorted(set(grid)) or 0.0 not in grid or len(grid) < 2:
-        raise ValueError(f"`positions` must rise, without repeats, and contain 0 (flat); got {list(positions)}")
-    if not set(account_features) <= set(ACCOUNT_FEATURES) or "position" not in account_features:
-        raise ValueError(
-            f"`account_features` are chosen from {ACCOUNT_FEATURES} and contain `position`, "
-            f"got {tuple(account_features)}"
-        )
-    return grid
+    check_account_features(account_features)
+    return checked_positions(positions)
 
 
 class MarketEnv:
