@@ -236,6 +236,17 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Test of fold `index`, scaled on its train bars: to be asked for once, after selection."""
         return self._segment(self._fold(index), "test")
 
+    def test_segment_of_another(self, index: int, checkpoint: Mapping[str, Any]) -> MarketTensors:
+        """Test of fold `index` as the model of another fold sees it: with the scaler and units of its checkpoint.
+
+        Args:
+            checkpoint: what `state_dict` gave when that model was saved.
+        """
+        other = copy.copy(self)
+        mean, std = (np.array(checkpoint["scaler"][name]) for name in ("mean", "std"))
+        other._scalers = {index: Scaler(mean, std, checkpoint["reward_scale"])}
+        return other.test_segment(index)
+
     def _fold(self, index: int) -> Fold:
         self.setup()
         if not 0 <= index < len(self.folds):
@@ -347,6 +358,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         return {
             "fingerprint": self.fingerprint(),
             "fold": self.fold,
+            "features": [dict(spec.entry) for spec in self.specs],  # a run folder suffices to use the policy
             "scaler": scaler.to_dict(),
             "reward_scale": scaler.reward_scale,
         }

@@ -107,11 +107,11 @@ def keep_books(actions: Tensor, positions: Tensor, market: MarketTensors, close_
 @torch.no_grad()
 def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
     """[D, P] int64: the position that the policy takes next on each decision bar, for every held position."""
-    table = [_votes(policy, hidden).argmax(-1) for hidden in _memories(policy, market)]
+    table = [sum_of_votes(policy, hidden).argmax(-1) for hidden in _memories(policy, market)]
     return torch.cat(table)[market.warmup :]
 
 
-def _views(policy: MarketPolicy, features: Tensor) -> Tensor:
+def views_of_market(policy: MarketPolicy, features: Tensor) -> Tensor:
     """[C, F] -> [C, K V, F]: what each network sees, V times: the market, and the market upside down if so trained."""
     views = [features, features * policy.mirror_sign] if policy.mirrored else [features]
     return torch.stack(views, dim=1).repeat(1, policy.num_networks, 1)
@@ -125,11 +125,13 @@ def _memories(policy: MarketPolicy, market: MarketTensors) -> Iterator[Tensor]:
     """Encoder outputs of all bars, [C, K V, H] a chunk."""
     state = _initial_state(policy)
     for features in market.features.split(CHUNK):
-        encoded, state = policy.encode(_views(policy, features), state)
+        encoded, state = policy.encode(views_of_market(policy, features), state)
         yield encoded.policy
 
 
-def _votes(policy: MarketPolicy, hidden: Tensor, held: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+def sum_of_votes(
+    policy: MarketPolicy, hidden: Tensor, held: Tensor | None = None, seen: Tensor | None = None
+) -> Tensor:
     """Sum of the networks' logits: [..., K V, H] -> [..., P, P], or [K V, H] -> [P] for one held position [1].
 
     A mirrored view's logits are turned back: its long is our short. The sum makes the decision exactly symmetric.
@@ -171,7 +173,7 @@ def _steps_of_market(policy: MarketPolicy, market: MarketTensors, account_featur
     state = _initial_state(policy)
     trader = _Trader(policy, market, account_features)
     for row, features in enumerate(market.features):
-        encoded, state = policy.encode(_views(policy, features.unsqueeze(0)), state)
+        encoded, state = policy.encode(views_of_market(policy, features.unsqueeze(0)), state)
         if row >= market.warmup:
             yield trader.take(trader.vote(encoded.policy[0]))
 
@@ -209,7 +211,7 @@ class _Trader:
     def vote(self, memory: Tensor) -> Tensor:
         """Most probable next position [1] given the memories [K V, H] of this bar."""
         seen = self.account.features(self.account_features)
-        return _votes(self.policy, memory, self.account.held, seen).argmax(-1, keepdim=True)  # type: ignore[arg-type]
+        return sum_of_votes(self.policy, memory, self.account.held, seen).argmax(-1, keepdim=True)  # type: ignore[arg-type]
 
     def take(self, action: Tensor) -> Tensor:
         """Take the position `action` [1] at this bar and go on to the next; returns its index []."""

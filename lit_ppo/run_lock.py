@@ -67,7 +67,7 @@ class RunLock:
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             token=uuid.uuid4().hex,
         )
-        with _alone_in(self.path.parent):
+        with alone_in(self.path.parent):
             if os.path.lexists(self.path):
                 owner = _read(self.path)
                 if owner is not None and not _is_gone(owner):
@@ -89,7 +89,7 @@ class RunLock:
         """Give the lock back; a lock that somebody else took meanwhile stays."""
         if self._owner is None:
             return
-        with _alone_in(self.path.parent):
+        with alone_in(self.path.parent):
             if os.path.lexists(self.path) and _read(self.path) == self._owner:
                 self.path.unlink()
         self._owner = None
@@ -105,7 +105,7 @@ class RunLock:
 
 
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
+def alone_in(directory: Path) -> Iterator[None]:
     # Looking at a stale lock and replacing it are two steps; without this, two runs could both see it and the slower
     # one delete the faster one's new lock. The system drops this short lock with its process, so it is never stale.
     if fcntl is None:
