@@ -245,7 +245,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         other = copy.copy(self)
         mean, std = (np.array(checkpoint["scaler"][name]) for name in ("mean", "std"))
         other._scalers = {index: Scaler(mean, std, checkpoint["reward_scale"])}
-        return other.test_segment(index)
+        return other._segment(other._fold(index), "test")
 
     def _fold(self, index: int) -> Fold:
         self.setup()

@@ -24,7 +24,7 @@ from lit_ppo.report_replay import (
     replay,
 )
 from lit_ppo.report_verdict import Evidence, Oracle, Verdict, against_optimum, judge, weigh
-from lit_ppo.results import FoldRecord, Run, load_run
+from lit_ppo.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
@@ -218,18 +218,17 @@ def _contender(name: str, ledger: Ledger, bars_per_year: float) -> Contender:
 def _recorded_baselines(run: Run, time: NDArray[np.int64], position: Floats, bars_per_year: float) -> list[Contender]:
     """Baselines that only the walk-forward can compute (the previous fold's model), from baselines.csv."""
     table = run.baseline_equity
-    names = [name for name in table.columns if name not in ("time", *BASELINE_LABELS)]
     if table.empty or not np.array_equal(table["time"].to_numpy("datetime64[ns]").astype(np.int64), time):
         return []
     found = []
-    for name in names:
+    for name in BASELINE_COLUMNS[2:]:
         equity = table[name].to_numpy(np.float64)
         before = np.concatenate(([1.0], equity[:-1]))
         net = np.divide(equity, before, out=np.ones_like(equity), where=before > 0) - 1.0
         metrics = trading_metrics(net, np.zeros(len(net)), bars_per_year)
         # Positions and costs of these are not on disk: what needs them is unknown, not zero.
         unknown = ("turnover_per_bar", "exposure", "holding_bars", "trades", "profit_factor", "win_rate", "cost_pct")
-        label = name.replace("_", " ")
+        label = "previous fold's model"
         found.append(Contender(name, label, "oracle", net, metrics | dict.fromkeys(unknown, math.nan)))
     return found
 

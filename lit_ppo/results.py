@@ -6,7 +6,7 @@
     monitor/                    TensorBoard events of the run as a whole
     out_of_sample.csv           one row per test decision, in time order
     trades.csv                  one row per round trip
-    baselines.json, .csv        figures and equity of the baselines on the same bars
+    baselines.csv               one row per test decision: equity of what only the walk-forward can trade
 
 No torch import: `lit-ppo report` starts in a second.
 """
@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lit_ppo.accounting import Ledger, Trades
 from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, remove_temporaries
-from lit_ppo.files import FoldCsv, check_name, json_bytes, shown_path, text_cell, utc_cells
+from lit_ppo.files import FoldCsv, check_name, json_bytes, shown_path, utc_cells
 from lit_ppo.provenance import code_state, machine, package_versions
 
 SCHEMA = 1  # of run.json and folds.json
@@ -39,10 +39,11 @@ TRADE_COLUMNS = (
     *("fold", "entry_time", "exit_time", "side", "size", "entry_price", "exit_price"),
     *("result", "cost", "bars_held", "closed"),
 )
+BASELINE_COLUMNS = ("time", "fold", "previous_fold")
 _NOT_FLOAT = {"time", "fold", "entry_time", "exit_time", "side", "bars_held", "closed"}
 # What `--overwrite` removes besides fold_000/ ...; anything else in the folder is the user's.
 _RUN_FILES = (
-    *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.json", "baselines.csv"),
+    *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.csv"),
     *("money.csv", "optimization_summary.json", "training_state.json", "report.html", "autotune.json"),
 )
 
@@ -142,6 +143,7 @@ class RunFolder:
             ) from error
         self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
         self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
+        self._baselines = FoldCsv(self.path / "baselines.csv", BASELINE_COLUMNS)
 
     def begin(self, *, resume: bool = False, overwrite: bool = False) -> bool:
         """Decide what happens to a run that is there already. Returns whether there is one to resume.
@@ -244,27 +246,21 @@ class RunFolder:
         ]
         self._trades.append(fold, [",".join([str(fold), *row]) for row in zip(*cells, strict=True)])
 
-    def write_baselines(
-        self,
-        summary: Mapping[str, Any],
-        time: NDArray[np.int64] | None = None,
-        equity: Mapping[str, ArrayLike] | None = None,
-    ) -> None:
-        """Write baselines.json, and baselines.csv where curves are given.
+    def append_baselines(self, fold: int, time: NDArray[np.int64], previous_fold: NDArray[np.float64]) -> None:
+        """Append what the previous fold's model made of a fold's D test bars. A repeated append replaces the first.
 
         Args:
-            summary: figures by baseline name.
-            time: [D] open times of the bars, nanoseconds since 1970 UTC.
-            equity: by baseline name [D], as in out_of_sample.csv.
+            fold: whose test bars these are.
+            time: [D] open times, nanoseconds since 1970 UTC.
+            previous_fold: [D] its net returns; the file holds the equity, which goes on from fold to fold.
         """
-        atomic_write(self.file("baselines.json"), json_bytes(summary))
-        if time is None or equity is None:
-            return
-        curves = [np.asarray(curve, dtype=np.float64).tolist() for curve in equity.values()]
-        lines = [",".join(["time", *map(text_cell, equity)])]
-        for bar, *row in zip(utc_cells(np.asarray(time)), *curves, strict=True):
-            lines.append(",".join([bar, *map(repr, row)]))
-        atomic_write(self.file("baselines.csv"), "\n".join(lines) + "\n")
+        _, last = self._baselines.before(fold)
+        equity = float(last[-1]) if last else 1.0
+        rows = []
+        for bar, net in zip(utc_cells(time), previous_fold.tolist(), strict=True):
+            equity *= max(1.0 + net, 0.0)
+            rows.append(f"{bar},{fold},{equity!r}")
+        self._baselines.append(fold, rows)
 
 
 @dataclass(frozen=True)
@@ -278,8 +274,7 @@ class Run:
         folds: the ledger.
         out_of_sample: columns of out_of_sample.csv, `time` as datetime64[ns, UTC], of the folds that are done.
         trades: columns of trades.csv of the folds that are done.
-        baselines: baselines.json, empty if absent.
-        baseline_equity: baselines.csv, empty if absent.
+        baseline_equity: baselines.csv of the folds that are done, empty if absent.
         rows_left_out: rows of out_of_sample.csv that belong to folds that are not done.
     """
 
@@ -289,7 +284,6 @@ class Run:
     folds: list[FoldRecord]
     out_of_sample: pd.DataFrame
     trades: pd.DataFrame
-    baselines: dict[str, Any]
     baseline_equity: pd.DataFrame
     rows_left_out: int
 
@@ -317,7 +311,8 @@ def load_run(path: str | Path) -> Run:
     rows = _read_csv(folder / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS, ("time",))
     trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS, ("entry_time", "exit_time"))
     counted = rows["fold"].isin(done)
-    baselines, curves, config = (folder / name for name in ("baselines.json", "baselines.csv", "config.yaml"))
+    curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS, ("time",))
+    config = folder / "config.yaml"
     return Run(
         path=folder,
         record=_read_json(folder / "run.json"),
@@ -325,8 +320,7 @@ def load_run(path: str | Path) -> Run:
         folds=folds,
         out_of_sample=rows[counted].reset_index(drop=True),
         trades=trades[trades["fold"].isin(done)].reset_index(drop=True),
-        baselines=_read_json(baselines) if baselines.is_file() else {},
-        baseline_equity=_read_csv(curves, None, ("time",)),
+        baseline_equity=curves[curves["fold"].isin(done)].reset_index(drop=True),
         rows_left_out=int((~counted).sum()),
     )
 
@@ -352,16 +346,16 @@ def _read_folds(path: Path) -> list[FoldRecord]:
         raise ValueError(f"{path} is not a ledger of schema {SCHEMA}: {error}. It may be of another release") from error
 
 
-def _read_csv(path: Path, columns: Sequence[str] | None, times: Sequence[str]) -> pd.DataFrame:
+def _read_csv(path: Path, columns: Sequence[str], times: Sequence[str]) -> pd.DataFrame:
     text = path.read_bytes() if path.is_file() else b""
     text = text[: text.rfind(b"\n") + 1]  # a killed writer leaves half a line
     if not text:
-        text = (",".join(columns or times) + "\n").encode()
+        text = (",".join(columns) + "\n").encode()
     header = pd.read_csv(io.BytesIO(text), nrows=0).columns
     # Python's float reads back what repr wrote to the last bit; pandas' own parser does so in some versions only.
     exact = {name: float for name in header if name not in _NOT_FLOAT}
     frame = pd.read_csv(io.BytesIO(text), converters=exact)
-    if columns is not None and tuple(frame.columns) != tuple(columns):
+    if tuple(frame.columns) != tuple(columns):
         raise ValueError(f"{path} has the columns {list(frame.columns)}, expected {list(columns)}")
     for name in times:
         frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").dt.as_unit("ns")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,15 @@ import lightning.pytorch as pl
 import numpy as np
 
 from lit_ppo import interrupts
-from lit_ppo.accounting import trades
+from lit_ppo.accounting import Ledger, trades
 from lit_ppo.candidates import SELECTED, Trained, best, candidate_path, keep
-from lit_ppo.checkpoints import CheckpointStore
+from lit_ppo.checkpoints import CheckpointError, CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneyBook
 from lit_ppo.monitor import Monitor
 from lit_ppo.optimisation_summary import bars_seen, note_fold, write_summary
-from lit_ppo.recipe import Policy
+from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.report_bars import FillTable, write_fills
 from lit_ppo.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
@@ -50,6 +51,10 @@ class Folds(Protocol):
 
     def test_segment(self, index: int) -> MarketTensors:
         """Test bars of a fold, asked for once."""
+        ...
+
+    def test_segment_of_another(self, index: int, checkpoint: Mapping[str, Any]) -> MarketTensors:
+        """The same, scaled as the model of another fold was trained."""
         ...
 
     def get_optimization_info(self) -> dict[str, Any]:
@@ -121,6 +126,7 @@ class WalkForward:
             # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
             tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
             self._write_test(fold.index, directory, market, tested)
+            record.details["previous_fold"] = self._previous_fold(fold.index, tested.ledger)
             if self.money is not None:
                 prices = market.decisions("fill_price").cpu().numpy()
                 record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
@@ -221,6 +227,31 @@ class WalkForward:
         trainer.fit(module, datamodule=self.datamodule, ckpt_path=None if newest is None else newest[1])
         return trainer
 
+    def _previous_fold(self, fold: int, tested: Ledger) -> dict[str, Any]:
+        """Let the model of the fold before trade this fold's test bars: what training anew was worth.
+
+        Fold 0 has none before it and stays flat; so does a fold whose predecessor's weights cannot be read.
+
+        Returns:
+            For the ledger of folds: its figures, or why it stayed flat.
+        """
+        why, checkpoint = "there is no fold before", None
+        if fold > 0:
+            try:
+                checkpoint = CheckpointStore(self.folder.fold_path(fold - 1)).load(SELECTED)
+            except (FileNotFoundError, CheckpointError) as error:
+                why = f"the weights of fold {fold - 1} cannot be read"
+                warnings.warn(f"The baseline `previous_fold` stays flat in fold {fold}: {error}", stacklevel=2)
+        if checkpoint is None:
+            self.folder.append_baselines(fold, tested.time, np.zeros(len(tested)))
+            return {"flat": why}
+        policy, recipe = load_policy(checkpoint)
+        scaled = checkpoint[type(self.datamodule).__qualname__]
+        market = self.datamodule.test_segment_of_another(fold, scaled)
+        found = evaluate(policy, market, recipe.account_features, close_at_end=True)
+        self.folder.append_baselines(fold, found.ledger.time, found.ledger.net_return)
+        return {name: _finite(found.metrics[name]) for name in ("return_pct", "sharpe_annual", "trades")}
+
     def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:
         names = ("fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
         arrays = {name: market.decisions(name).cpu().numpy() for name in names}
@@ -264,7 +295,11 @@ def _ranges(fold: Fold) -> dict[str, list[int]]:
 
 def _scores(stage: str, evaluation: Evaluation) -> dict[str, float | None]:
     values = {"score": evaluation.score, **evaluation.metrics}
-    return {f"{stage}/{name}": value if math.isfinite(value) else None for name, value in values.items()}
+    return {f"{stage}/{name}": _finite(value) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None, form: str = "+.4f") -> str:

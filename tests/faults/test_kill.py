@@ -24,6 +24,7 @@ FAILPOINTS = (
     "during_prune@.ckpt:1",
     "after_replace@manifest.json:2",
     "mid_append@out_of_sample.csv",
+    "mid_append@baselines.csv:2",
 )
 # Every file of a run at every stage that its writer has.
 WRITTEN = ("config.yaml", "run.json", "folds.json", ".ckpt", "manifest.json", "selected.ckpt", "test_bars.npz")
@@ -32,6 +33,7 @@ EVERY_FAILPOINT = (
     *(f"{stage}@{file}:{1 if file in ('config.yaml', 'run.json') else 2}" for file in WRITTEN for stage in STAGES),
     *("during_prune@.ckpt:1", "during_prune@.ckpt:4", "mid_write@report.html", "after_fsync@run.json:2"),
     *("mid_append@out_of_sample.csv", "mid_append@out_of_sample.csv:3", "mid_append@trades.csv:2"),
+    "mid_append@baselines.csv:2",
 )
 
 

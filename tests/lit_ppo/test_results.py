@@ -205,15 +205,20 @@ def test_the_record_of_a_run_names_no_directory_and_no_host(tmp_path, monkeypatc
     assert folder.read_run() == read | {"status": "done"}
 
 
-def test_baselines_are_read_back_with_hostile_names_disarmed(tmp_path):
+def test_the_previous_folds_equity_goes_on_from_fold_to_fold_and_a_repeated_append_replaces_the_first(tmp_path):
     folder = RunFolder(tmp_path, 1)
     folder.write_run({})
-    time = START + BAR * np.arange(3)
-    folder.write_baselines({"flat": {"return_pct": 0.0}}, time, {"flat": [1, 1, 1], "=cmd|' /C calc'!A0": [1, 2, 3]})
-    run = load_run(folder.path)
-    assert run.baselines == {"flat": {"return_pct": 0.0}}
-    assert run.baseline_equity.columns.tolist() == ["time", "flat", "'=cmd|' /C calc'!A0"]
-    assert run.baseline_equity["flat"].tolist() == [1.0, 1.0, 1.0]
+    time = START + BAR * np.arange(4)
+    folder.append_baselines(0, time[:2], np.zeros(2))
+    folder.append_baselines(1, time[2:], np.array([0.5, 9.0]))
+    folder.append_baselines(1, time[2:], np.array([0.5, -0.1]))
+    for fold, status in ((0, "done"), (1, "done")):
+        folder.record_fold(FoldRecord(fold, status=status))
+    table = load_run(folder.path).baseline_equity
+    assert table.columns.tolist() == ["time", "fold", "previous_fold"]
+    np.testing.assert_allclose(table["previous_fold"], [1.0, 1.0, 1.5, 1.35])
+    folder.record_fold(FoldRecord(1, status="running"))
+    assert len(load_run(folder.path).baseline_equity) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import pytest
 import torch
 import yaml
 
+from datamodules.synthetic import SyntheticMarket
+from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import walk_forward
 from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
+from lit_ppo.costs import Costs
+from lit_ppo.evaluation import evaluate_bar_by_bar
 from lit_ppo.module import LitPPO
+from lit_ppo.recipe import load_policy
 from lit_ppo.results import load_run
 from lit_ppo.walk_forward import WalkForward
 
@@ -55,7 +61,8 @@ def run(tmp_path, monkeypatch):
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """What must not depend on interruptions."""
-    names = [folder / "out_of_sample.csv", folder / "trades.csv", *sorted(folder.glob("fold_*/metrics.jsonl"))]
+    names = [folder / "out_of_sample.csv", folder / "trades.csv", folder / "baselines.csv"]
+    names = [*names, *sorted(folder.glob("fold_*/metrics.jsonl"))]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
 
 
@@ -78,6 +85,50 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
     for fold in range(3):
         found = {path.name for path in (folder / f"fold_{fold:03d}").iterdir()}
         assert found >= {"selected.ckpt", "manifest.json", "metrics.jsonl", "timing.jsonl", "test_bars.npz"}
+
+
+def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(run):
+    trading = ("--model.hold_bias", "-3", "--model.screen_features", "false")
+    code, folder = run(*trading)
+    assert code == 0
+    written = pd.read_csv(folder / "baselines.csv")
+    assert written["time"].tolist() == pd.read_csv(folder / "out_of_sample.csv")["time"].tolist()
+    equity = written["previous_fold"].to_numpy()
+    assert (equity[:100] == 1.0).all()  # fold 0 has none before it
+    ledger = load_run(folder).folds
+    assert ledger[0].details["previous_fold"] == {"flat": "there is no fold before"}
+    data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+    data["synthetic"], data["costs"] = SyntheticMarket(**data["synthetic"]), Costs(**data["costs"])
+    module = WalkForwardDataModule(**data)
+    last = 1.0
+    for fold in (1, 2):
+        state = load_checkpoint(folder / f"fold_{fold - 1:03d}/selected.ckpt")
+        policy, recipe = load_policy(state)
+        market = module.test_segment(fold)
+        scaler = state["WalkForwardDataModule"]["scaler"]
+        raw = module.feature_matrix[market.first_bar : market.first_bar + len(market.features)]
+        scaled = np.clip((raw - np.array(scaler["mean"])) / np.array(scaler["std"]), -10, 10)
+        assert not np.allclose(scaled, market.features)  # the folds' own scalers differ
+        market = dataclasses.replace(market, features=torch.from_numpy(scaled.astype(np.float32)))
+        found = evaluate_bar_by_bar(policy, market, recipe.account_features, close_at_end=True)
+        np.testing.assert_allclose(equity[fold * 100 : fold * 100 + 100], last * found.ledger.equity, rtol=1e-9)
+        assert ledger[fold].details["previous_fold"]["trades"] == found.metrics["trades"] > 0
+        last = equity[fold * 100 + 99]
+
+
+def test_a_lost_model_of_the_fold_before_costs_the_baseline_and_not_the_run(run, monkeypatch):
+    write = WalkForward._write_test
+
+    def lose(self, fold, *rest):
+        if fold == 2:
+            (self.folder.fold_path(1) / "selected.ckpt").unlink()
+        return write(self, fold, *rest)
+
+    monkeypatch.setattr(WalkForward, "_write_test", lose)
+    with pytest.warns(UserWarning, match="previous_fold` stays flat in fold 2"):
+        code, folder = run()
+    assert code == 0
+    assert load_run(folder).folds[2].details["previous_fold"] == {"flat": "the weights of fold 1 cannot be read"}
 
 
 def test_a_run_that_traded_prints_its_statistics(run, capsys):
