@@ -22,7 +22,8 @@ COMMANDS = {
     "fit": "train one fold (--data.fold k)",
     "validate": "evaluate a checkpoint on a fold's validation bars",
     "test": "evaluate a checkpoint on a fold's test bars",
-    "predict": "write a checkpoint's decisions on a fold's test bars",
+    "predict": "decide on new bars with a trained policy (--ckpt RUN --data FILE)",
+    "export": "write a trained policy as ONNX, safetensors and JSON (--ckpt RUN --output DIR)",
     "oracle": "train on a market with a known optimum: share of it captured",
     "benchmark": "with and without the optimisations, on the same folds: time, timesteps, result",
     "audit": "look for look-ahead in the data, features, model and training of a configuration",
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data": _data,
         "cache": _cache,
         "run": _run_script,
+        "predict": _predict,
+        "export": _export,
     }.get(command, lambda rest: _train(command, rest))
     try:
         return handler(rest)
@@ -136,6 +139,35 @@ def _train(command: str, rest: list[str]) -> int:
     except (RuntimeError, ArithmeticError, MemoryError) as error:  # the run failed; its messages say what to do
         return _failed(command, error, 2 if isinstance(error, RunLockedError) else 1)
     return 0
+
+
+def _predict(rest: list[str]) -> int:
+    """`lit-ppo predict --ckpt RUN --data FILE`; without `--ckpt`, Lightning's own on one fold."""
+    from lit_ppo.signals_command import is_signals, predict
+
+    if not is_signals(rest):
+        return _train("predict", rest)
+    from datamodules.feed import Feed
+    from lit_ppo.checkpoints import CheckpointError
+
+    try:
+        return predict(rest, Feed.of)
+    except CheckpointError as error:
+        return _failed("predict", error, 2)
+
+
+def _export(rest: list[str]) -> int:
+    """`lit-ppo export --ckpt RUN --output DIR`."""
+    from datamodules.feed import Feed
+    from lit_ppo.checkpoints import CheckpointError
+    from lit_ppo.export import MissingPackageError, export
+
+    try:
+        return export(rest, Feed.of)
+    except CheckpointError as error:
+        return _failed("export", error, 2)
+    except MissingPackageError as error:
+        return _failed("export", error, 1)
 
 
 def _oracle(rest: list[str]) -> int:
