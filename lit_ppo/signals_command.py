@@ -145,13 +145,13 @@ def load_step(chosen: ChosenCheckpoint) -> tuple[DecisionStep, Sequence[str]]:
     Raises:
         ValueError: it sees its unrealised result, which is not known at the close.
     """
-    policy, recipe = chosen.load_policy()
-    if "unrealised" in recipe.account_features:
+    if "unrealised" in chosen.content["hyper_parameters"]["account_features"]:
         raise ValueError(
             f"{shown_path(chosen.path)} was trained with the account feature `unrealised`. In training its last bar "
             "ends at the price at which the decision itself is filled, which nobody knows at the close that it is made "
             "at: no signal equals its evaluation. Train with model.account_features without `unrealised`"
         )
+    policy, recipe = chosen.load_policy()
     return DecisionStep(policy), recipe.account_features
 
 

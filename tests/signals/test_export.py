@@ -1,0 +1,107 @@
+"""`lit-ppo export`: the folder is enough to decide as lit-ppo does, with numpy and onnxruntime only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from datamodules.bars import read_bars
+from datamodules.features import compute_features, load_features
+from lit_ppo import export
+from lit_ppo.checkpoint_choice import choose_checkpoint
+from lit_ppo.cli import main
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'lit-ppo[export]'")
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "onnx_signal.py"
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("export") / "policy"
+    assert main(["export", "--ckpt", str(run_folder), "--output", str(directory)]) == 0
+    return directory
+
+
+def test_the_example_alone_decides_as_lit_ppo_predict(run_folder, new_bars, exported, tmp_path):
+    policy = json.loads((exported / "policy.json").read_text())
+    bars = read_bars(new_bars)
+    specs = load_features([feature["entry"] for feature in policy["features"]])
+    names = [feature["name"] for feature in policy["features"]]
+    table = pd.DataFrame(compute_features(bars.frame, specs, bars.bar_seconds), columns=names)
+    table.insert(0, "time", bars.frame["time"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    table.to_csv(tmp_path / "features.csv", index=False)
+    code = (  # the example must not lean on what happens to be installed
+        "import runpy, sys\nfor name in ('torch', 'lightning', 'pandas', 'lit_ppo', 'datamodules'):\n"
+        "    sys.modules[name] = None\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    code = f"import sys\nsys.argv = {[str(EXAMPLE), str(exported), str(tmp_path / 'features.csv')]!r}\n{code}"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files = ["--output", str(tmp_path / "signals.csv")]
+    assert main(["predict", "--ckpt", str(run_folder), "--data", str(new_bars), *files]) == 0
+    _, *ours = (tmp_path / "signals.csv").read_text().splitlines()
+    header, *theirs = done.stdout.splitlines()
+    assert header == "time,position,probability"
+    assert len(theirs) == 700 - 24 - 30
+    assert len({row.split(",")[1] for row in theirs}) > 1
+    assert [row.split(",")[:2] for row in theirs] == [row.split(",")[:2] for row in ours]
+    chances = [np.array([float(row.split(",")[-1]) for row in rows]) for rows in (theirs, ours)]
+    np.testing.assert_allclose(*chances, atol=2e-6)
+
+
+def test_policy_json_says_what_the_graph_takes_and_where_it_comes_from(run_folder, exported):
+    policy = json.loads((exported / "policy.json").read_text())
+    chosen = choose_checkpoint(str(run_folder))
+    assert policy["checkpoint"]["sha256"] == chosen.sha256
+    assert policy["checkpoint"]["fold"] == 1
+    assert policy["positions"] == [-1.0, 0.0, 1.0]
+    assert policy["scaler"]["mean"] == chosen.data["scaler"]["mean"]
+    assert policy["scaler"]["std"] == chosen.data["scaler"]["std"]
+    assert policy["features"][1]["entry"] == {"name": "log_return", "bars": 12}
+    assert (policy["bar_seconds"], policy["warmup_bars"], policy["fill"]) == (900, 30, "next_open")
+    network = policy["network"]
+    assert (
+        network["num_networks"] * network["views"]
+        == len(network["sequences"])
+        == policy["inputs"]["hidden"]["shape"][1]
+    )
+    assert len(network["screen_gain"]) == len(network["mirror_sign"]) == 5
+    assert len(network["hold_bias"]) == 3
+    assert str(run_folder) not in (exported / "policy.json").read_text()
+
+
+def test_weights_are_the_checkpoints_own(run_folder, exported):
+    policy, _ = choose_checkpoint(str(run_folder)).load_policy()
+    weights = load_file(exported / "weights.safetensors")
+    assert weights.keys() == policy.state_dict().keys()
+    for name, tensor in policy.state_dict().items():
+        assert np.array_equal(weights[name], tensor.numpy()), name
+
+
+def test_an_export_again_gives_the_same_bytes(run_folder, exported, tmp_path):
+    assert main(["export", "--ckpt", str(run_folder), "--output", str(tmp_path / "again")]) == 0
+    for name in export.FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_a_missing_package_is_named_with_its_remedy(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    assert main(["export", "--ckpt", str(run_folder), "--output", str(tmp_path / "x")]) == 1
+    said = capsys.readouterr().err
+    assert "pip install 'lit-ppo[export]'" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(run_folder, tmp_path, capsys):
+    (tmp_path / "x").write_text("mine")
+    assert main(["export", "--ckpt", str(run_folder), "--output", str(tmp_path / "x")]) == 2
+    assert "Name another one" in capsys.readouterr().err
+    assert main(["export", "--ckpt", str(tmp_path / "none"), "--output", str(tmp_path / "y")]) == 2
+    assert "there is nothing of that name" in capsys.readouterr().err

@@ -1,0 +1,358 @@
+"""`lit-ppo predict --ckpt`: equal to the evaluation of the whole file, in any pieces, and safe to run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.bars import read_bars
+from datamodules.features import compute_features
+from datamodules.feed import Feed
+from datamodules.fresh import fresh_segment
+from datamodules.synthetic import SyntheticMarket
+from datamodules.walk_forward import WalkForwardDataModule
+from lit_ppo import signals_command
+from lit_ppo.checkpoint_choice import choose_checkpoint
+from lit_ppo.checkpoints import CheckpointStore
+from lit_ppo.cli import main
+from lit_ppo.evaluation import evaluate
+from lit_ppo.signals import SignalState
+from tests.signals.conftest import LIVELY
+
+WARMUP = 24 + 30  # bars: the longest feature window, and the LSTM's
+
+
+def predict(run_folder: Path, data: Path, home: Path, *more: str) -> int:
+    """Run the command, with its files in `home`."""
+    files = ["--output", str(home / "signals.csv"), "--state", str(home / "signals.state")]
+    return main(["predict", "--ckpt", str(run_folder), "--data", str(data), *files, *more])
+
+
+def part(data: Path, start: int, stop: int, home: Path) -> Path:
+    """Bars [start, stop) of a file as a file of their own."""
+    header, *rows = data.read_text().splitlines(keepends=True)
+    path = home / f"bars_{start}_{stop}.csv"
+    path.write_text("".join([header, *rows[start:stop]]))
+    return path
+
+
+def written(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home.glob("signals.*")}
+
+
+def decisions(home: Path) -> tuple[list[str], list[float]]:
+    header, *rows = (home / "signals.csv").read_text().splitlines()
+    assert header == "time,position,change,probability"
+    return [row.split(",")[0] for row in rows], [float(row.split(",")[1]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(run_folder, new_bars, tmp_path_factory) -> dict[str, bytes]:
+    """The files after one call with all new bars."""
+    home = tmp_path_factory.mktemp("whole")
+    assert predict(run_folder, new_bars, home) == 0
+    return written(home)
+
+
+def test_decisions_equal_an_evaluation_of_the_whole_file(run_folder, new_bars, whole, tmp_path):
+    (tmp_path / "signals.csv").write_bytes(whole["signals.csv"])
+    times, positions = decisions(tmp_path)
+    policy, recipe = choose_checkpoint(str(run_folder)).load_policy()
+    data = WalkForwardDataModule(
+        path=str(run_folder.parents[1] / "bars.csv"),
+        train_size=800,
+        validation_size=100,
+        test_size=100,
+        step_size=100,
+        warmup_bars=30,
+        cache=False,
+    )
+    market = fresh_segment(data, 1, read_bars(new_bars))  # the newest fold's own scaler, from the training's own code
+    expected = evaluate(policy, market, recipe.account_features)
+    assert np.abs(np.diff(expected.positions)).sum() > 10, "the policy must trade for this test to mean anything"
+    assert len(positions) == 700 - WARMUP
+    # An evaluation ends where the last bars have no fill yet; signals go on to the last bar.
+    assert len(expected.positions) == len(positions) - 2
+    assert positions[:-2] == expected.positions.tolist()
+    assert times[-1] == read_bars(new_bars).frame["time"].iloc[-1].strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_the_file_growing_by_one_seven_and_many_bars_gives_the_same_bytes(run_folder, new_bars, whole, tmp_path):
+    for stop in (3, 40, WARMUP + 10, WARMUP + 11, WARMUP + 18, 700):
+        assert predict(run_folder, part(new_bars, 0, stop, tmp_path), tmp_path) == 0
+        assert len(decisions(tmp_path)[0]) == max(stop - WARMUP, 0)
+    assert written(tmp_path) == whole
+
+
+def test_files_of_new_bars_only_and_rolling_windows_give_the_same_bytes(run_folder, new_bars, whole, tmp_path):
+    for start, stop in ((0, 100), (100, 103), (90, 110), (109, 400), (300, 700)):
+        assert predict(run_folder, part(new_bars, start, stop, tmp_path), tmp_path) == 0
+    assert written(tmp_path) == whole
+
+
+def test_the_same_or_older_bars_again_change_nothing(run_folder, new_bars, whole, tmp_path, capsys):
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    for data in (new_bars, part(new_bars, 50, 500, tmp_path)):
+        assert predict(run_folder, data, tmp_path) == 0
+        assert written(tmp_path) == whole
+    assert "0 new bars, 0 new decisions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["write_state", "append_rows"])
+def test_a_run_stopped_between_its_two_files_is_mended_by_the_next(
+    run_folder, new_bars, whole, tmp_path, monkeypatch, stage
+):
+    assert predict(run_folder, part(new_bars, 0, 300, tmp_path), tmp_path) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(signals_command, stage, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert predict(run_folder, new_bars, tmp_path) == 130
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    assert written(tmp_path) == whole
+
+
+def test_a_csv_cut_in_the_middle_of_a_row_or_lost_is_completed_from_the_state(run_folder, new_bars, whole, tmp_path):
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    (tmp_path / "signals.csv").write_bytes(whole["signals.csv"][:-11])
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    assert written(tmp_path) == whole
+    (tmp_path / "signals.csv").unlink()
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    assert written(tmp_path) == whole
+
+
+def changed(path: Path, row: int, column: str, value: str) -> Path:
+    header, *rows = path.read_text().splitlines()
+    cells = rows[row].split(",")
+    cells[header.split(",").index(column)] = value
+    rows[row] = ",".join(cells)
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def without_row(path: Path, row: int) -> Path:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: row + 1] + lines[row + 2 :]))
+    return path
+
+
+def without_volume(path: Path) -> Path:
+    header, *rows = path.read_text().splitlines()
+    gone = header.split(",").index("volume")
+    kept = [",".join(c for i, c in enumerate(line.split(",")) if i != gone) for line in [header, *rows]]
+    path.write_text("\n".join(kept).replace("spread", "sentiment") + "\n")
+    return path
+
+
+def of_half_an_hour(path: Path) -> Path:
+    header, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *rows[::2]]))
+    return path
+
+
+def of_two_digits(path: Path) -> Path:
+    header, *rows = path.read_text().splitlines()
+    lines = [",".join(f"{float(c):.2f}" if "." in c else c for c in row.split(",")) for row in rows]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+REFUSED = {
+    "a gap": ((301, 400), lambda path: path, "bars may be missing between them"),
+    "a seen bar that changed": ((200, 400), lambda path: changed(path, 20, "volume", "31999"), "volume is 31999.0"),
+    "a seen bar that is gone": ((200, 400), lambda path: without_row(path, 30), "time is"),
+    "other columns": ((200, 400), without_volume, "has the columns"),
+    "another spacing": ((300, 400), of_half_an_hour, "bars of 900 seconds"),
+    "another point": ((300, 400), of_two_digits, "point of 1e-06"),
+}
+
+
+@pytest.mark.parametrize(("rows", "change", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_another_feed_is_refused_and_nothing_is_written(run_folder, new_bars, tmp_path, capsys, rows, change, message):
+    assert predict(run_folder, part(new_bars, 0, 300, tmp_path), tmp_path) == 0
+    before = written(tmp_path)
+    assert predict(run_folder, change(part(new_bars, *rows, tmp_path)), tmp_path) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert written(tmp_path) == before
+
+
+def test_bars_before_the_first_one_seen_are_refused(run_folder, new_bars, tmp_path, capsys):
+    assert predict(run_folder, part(new_bars, 100, 300, tmp_path), tmp_path) == 0
+    assert predict(run_folder, part(new_bars, 0, 400, tmp_path), tmp_path) == 2
+    assert "before the first bar seen" in capsys.readouterr().err
+
+
+def test_a_state_belongs_to_its_checkpoint(run_folder, new_bars, tmp_path, capsys):
+    assert predict(run_folder, part(new_bars, 0, 100, tmp_path), tmp_path, "--fold", "0") == 0
+    before = written(tmp_path)
+    assert predict(run_folder, new_bars, tmp_path) == 2
+    assert "was made with fold_000/selected.ckpt" in capsys.readouterr().err
+    assert written(tmp_path) == before
+    assert predict(run_folder / "fold_000", new_bars, tmp_path) == 0
+    assert predict(run_folder / "fold_000" / "selected.ckpt", new_bars, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "more", "message"),
+    [
+        ("nowhere", (), "there is nothing of that name"),
+        (".", (), "there is no run.json and no selected.ckpt"),
+        ("RUN", ("--fold", "9"), "folds 0, 1 are finished"),
+        ("RUN/fold_001", ("--fold", "1"), "belongs to a run's folder"),
+        ("https://host/x.ckpt", (), "local files"),
+    ],
+)
+def test_an_unknown_checkpoint_ends_with_exit_code_2(run_folder, new_bars, tmp_path, capsys, ckpt, more, message):
+    ckpt = ckpt.replace("RUN", str(run_folder)) if "://" in ckpt or "RUN" in ckpt else tmp_path / ckpt
+    assert predict(ckpt, new_bars, tmp_path, *more) == 2
+    assert message in capsys.readouterr().err
+    assert not written(tmp_path)
+
+
+def test_a_foreign_or_damaged_file_is_refused_and_left_alone(run_folder, new_bars, tmp_path, capsys):
+    (tmp_path / "signals.csv").write_text("my,own,notes\n")
+    assert predict(run_folder, new_bars, tmp_path) == 2
+    assert "something else" in capsys.readouterr().err
+    assert written(tmp_path) == {"signals.csv": b"my,own,notes\n"}
+    (tmp_path / "signals.csv").unlink()
+    assert predict(run_folder, new_bars, tmp_path) == 0
+    state = bytearray((tmp_path / "signals.state").read_bytes())
+    state[-3] ^= 1
+    (tmp_path / "signals.state").write_bytes(state)
+    assert predict(run_folder, new_bars, tmp_path) == 2
+    assert "is damaged" in capsys.readouterr().err
+    (tmp_path / "signals.state").write_bytes(b"not a state")
+    assert predict(run_folder, new_bars, tmp_path) == 2
+    assert "is no state of lit-ppo predict" in capsys.readouterr().err
+    assert main(["predict", "--ckpt", str(run_folder), "--data", str(new_bars), "--output", str(new_bars)]) == 2
+    assert "three different ones" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_ends_with_a_message(run_folder, new_bars, tmp_path, capsys):
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    weights = copy / "fold_001" / "selected.ckpt"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert predict(copy, new_bars, tmp_path) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def edited(run_folder: Path, home: Path, change) -> Path:
+    """A fold's folder of its own, whose checkpoint is another one."""
+    content = CheckpointStore(run_folder / "fold_001").load("selected.ckpt")
+    change(content)
+    CheckpointStore(home / "edited").save(content, "selected.ckpt")
+    return home / "edited"
+
+
+def test_a_checkpoint_alone_knows_its_features(run_folder, new_bars, whole, tmp_path):
+    alone = edited(run_folder, tmp_path, lambda content: None)  # no config.yaml anywhere near
+    assert predict(alone, new_bars, tmp_path) == 0
+    assert written(tmp_path)["signals.csv"] == whole["signals.csv"]
+
+
+def test_an_older_checkpoint_takes_its_features_from_the_run(run_folder, new_bars, whole, tmp_path, capsys):
+    alone = edited(run_folder, tmp_path, lambda content: content["WalkForwardDataModule"].pop("features"))
+    assert predict(alone, new_bars, tmp_path) == 2
+    assert "Give the run's folder" in capsys.readouterr().err
+    shutil.copy(run_folder / "run.json", tmp_path)
+    shutil.copy(run_folder / "config.yaml", tmp_path)
+    assert predict(alone, new_bars, tmp_path) == 0
+    assert written(tmp_path)["signals.csv"] == whole["signals.csv"]
+
+
+def test_another_library_version_is_said_and_not_hidden(run_folder, new_bars, tmp_path):
+    def other(content):
+        content["WalkForwardDataModule"]["fingerprint"]["features_sha256"] = "0" * 64
+
+    with pytest.warns(UserWarning, match="another TA-Lib"):
+        assert predict(edited(run_folder, tmp_path, other), new_bars, tmp_path) == 0
+
+
+def test_a_policy_that_sees_its_unrealised_result_is_refused(run_folder, new_bars, tmp_path, capsys):
+    def other(content):
+        content["hyper_parameters"]["account_features"] = ["position", "unrealised"]
+
+    assert predict(edited(run_folder, tmp_path, other), new_bars, tmp_path) == 2
+    assert "without `unrealised`" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_bars_is_refused(run_folder, new_bars, tmp_path, capsys):
+    alone = edited(run_folder, tmp_path, lambda content: content.pop("WalkForwardDataModule"))
+    assert predict(alone, new_bars, tmp_path) == 2
+    assert "how bars become inputs" in capsys.readouterr().err
+
+
+def test_what_a_bar_is_decided_from_does_not_change_with_later_bars(run_folder, new_bars):
+    chosen = choose_checkpoint(str(run_folder))
+    feed = Feed.of(chosen.data, chosen.settings, {})
+    bars = feed.read(new_bars)
+    whole = feed.features(bars)
+    for stop in (60, 61, 399):
+        assert np.array_equal(feed.features({k: v[:stop] for k, v in bars.items()}), whole[:stop], equal_nan=True)
+    frame = read_bars(new_bars).frame
+    assert np.array_equal(whole, compute_features(frame, feed.specs, 900), equal_nan=True)
+
+
+def test_further_columns_with_holes_are_carried_and_compared():
+    bars = {"time": np.arange(5) * 900 * 10**9, "close": np.arange(5.0), "mood": np.array([1, np.nan, 2, 3, np.nan])}
+    state = SignalState({}, bars, *(np.zeros((1, 1, 1), np.float32),) * 2, 0.0, np.zeros(0, np.int64), np.zeros(0))
+    assert len(state.with_bars(bars, "bars.csv", 900).bars["time"]) == 5
+    other = bars | {"mood": np.array([1, np.nan, 2, np.nan, np.nan])}
+    with pytest.raises(ValueError, match=r"mood is nan, and was 3\.0"):
+        state.with_bars(other, "bars.csv", 900)
+
+
+def test_a_policy_that_counts_bars_held_goes_on_counting(new_bars, tmp_path, monkeypatch):
+    """holding_time is carried: pieces and the whole agree for a policy at the encoder that sees it."""
+    SyntheticMarket(num_bars=500, seed=3, **LIVELY).write(tmp_path / "train.csv")
+    arguments = (
+        "fit --model.account_at encoder --model.estimator sampled --model.num_envs 4 --model.num_steps 32 "
+        "--model.account_features ['position','holding_time'] --model.hidden_size 8 --model.total_timesteps 128 "
+        "--model.hold_bias 0 --data.train_size 300 --data.validation_size 50 --data.test_size 50 --data.step_size 50 "
+        "--data.warmup_bars 10 --data.cache false --trainer.accelerator cpu --trainer.logger false "
+        f"--data.path {tmp_path / 'train.csv'} --trainer.default_root_dir {tmp_path / 'fit'}"
+    )
+    assert main(arguments.split()) == 0
+    chosen = choose_checkpoint(str(tmp_path / "fit"))
+    policy, recipe = chosen.load_policy()
+    assert recipe.account_features == ["position", "holding_time"]
+    with torch.no_grad():
+        policy.policy_head[-1].weight.mul_(100)  # an untrained policy hardly trades
+    monkeypatch.setattr("lit_ppo.checkpoint_choice.load_policy", lambda content: (policy, recipe))
+    once, pieces = tmp_path / "once", tmp_path / "pieces"
+    once.mkdir()
+    pieces.mkdir()
+    assert predict(tmp_path / "fit", new_bars, once) == 0
+    for stop in (30, 60, 61, 300, 700):
+        assert predict(tmp_path / "fit", part(new_bars, 0, stop, pieces), pieces) == 0
+    assert len(set(decisions(once)[1])) > 1
+    assert written(once) == written(pieces)
+    feed = Feed.of(chosen.data, chosen.settings, {})
+    data = WalkForwardDataModule(
+        path=str(tmp_path / "train.csv"),
+        train_size=300,
+        validation_size=50,
+        test_size=50,
+        step_size=50,
+        warmup_bars=10,
+        cache=False,
+    )
+    market = fresh_segment(data, 0, read_bars(new_bars))
+    expected = evaluate(policy, market, recipe.account_features).positions.tolist()
+    assert decisions(once)[1][: len(expected)] == expected
+    assert feed.memory_bars == 10
+
+
+def test_the_state_file_is_plain_safetensors_and_names_its_checkpoint(run_folder, whole):
+    size = int.from_bytes(whole["signals.state"][:8], "little")
+    header = json.loads(whole["signals.state"][8 : 8 + size])
+    about = json.loads(header["__metadata__"]["lit_ppo"])
+    assert about["origin"]["checkpoint"] == "fold_001/selected.ckpt"
+    assert about["columns"] == ["time", "open", "high", "low", "close", "volume", "spread"]
+    assert {"hidden", "cell", "bars_held", "actions", "probabilities", "bar.close"} <= set(header)
