@@ -30,5 +30,5 @@ def run_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_bars(tmp_path_factory) -> Path:
-    """700 bars of the same kind of market."""
-    return SyntheticMarket(num_bars=700, seed=2, **LIVELY).write(tmp_path_factory.mktemp("new") / "new.csv")
+    """450 bars of the same kind of market."""
+    return SyntheticMarket(num_bars=450, seed=2, **LIVELY).write(tmp_path_factory.mktemp("new") / "new.csv")

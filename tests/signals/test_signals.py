@@ -75,7 +75,7 @@ def test_decisions_equal_an_evaluation_of_the_whole_file(run_folder, new_bars, w
     market = fresh_segment(data, 1, read_bars(new_bars))  # the newest fold's own scaler, from the training's own code
     expected = evaluate(policy, market, recipe.account_features)
     assert np.abs(np.diff(expected.positions)).sum() > 10, "the policy must trade for this test to mean anything"
-    assert len(positions) == 700 - WARMUP
+    assert len(positions) == 450 - WARMUP
     # An evaluation ends where the last bars have no fill yet; signals go on to the last bar.
     assert len(expected.positions) == len(positions) - 2
     assert positions[:-2] == expected.positions.tolist()
@@ -83,21 +83,21 @@ def test_decisions_equal_an_evaluation_of_the_whole_file(run_folder, new_bars, w
 
 
 def test_the_file_growing_by_one_seven_and_many_bars_gives_the_same_bytes(run_folder, new_bars, whole, tmp_path):
-    for stop in (3, 40, WARMUP + 10, WARMUP + 11, WARMUP + 18, 700):
+    for stop in (3, 40, WARMUP + 10, WARMUP + 11, WARMUP + 18, 450):
         assert predict(run_folder, part(new_bars, 0, stop, tmp_path), tmp_path) == 0
         assert len(decisions(tmp_path)[0]) == max(stop - WARMUP, 0)
     assert written(tmp_path) == whole
 
 
 def test_files_of_new_bars_only_and_rolling_windows_give_the_same_bytes(run_folder, new_bars, whole, tmp_path):
-    for start, stop in ((0, 100), (100, 103), (90, 110), (109, 400), (300, 700)):
+    for start, stop in ((0, 100), (100, 103), (90, 110), (109, 300), (250, 450)):
         assert predict(run_folder, part(new_bars, start, stop, tmp_path), tmp_path) == 0
     assert written(tmp_path) == whole
 
 
 def test_the_same_or_older_bars_again_change_nothing(run_folder, new_bars, whole, tmp_path, capsys):
     assert predict(run_folder, new_bars, tmp_path) == 0
-    for data in (new_bars, part(new_bars, 50, 500, tmp_path)):
+    for data in (new_bars, part(new_bars, 50, 400, tmp_path)):
         assert predict(run_folder, data, tmp_path) == 0
         assert written(tmp_path) == whole
     assert "0 new bars, 0 new decisions" in capsys.readouterr().out
@@ -329,7 +329,7 @@ def test_a_policy_that_counts_bars_held_goes_on_counting(new_bars, tmp_path, mon
     once.mkdir()
     pieces.mkdir()
     assert predict(tmp_path / "fit", new_bars, once) == 0
-    for stop in (30, 60, 61, 300, 700):
+    for stop in (30, 60, 61, 300, 450):
         assert predict(tmp_path / "fit", part(new_bars, 0, stop, pieces), pieces) == 0
     assert len(set(decisions(once)[1])) > 1
     assert written(once) == written(pieces)
@@ -356,3 +356,12 @@ def test_the_state_file_is_plain_safetensors_and_names_its_checkpoint(run_folder
     assert about["origin"]["checkpoint"] == "fold_001/selected.ckpt"
     assert about["columns"] == ["time", "open", "high", "low", "close", "volume", "spread"]
     assert {"hidden", "cell", "bars_held", "actions", "probabilities", "bar.close"} <= set(header)
+
+
+def test_help_names_both_commands(capsys):
+    assert main(["predict", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--ckpt" in said
+    assert "With --config it is Lightning's command" in said
+    assert main(["predict", "--data", "bars.csv"]) == 2
+    assert "--ckpt" in capsys.readouterr().err
