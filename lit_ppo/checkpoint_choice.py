@@ -74,12 +74,24 @@ def choose_checkpoint(asked: str, fold: int | None = None) -> ChosenCheckpoint:
     config = next(
         (folder for folder in path.resolve().parents[:3] if all((folder / x).is_file() for x in _RUN)), path.parent
     )
-    text = (config / "config.yaml").read_text(encoding="utf-8") if (config / "config.yaml").is_file() else ""
-    settings = (yaml.safe_load(text) or {}).get("data", {})
+    settings = _data_settings(config / "config.yaml")
     return ChosenCheckpoint(path, config, sha256_file(path), content, settings)
 
 
 _RUN = ("run.json", "config.yaml")
+
+
+def _data_settings(config: Path) -> dict[str, Any]:
+    """`data.*` of a run's configuration; empty where the checkpoint belongs to no run."""
+    if not config.is_file():
+        return {}
+    try:
+        return yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{shown_path(config)} is no configuration of a run ({type(error).__name__}). Restore it, or copy the "
+            "checkpoint to a folder of its own and give that"
+        ) from error
 
 
 def _file(asked: Path, fold: int | None) -> Path:

@@ -40,7 +40,10 @@ DECISION_RULE = (
     "only fill the memory, and held stays flat in them."
 )
 ACCOUNT_INPUTS = {
-    "unrealised": "log of equity now over equity at entry / (10 reward_scale), within +-5",
+    "unrealised": (
+        "log of equity now over equity at entry / (10 reward_scale), within +-5; in training `now` is the price at "
+        "which this very decision is filled"
+    ),
     "holding_time": "log(1 + bars since entry) / 5",
 }
 
