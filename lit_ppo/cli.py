@@ -13,9 +13,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_ppo import __version__
 from lit_ppo.memory_errors import out_of_memory
+
+if TYPE_CHECKING:
+    from lit_ppo.lightning_cli import LitPPOCLI
 
 COMMANDS = {
     "walk-forward": "train, select and test every fold: results/<seed>/",
@@ -120,6 +124,8 @@ def _train(command: str, rest: list[str]) -> int:
         if command == "walk-forward":
             from lit_ppo.walk_forward_command import walk_forward
 
+            if cli.config["seeds"] != 1:
+                return _seeds(cli, rest, original is not None)
             if original is not None:
                 rerun.say_differences(original, cli.datamodule, cli.config_text())
             code = walk_forward(cli, ["walk-forward", *rest])
@@ -168,6 +174,26 @@ def _export(rest: list[str]) -> int:
         return _failed("export", error, 2)
     except MissingPackageError as error:
         return _failed("export", error, 1)
+
+
+def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
+    """`lit-ppo walk-forward --seeds N`: each seed with a command line, data and model of its own."""
+    from lit_ppo.lightning_cli import LitPPOCLI
+    from lit_ppo.seeds_command import run_seeds
+    from lit_ppo.walk_forward_command import walk_forward
+
+    config = cli.config
+    first, count = config["seed_everything"], config["seeds"]
+    if count < 1 or repeats:
+        why = "--from repeats one run" if repeats else "a number of runs >= 1 is needed"
+        raise ValueError(f"--seeds {count}: {why}; leave --seeds out for one run")
+    seeds = range(first, first + count)
+
+    def run_one(seed: int) -> int:
+        own = LitPPOCLI("walk-forward", [*rest, f"--seed={seed}", "--seeds=1"], type(cli.datamodule))
+        return walk_forward(own, ["walk-forward", *rest], seeds)
+
+    return run_seeds(run_one, config["results"], seeds, resume=config["resume"], overwrite=config["overwrite"])
 
 
 def _oracle(rest: list[str]) -> int:

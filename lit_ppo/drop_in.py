@@ -26,6 +26,7 @@ PROFILES = ("conservative", "balanced", "aggressive", "ultra_fast", "original")
 KEYS: dict[str, tuple[str, Any, str]] = {
     "data_path": ("data.path", str, "bar file"),
     "seed": ("seed_everything", int, "of every draw; the run goes to RESULTS_DIR/<seed>/"),
+    "seeds": ("seeds", int, "so many runs, of this seed and the next ones, pooled"),
     "results_dir": ("results", str, "where runs go"),
     "iterations": ("data.fold_limit", int, "first so many folds only"),
     "initial_balance": ("money.initial_balance", float, "account currency"),

@@ -120,6 +120,9 @@ class LitPPOCLI(LightningCLI):
                 default="results",
                 help="the run goes to RESULTS/<seed>/; `--from RUN` repeats one",
             )
+            parser.add_argument(
+                "--seeds", type=int, default=1, help="so many runs, of this seed and the next ones, and pool them"
+            )
             parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
             parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
             parser.add_argument(

@@ -17,6 +17,7 @@ from lit_ppo import __version__, report_figures, report_tables, report_text
 from lit_ppo.atomic import atomic_write
 from lit_ppo.files import shown_path
 from lit_ppo.performance import drawdown, equity_curve
+from lit_ppo.pooling import pooled_text
 from lit_ppo.report_analysis import Analysis, analyse
 from lit_ppo.report_breakdown import MONTHS
 from lit_ppo.report_page import render
@@ -27,6 +28,7 @@ from lit_ppo.report_verdict import CONFIDENCE
 SECTIONS = (
     ("verdict", "Verdict"),
     ("numbers", "Numbers"),
+    ("seeds", "Seeds"),
     ("equity", "Equity"),
     ("folds", "Folds"),
     ("price", "Price and trades"),
@@ -92,6 +94,10 @@ def page(analysis: Analysis) -> str:
         evidence=report_tables.evidence(analysis),
         money=report_tables.money(analysis),
         captions=report_text.captions(analysis),
+        pooled=pooled_text(analysis.pooled) if analysis.pooled else "",
+        seed_columns=report_tables.seed_columns(analysis),
+        seed_rows=report_tables.seeds(analysis),
+        pooled_rows=report_tables.pooled(analysis),
         baseline_columns=report_tables.BASELINE_COLUMNS,
         baseline_rows=report_tables.baselines(analysis),
         random_text=report_text.random_traders(analysis),

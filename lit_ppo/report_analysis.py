@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lit_ppo.accounting import Ledger, MoneyLedger, Trades, money_account
 from lit_ppo.performance import trading_metrics
+from lit_ppo.pooling import read_pooled
 from lit_ppo.report_bars import FillTable, read_fills
 from lit_ppo.report_breakdown import Group, Month, WithoutBest, monthly, splits, without_best
 from lit_ppo.report_replay import (
@@ -64,6 +65,7 @@ class Analysis:
         baselines, random, stress: other ways to trade the same bars.
         money: the account in lots, where run.json says how it trades them.
         splits, months, best: when the result was earned.
+        pooled: pooled.json of the seeds that this run is one of; None for a run of its own.
     """
 
     run: Run
@@ -89,6 +91,7 @@ class Analysis:
     splits: dict[str, list[Group]]
     months: list[Month]
     best: WithoutBest
+    pooled: dict[str, Any] | None
 
 
 def analyse(run_dir: str | Path) -> Analysis:
@@ -165,6 +168,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         splits=splits(time, net, None if fills is None else fills.price_return, bars_per_year),
         months=monthly(time, net),
         best=without_best(trades.result),
+        pooled=read_pooled(run),
     )
 
 

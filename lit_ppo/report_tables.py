@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_ppo.pooling import POOLED
 from lit_ppo.report_analysis import Analysis
 from lit_ppo.report_breakdown import Group, Month
 from lit_ppo.report_page import number, signed, tint
 from lit_ppo.report_verdict import CONFIDENCE, ENOUGH, duration
 from lit_ppo.significance import Interval
+
+_TINTED = ("return_pct", "of_optimum_pct")
 
 
 class Cell(NamedTuple):
@@ -125,6 +128,49 @@ def money(analysis: Analysis) -> list[Row]:
         "Largest position, lots": number(float(np.abs(books.lots).max())),
     }
     return [Row(label, [Cell(value)]) for label, value in values.items()]
+
+
+SEED_COLUMNS = {
+    "Return, %": "return_pct",
+    "Sharpe": "sharpe_annual",
+    "Max. drawdown, %": "max_drawdown_pct",
+    "Trades": "trades",
+    "Costs, %": "cost_pct",
+    "Of the optimum, %": "of_optimum_pct",
+}
+
+
+def seed_columns(analysis: Analysis) -> list[str]:
+    """Column titles of `seeds`; the optimum's only where it is known."""
+    by_seed = analysis.pooled["by_seed"] if analysis.pooled else []
+    return ["", *(title for title, key in SEED_COLUMNS.items() if any(key in row for row in by_seed))]
+
+
+def seeds(analysis: Analysis) -> list[Row]:
+    """One row per seed that is pooled; this run is marked."""
+    own = analysis.run.record.get("seed")
+    keys = [SEED_COLUMNS[title] for title in seed_columns(analysis)[1:]]
+    return [
+        Row(
+            f"seed {row['seed']}",
+            [
+                Cell(number(row[key], 0) if key == "trades" else signed(row[key]), tint(row[key]) * (key in _TINTED))
+                for key in keys
+            ],
+            row["seed"] == own,
+        )
+        for row in (analysis.pooled["by_seed"] if analysis.pooled else [])
+    ]
+
+
+def pooled(analysis: Analysis) -> list[Row]:
+    """Interquartile means over seeds and folds."""
+    rows = []
+    for key, found in (analysis.pooled["interquartile_mean"] if analysis.pooled else {}).items():
+        label, digits = POOLED[key]
+        estimate, low, high = (signed(found[name], digits) for name in ("estimate", "low", "high"))
+        rows.append(Row(label, [Cell(estimate), Cell(f"[{low} to {high}]" if found["low"] is not None else "–")]))
+    return rows
 
 
 BASELINE_COLUMNS = (

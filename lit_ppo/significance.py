@@ -372,12 +372,16 @@ def _sharpe_influence(x: Floats) -> Floats:
 
 
 def _standard_error(influence: Floats, lags: int) -> float:
-    """Square root of the long-run variance (Bartlett weights, Newey & West 1987) / D."""
-    count = len(influence)
-    variance = float(influence @ influence) / count
-    for lag in range(1, min(lags, count - 1) + 1):
-        variance += 2.0 * (1.0 - lag / (lags + 1)) * float(influence[lag:] @ influence[:-lag]) / count
-    return math.sqrt(max(variance, 0.0) / count)
+    """Square root of the long-run variance (Bartlett weights, Newey & West 1987) / D.
+
+    Bartlett-weighted covariances sum to the mean square of the sums over windows of lags + 1 bars, so that one running
+    sum gives what one product for each lag would.
+    """
+    count, width = len(influence), lags + 1
+    total = np.cumsum(influence)
+    padded = np.concatenate((np.zeros(width), total, np.full(lags, total[-1])))
+    windows = padded[width:] - padded[:-width]  # [D + lags], those that overhang either end included
+    return math.sqrt(float(windows @ windows) / width) / count
 
 
 def _bootstrap(

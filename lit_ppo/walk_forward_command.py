@@ -30,8 +30,13 @@ from lit_ppo.summary import print_summary
 from lit_ppo.walk_forward import WalkForward
 
 
-def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
+def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> int:
     """Run every fold, print the table, write the report; returns the exit code.
+
+    Args:
+        cli: with the configuration.
+        command: what was asked for, for the record.
+        seeds: of all runs that are pooled with this one: each counts as a trial.
 
     Raises:
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
@@ -56,7 +61,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str]) -> int:
                 return exit_code(summarise(folder.folds(), len(data.folds), {}))
         else:
             folder.write_config(text)
-            folder.write_run(_record(cli, command))
+            folder.write_run(_record(cli, command, seeds))
             if tuned is not None:
                 tuned.write(folder.path)
         loop = make_loop(cli, folder)
@@ -163,7 +168,7 @@ def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
         )
 
 
-def _record(cli: LitPPOCLI, command: Sequence[str]) -> dict[str, Any]:
+def _record(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> dict[str, Any]:
     data = cli.datamodule
     card = {"path": data.path, "sha256": data.bars.sha256, "bars_per_year": data.bars.bars_per_year}
     more: dict[str, Any] = {"source_sha256": source_sha256()}
@@ -171,7 +176,11 @@ def _record(cli: LitPPOCLI, command: Sequence[str]) -> dict[str, Any]:
     if data.synthetic is not None:
         more["oracle"] = oracle_record(data.synthetic)
     return run_record(
-        seed=cli.config["seed_everything"], data={**card, **data.fingerprint()}, command=["lit-ppo", *command], **more
+        seed=cli.config["seed_everything"],
+        seeds=seeds,
+        data={**card, **data.fingerprint()},
+        command=["lit-ppo", *command],
+        **more,
     )
 
 
@@ -190,7 +199,7 @@ def oracle_record(market: Any) -> dict[str, Any]:
 def _stored(text: str) -> str:
     """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
     config = yaml.safe_load(text)
-    for key in ("resume", "overwrite", "allow_mismatch"):
+    for key in ("resume", "overwrite", "allow_mismatch", "seeds"):
         config.pop(key, None)
     return yaml.safe_dump(config, sort_keys=False)
 

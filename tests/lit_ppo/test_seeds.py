@@ -1,0 +1,158 @@
+"""`walk-forward --seeds N`: several runs, pooled into one result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_ppo import interrupts
+from lit_ppo.cli import main
+from lit_ppo.module import LitPPO
+from lit_ppo.pooling import pool, pooled_text, read_pooled
+from lit_ppo.report import write_report
+from lit_ppo.report_analysis import analyse
+from lit_ppo.results import load_run
+from lit_ppo.significance import interquartile_mean
+from lit_ppo.walk_forward import WalkForward
+from tests.lit_ppo.test_walk_forward import CONFIG
+
+TRADING = ("--model.hold_bias", "-3", "--model.screen_features", "false", "--data.fold_limit", "2")
+
+
+@pytest.fixture
+def walk(tmp_path, monkeypatch):
+    """Return a function that calls walk-forward in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(CONFIG)
+
+    def call(*arguments: str, results: str = "results") -> int:
+        return main(["walk-forward", "--config", "config.yaml", "--results", results, *TRADING, *arguments])
+
+    return call
+
+
+@pytest.fixture
+def die_in(monkeypatch):
+    """Return a function that makes the training of one seed's fold 1 raise an error."""
+    run_fold = WalkForward.run_fold
+
+    def patch(seed: int, error: Exception) -> None:
+        def dying(self, fold):
+            if (self.seed, fold.index) == (seed, 1):
+                raise error
+            return run_fold(self, fold)
+
+        monkeypatch.setattr(WalkForward, "run_fold", dying)
+
+    yield patch
+    monkeypatch.setattr(WalkForward, "run_fold", run_fold)
+
+
+def outcome(folder: Path) -> bytes:
+    return (folder / "out_of_sample.csv").read_bytes()
+
+
+def test_every_seed_is_its_own_run_and_all_are_pooled_by_the_interquartile_mean(walk, capsys):
+    assert walk("--seeds", "3") == 0
+    printed = capsys.readouterr().out
+    root = Path("results")
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["7", "8", "9"]
+    record = json.loads((root / "pooled.json").read_text())
+    assert (record["seeds"], record["pooled"], record["failed"], record["folds"]) == ([7, 8, 9], [7, 8, 9], {}, 2)
+    runs = [load_run(root / str(seed)) for seed in (7, 8, 9)]
+    scores = np.array([[fold.scores["test/sharpe_annual"] or 0.0 for fold in run.folds] for run in runs])
+    found = record["interquartile_mean"]["sharpe_annual"]
+    assert found["estimate"] == pytest.approx(interquartile_mean(scores))
+    assert found["low"] <= found["estimate"] <= found["high"]
+    assert found["estimate"] < scores.max()
+    assert len({outcome(run.path) for run in runs}) == 3
+    for text in ("seed 8 (2 of 3)", "Interquartile mean over seeds and folds", "3 seeds, 2 folds", "pooled.json"):
+        assert text in printed
+    assert walk("--seed", "8", results="alone") == 0  # a seed's run does not know of the others
+    assert outcome(Path("alone/8")) == outcome(root / "8")
+    assert (root / "8/config.yaml").read_text().replace("results: results", "") == (
+        Path("alone/8/config.yaml").read_text().replace("results: alone", "")
+    )
+
+
+def test_every_seed_counts_as_a_trial_in_every_run_and_more_seeds_count_later_too(walk):
+    assert walk("--seeds", "2") == 0
+    assert [analyse(f"results/{seed}").evidence.trials for seed in (7, 8)] == [4, 4]
+    before = outcome(Path("results/7"))
+    assert walk("--seeds", "3", "--resume") == 0
+    assert [analyse(f"results/{seed}").evidence.trials for seed in (7, 8, 9)] == [6, 6, 6]
+    assert json.loads(Path("results/pooled.json").read_text())["trials"] == 6
+    assert outcome(Path("results/7")) == before
+
+
+def test_a_failed_seed_is_said_left_out_and_gives_exit_code_1_and_a_resume_completes_it(walk, die_in, capsys):
+    die_in(8, FloatingPointError("the loss is nan"))
+    assert walk("--seeds", "3") == 1
+    told = capsys.readouterr()
+    assert "seed 8 failed: the loss is nan" in told.err
+    assert "Left out, because they failed: seed 8" in told.out
+    record = json.loads(Path("results/pooled.json").read_text())
+    assert (record["pooled"], record["failed"]) == ([7, 9], {"8": "the loss is nan"})
+    assert load_run("results/7").record["seeds"] == [7, 8, 9]  # it was tried
+    die_in(-1, RuntimeError("no seed has this number"))
+    assert walk("--seeds", "3", "--resume") == 0
+    assert walk("--seed", "8", results="alone") == 0
+    assert outcome(Path("results/8")) == outcome(Path("alone/8"))
+    assert json.loads(Path("results/pooled.json").read_text())["pooled"] == [7, 8, 9]
+
+
+def test_when_every_seed_fails_nothing_is_pooled(walk, monkeypatch, capsys):
+    def failing(self, batch, batch_idx):
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(LitPPO, "training_step", failing)
+    assert walk("--seeds", "2") == 1
+    assert capsys.readouterr().err.count("failed: the loss is nan") == 2
+    assert not Path("results/pooled.json").exists()
+
+
+def test_a_signal_stops_all_seeds_with_its_code(walk, die_in):
+    die_in(7, interrupts.Interrupted(15))
+    assert walk("--seeds", "2") == 143
+    assert not Path("results/8").exists()
+
+
+def test_runs_that_are_there_are_refused_before_any_seed_begins(walk, capsys):
+    assert walk("--seed", "8") == 0
+    assert walk("--seeds", "2") == 2
+    assert "holds runs of the seeds 8 already" in capsys.readouterr().err
+    assert not Path("results/7").exists()
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1"])
+def test_a_number_of_seeds_below_one_is_refused(walk, wrong, capsys):
+    assert walk(f"--seeds={wrong}") == 2
+    assert "a number of runs >= 1 is needed" in capsys.readouterr().err
+
+
+def test_the_page_shows_the_pooled_result_and_ignores_one_of_an_earlier_run(walk):
+    assert walk("--seeds", "2") == 0
+    page = Path("results/7/report.html").read_text()
+    for text in ("Pooled over seeds and folds", "seed 7", "seed 8", "2 seeds, 2 folds"):
+        assert text in page
+    assert walk("--overwrite", "--model.total_timesteps", "128") == 0
+    assert read_pooled(load_run("results/7")) is None
+    write_report("results/7")
+    assert "how much of this result is the seed, only several can tell" in Path("results/7/report.html").read_text()
+
+
+def test_runs_of_different_folds_are_not_pooled(walk):
+    assert walk() == 0
+    assert walk("--seed", "8", "--data.fold_limit", "1") == 0
+    with pytest.raises(ValueError, match=r"Seed 8 has 1 finished folds and seed 7 has 2"):
+        pool("results", [7, 8], {})
+
+
+def test_one_seed_that_is_left_has_no_interval(walk):
+    assert walk() == 0
+    record = pool("results", [7, 8], {8: "no memory"})
+    assert record["interquartile_mean"]["return_pct"]["low"] is None
+    assert "an interval needs two seeds" in pooled_text(record)
