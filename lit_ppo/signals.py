@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from lit_ppo.atomic import atomic_write, failpoint, room_for, sync_directory, write_all
+from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, failpoint, room_for, sync_directory, write_all
 from lit_ppo.decisions import DecisionStep
 from lit_ppo.envs.account import Account
 from lit_ppo.files import shown_path, utc_cells
@@ -242,7 +242,10 @@ def decide(
 
 
 def write_state(path: Path, state: SignalState) -> None:
-    """Replace the state file whole."""
+    """Replace the state file whole, and remove what a killed call left beside it. Only for the owner of the state."""
+    for left in path.parent.iterdir():
+        if left.name.startswith(f".{path.name}.") and left.name.endswith(TEMPORARY_SUFFIX):
+            left.unlink(missing_ok=True)
     atomic_write(path, state.to_bytes())
 
 

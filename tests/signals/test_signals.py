@@ -111,8 +111,11 @@ def test_a_run_stopped_between_its_two_files_is_mended_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(signals_command, stage, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert predict(run_folder, new_bars, tmp_path) == 130
+    (tmp_path / ".signals.state.0123.lit-ppo-tmp").write_bytes(b"half")  # of a call killed in the middle of the state
     assert predict(run_folder, new_bars, tmp_path) == 0
     assert written(tmp_path) == whole
+    # After append_rows failed the state was complete: it is not written again, and nothing is swept.
+    assert len(list(tmp_path.glob(".*tmp"))) == (stage == "append_rows")
 
 
 def test_a_csv_cut_in_the_middle_of_a_row_or_lost_is_completed_from_the_state(run_folder, new_bars, whole, tmp_path):
