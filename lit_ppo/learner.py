@@ -74,7 +74,7 @@ class PPOConfig:
     clip_coef: float = 0.2
     clip_value: float | None = None
     ent_coef: float = 0.005
-    vf_coef: float = 0.01
+    vf_coef: float = 0.1
     max_grad_norm: float = 0.5
     target_kl: float | None = None
     learning_rate: float = 1e-2
