@@ -36,7 +36,7 @@ from lit_ppo.checkpoints import FACTS, CheckpointStore
 from lit_ppo.class_paths import restrict_class_paths
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
-from lit_ppo.precision import SkippedSteps
+from lit_ppo.precision import SkippedSteps, scales_loss
 from lit_ppo.recipe import (
     Policy,
     Recipe,
@@ -48,6 +48,7 @@ from lit_ppo.recipe import (
     policy_inputs,
     suitable_threads,
 )
+from lit_ppo.tensorboard import announce
 from lit_ppo.types import MarketTensors
 
 
@@ -83,7 +84,7 @@ class FabricTrainer:
         source = experience(recipe, source, seed, fabric.global_rank)
         self.inputs = policy_inputs(source)
         self.policy: Policy = build_policy(recipe, self.inputs, seed).to(fabric.device)  # type: ignore[assignment]
-        plain = build_optimizer(self.policy, recipe)
+        plain = build_optimizer(self.policy, recipe, scales_loss(fabric.strategy.precision))
         self.optimizer: Any = fabric.setup_optimizers(plain)
         self.learner = Learner(
             self.policy, plain, recipe, seed=seed, rank=fabric.global_rank, world_size=fabric.world_size
@@ -101,7 +102,7 @@ class FabricTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.fabric.device.type, enabled=False):  # as in the Lightning shell
             self.fabric.backward(loss)
-        if getattr(precision, "scaler", None) is not None:
+        if scales_loss(precision):
             # An overflow on one rank must make every rank's scaler skip the step: average before unscaling.
             for parameter in self.policy.parameters():
                 if parameter.grad is not None:
@@ -222,6 +223,8 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
         torch.set_num_threads(suitable_threads(recipe))
         fold = data.fold_data(data.fold)
         trainer = FabricTrainer(fabric, recipe, fold.train, config.seed_everything, directory)
+        if fabric.is_global_zero:
+            announce(fabric.logger.experiment, parser.dump(config))  # type: ignore[attr-defined]
         if config.resume and not trainer.resume():
             raise FileNotFoundError(f"--resume: there is no checkpoint in {directory}")
         trainer.policy.load_state_dict(run(fabric, trainer, fold.validation, config.save_every))

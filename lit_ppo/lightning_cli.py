@@ -34,6 +34,7 @@ from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneySettings
 from lit_ppo.optimisation_guard import guard, is_strict
 from lit_ppo.recipe import suitable_threads
+from lit_ppo.tensorboard import Announcement
 
 SELECTED = "selected.ckpt"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -242,6 +243,8 @@ class LitPPOCLI(LightningCLI):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
+        if config["logger"] is not False:
+            config["callbacks"].append(Announcement(self.config_text()))
         try:
             return pl.Trainer(**config)
         except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices

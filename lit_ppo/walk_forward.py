@@ -32,6 +32,7 @@ from lit_ppo.monitor import Monitor
 from lit_ppo.optimisation_summary import bars_seen, note_fold, write_summary
 from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.report_bars import FillTable, write_fills
+from lit_ppo.report_replay import replay
 from lit_ppo.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
 from lit_ppo.timing import Stopwatch
@@ -76,6 +77,7 @@ class WalkForward:
         overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
         side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
         money: the account in currency that also trades the test decisions; None: there is none.
+        show_test: `tensorboard.write_test`; None: there are no curves to put it beside.
     """
 
     datamodule: Any
@@ -87,6 +89,7 @@ class WalkForward:
     overlays: Sequence[Mapping[str, Any]] = ({},)
     side_by_side: Callable[[int, Sequence[int]], None] | None = None
     money: MoneyBook | None = None
+    show_test: Callable[..., None] | None = None
 
     def run(self) -> list[FoldRecord]:
         """Bring every fold to its test result; returns the ledger.
@@ -133,6 +136,11 @@ class WalkForward:
         record.status = "done"
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
+        if self.show_test is not None:
+            settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
+            hold = replay(np.full(len(tested.ledger), max(module.recipe.positions)), _fills(fold.index, market))
+            returns = (tested.ledger.net_return, hold.net_return)
+            self.show_test(directory, settings, record.scores, *returns, record.timesteps)
         self.folder.record_fold(record)
         return record
 
@@ -253,12 +261,10 @@ class WalkForward:
         return {name: _finite(found.metrics[name]) for name in ("return_pct", "sharpe_annual", "trades")}
 
     def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:
-        names = ("fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
-        arrays = {name: market.decisions(name).cpu().numpy() for name in names}
-        ledger = tested.ledger
-        write_fills(directory, FillTable(ledger.time, np.full(len(ledger), fold), **arrays))
-        self.folder.append_out_of_sample(fold, ledger)
-        self.folder.append_trades(fold, trades(ledger, arrays["fill_price"]))
+        fills = _fills(fold, market)
+        write_fills(directory, fills)
+        self.folder.append_out_of_sample(fold, tested.ledger)
+        self.folder.append_trades(fold, trades(tested.ledger, fills.fill_price))
 
 
 def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
@@ -274,6 +280,13 @@ def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
         for record in folder.folds()
         if record.status == "done" and record.index < index
     ]
+
+
+def _fills(fold: int, market: MarketTensors) -> FillTable:
+    """What any position would have earned and paid on the decision bars."""
+    names = ("time", "fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
+    arrays = {name: market.decisions(name).cpu().numpy() for name in names}
+    return FillTable(fold=np.full(len(arrays["time"]), fold), **arrays)
 
 
 def _line(record: FoldRecord) -> str:

@@ -27,6 +27,7 @@ from lit_ppo.results import RunFolder, load_run, run_record
 from lit_ppo.resume_check import changes
 from lit_ppo.run_lock import RunLock
 from lit_ppo.summary import print_summary
+from lit_ppo.tensorboard import write_test
 from lit_ppo.walk_forward import WalkForward
 
 
@@ -127,6 +128,7 @@ def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
         seed=config["seed_everything"],
         money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
         overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
+        show_test=None if config["trainer"]["logger"] is False else write_test,
     )
 
 
