@@ -150,6 +150,7 @@ class MarketEnv:
             "window_ends": self.window_ends,
             "held": account.held,
             "log_equity": account.log_equity,
+            "known_log_equity": account.known_log_equity,
             "entry_log_equity": account.entry_log_equity,
             "bars_held": account.bars_held,
             "generator": self.generator.get_state(),
@@ -159,7 +160,8 @@ class MarketEnv:
         """Go on from `state`.
 
         Raises:
-            ValueError: it is of another number of environments, or of more bars than this market has.
+            ValueError: it is of another number of environments, of more bars than this market has, or of an earlier
+                version and `unrealised` is seen, which then looked ahead.
         """
         rows = state["rows"]
         if rows.shape != self.rows.shape or int(state["window_ends"].max()) >= len(self.market):
@@ -168,9 +170,16 @@ class MarketEnv:
                 f"this one has {self.num_envs} environments over {len(self.market)} bars. "
                 "Resume with the num_envs and the bars it was saved with."
             )
+        if "known_log_equity" not in state:
+            if "unrealised" in self.account_features:
+                raise ValueError(
+                    "The saved market state is of an earlier version, whose account feature `unrealised` looked one "
+                    "fill ahead: what was learned from it is worth nothing. Train again from the start."
+                )
+            state = {**state, "known_log_equity": state["log_equity"]}  # only `unrealised` reads it
         device = self.rows.device
         self._started = bool(state["started"])
         self.rows, self.window_ends = rows.to(device), state["window_ends"].to(device)
-        for name in ("held", "log_equity", "entry_log_equity", "bars_held"):
+        for name in ("held", "log_equity", "known_log_equity", "entry_log_equity", "bars_held"):
             setattr(self.account, name, state[name].to(device))
         self.generator.set_state(state["generator"].cpu())

@@ -29,7 +29,7 @@ class ScalarMarket:
 
     def reset(self, row: int, position: float = 0.0) -> list[float]:
         self.row, self.end, self.position = row, row + self.episode_bars, position
-        self.log_equity = self.entry_log_equity = self.net_return = 0.0
+        self.log_equity = self.known_log_equity = self.entry_log_equity = self.net_return = 0.0
         self.bars_held = 0
         return self.observe()
 
@@ -37,7 +37,7 @@ class ScalarMarket:
         observation = [*self.features[self.row].tolist(), self.position]
         for name in self.account_features:
             if name == "unrealised":
-                result = (self.log_equity - self.entry_log_equity) / (10 * self.reward_scale)
+                result = (self.known_log_equity - self.entry_log_equity) / (10 * self.reward_scale)
                 observation.append(min(max(result, -5.0), 5.0))
             elif name == "holding_time":
                 observation.append(math.log1p(self.bars_held) / 5)
@@ -53,6 +53,7 @@ class ScalarMarket:
         if target != self.position:
             self.entry_log_equity, self.bars_held = self.log_equity, 0
         self.position, self.bars_held = target, self.bars_held + 1
+        self.known_log_equity = self.log_equity  # the fill that this return ends at is still to come
         self.log_equity += growth
         self.row += 1
         terminated = self.net_return <= RUIN_RETURN

@@ -18,7 +18,8 @@ from lit_ppo.audit import ALTERATIONS, Finding, lively, prefix_findings, warmup_
 from lit_ppo.audit_command import audit
 from lit_ppo.audit_nulls import NULLS, NullResult, edge_p_value, null_frame
 from lit_ppo.cli import main
-from lit_ppo.costs import fill_delay
+from lit_ppo.costs import FILLS, fill_delay
+from lit_ppo.envs.account import ACCOUNT_FEATURES, Account
 from lit_ppo.lightning_cli import LitPPOCLI
 from lit_ppo.module import LitPPO
 from lit_ppo.types import BarRange
@@ -26,6 +27,7 @@ from lit_ppo.types import BarRange
 SIZES = {"train_size": 300, "validation_size": 100, "test_size": 100, "step_size": 100, "warmup_bars": 20}
 NETWORK = {"hidden_size": 4, "policy_layers": (8,), "value_layers": (8,)}
 ENCODER = {"estimator": "sampled", "account_at": "encoder"}
+HEADS = {"estimator": "sampled", "account_at": "heads"}
 ARGUMENTS = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760", "--data.cache", "false"]
 ARGUMENTS += [part for name, size in SIZES.items() for part in (f"--data.{name}", str(size))]
 ARGUMENTS += ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
@@ -84,6 +86,37 @@ def test_what_is_honest_passes_with_an_agent_that_trades(recipe, fill):
     assert len(findings) == 4 * 4 + 1
     shares = [int(f.detail.partition("; ")[2].partition(" ")[0]) for f in findings if f.subject == "actions"]
     assert min(shares) >= 10  # per cent of the compared decisions that hold a position
+
+
+SEEN = {name: ("position", name) for name in ACCOUNT_FEATURES if name != "position"}
+SEEN |= {"position": ("position",)}
+
+
+@pytest.mark.filterwarnings("ignore:data.fill same_close")
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN.keys())
+@pytest.mark.parametrize("recipe", [HEADS, ENCODER], ids=["heads", "encoder"])
+@pytest.mark.parametrize("fill", FILLS)
+def test_no_account_feature_looks_ahead(fill, recipe, seen):
+    findings = findings_of(small(fill=fill), points=3, **recipe, account_features=seen)
+    # A fill in the same bar is always named; no action may depend on what comes after the bar.
+    assert failed(findings) == ({("fill", "price of decision t")} if fill == "same_close" else set())
+
+
+def marked_at_the_coming_fill(account: Account, names: tuple[str, ...]) -> torch.Tensor:
+    """The account's features as they once were: up to a price that comes after the decision."""
+    unrealised = (account.log_equity - account.entry_log_equity) / (10 * account.reward_scale)
+    columns = {"unrealised": unrealised.clamp(-5, 5), "holding_time": torch.log1p(account.bars_held) / 5}
+    return torch.stack([columns[name] for name in names if name != "position"], dim=-1).float()
+
+
+@pytest.mark.parametrize("recipe", [HEADS, ENCODER], ids=["heads", "encoder"])
+@pytest.mark.parametrize("fill", [fill for fill in FILLS if fill_delay(fill)])
+def test_an_account_marked_at_the_coming_fill_is_caught(fill, recipe, monkeypatch):
+    monkeypatch.setattr(Account, "features", marked_at_the_coming_fill)
+    findings = findings_of(small(fill=fill), points=8, **recipe, account_features=("position", "unrealised"))
+    caught = failed(findings)
+    assert ("future bars noise", "actions") in caught
+    assert {what for _, what in caught} <= {"actions", "equity"}
 
 
 def test_every_alteration_changes_all_bars_after_t_and_none_before():

@@ -236,6 +236,28 @@ def test_a_resumed_market_equals_the_uninterrupted_one_bit_for_bit():
             assert torch.equal(one, other)
 
 
+def test_an_older_state_is_refused_only_where_unrealised_is_seen():
+    env = MarketEnv(tiny_market(), num_envs=2, generator=generator(), account_features=ALL_ACCOUNT)
+    env.reset()
+    older = {name: value for name, value in env.state_dict().items() if name != "known_log_equity"}
+    with pytest.raises(ValueError, match="looked one fill ahead"):
+        env.load_state_dict(older)
+    MarketEnv(tiny_market(), num_envs=2, generator=generator()).load_state_dict(older)
+
+
+def test_the_unrealised_result_ends_at_the_last_fill_before_the_decisions_own():
+    """Long for three bars, then flat: each price return is seen one bar after it was earned."""
+    market = tiny_market(price_return=[0, 0, 1e-3, 2e-3, 4e-3, 8e-3, 0, 0, 0, 0, 0, 0])
+    env = MarketEnv(market, generator=generator(), random_start=False, account_features=ALL_ACCOUNT)
+    seen = [env.reset()]
+    seen += [env.step(torch.tensor([action])).observations for action in (2, 2, 2, 1, 1)]
+    entry, first, second = np.log1p([1e-3 - 1e-4, 2e-3, 4e-3])  # the entry pays the turnover cost
+    expected = [0, 0, entry, entry + first, 0, np.log1p(-1e-4)]
+    assert torch.cat(seen)[:, 2].tolist() == pytest.approx(np.array(expected) / 1e-2, rel=1e-5)
+    assert torch.cat(seen)[:, 3].tolist() == pytest.approx(np.log1p([0, 1, 2, 3, 1, 2]) / 5)
+    assert env.account.log_equity.item() == pytest.approx(entry + first + second + np.log1p(-1e-4), rel=1e-9)
+
+
 def test_the_saved_state_does_not_change_while_the_market_goes_on():
     env = MarketEnv(tiny_market(), num_envs=2, generator=generator())
     env.reset()
