@@ -17,7 +17,7 @@ import pandas as pd
 from datamodules.bars import read_bars
 from datamodules.features import FeatureSpec, compute_features, features_key, load_features, warmup_bars
 from datamodules.scaling import CLIP, Scaler
-from lit_ppo.costs import bar_times
+from lit_ppo.costs import Costs, FillArrays, bar_times, fill_arrays
 
 READER_OPTIONS = ("point", "timezone", "date_format", "separator", "decimal", "thousands", "drop_bad_rows", "sort")
 
@@ -32,6 +32,7 @@ class Feed:
         bar_seconds, point: of the bars it was trained on; new ones must have the same.
         memory_bars: bars that warm the LSTM up before the first decision.
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
+        costs, fill: of the training: what an account earns and pays.
         reader: options of the bar reader.
     """
 
@@ -41,6 +42,8 @@ class Feed:
     point: float
     memory_bars: int
     other_code: bool
+    costs: Costs
+    fill: str
     reader: Mapping[str, Any]
 
     @classmethod
@@ -86,6 +89,8 @@ class Feed:
             point=fingerprint["point"],
             memory_bars=fingerprint["warmup_bars"],
             other_code=features_key(specs) != fingerprint["features_sha256"],
+            costs=Costs(**fingerprint["costs"]),
+            fill=fingerprint["fill"],
             reader={name: value for name, value in reader.items() if value is not None},
         )
 
@@ -93,6 +98,11 @@ class Feed:
     def warmup(self) -> int:
         """Bars before the first one that has every feature."""
         return warmup_bars(self.specs)
+
+    @property
+    def reward_scale(self) -> float:
+        """Standard deviation of the price return on the train bars."""
+        return self.scaler.reward_scale
 
     def read(self, path: str | Path) -> dict[str, np.ndarray]:
         """Read and check a bar file.
@@ -120,9 +130,20 @@ class Feed:
 
     def features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the features [N, F] float32, not scaled; NaN within a feature's warm-up."""
-        time = pd.DatetimeIndex(columns["time"].view("datetime64[ns]"), tz="UTC")
-        frame = pd.DataFrame({**columns, "time": time}, copy=False)
-        return compute_features(frame, self.specs, self.bar_seconds)
+        return compute_features(_frame(columns), self.specs, self.bar_seconds)
+
+    def fills(self, columns: Mapping[str, np.ndarray]) -> FillArrays:
+        """Fill prices and costs [N] as in training; NaN where they lie beyond the bars.
+
+        Raises:
+            ValueError: the training took the spread from its bars, and these have none.
+        """
+        if self.costs.spread == "file" and "spread" not in columns:
+            raise ValueError(
+                "The policy sees what its account has earned, with the spread that stands in the bar file, but the new "
+                "bars have no spread column. Give bars with one, or train with a number for data.costs.spread"
+            )
+        return fill_arrays(_frame(columns), self.costs, self.fill, self.point, "the bars seen")
 
     def scale(self, features: np.ndarray) -> np.ndarray:
         """Scale features [N, F] as in training: float32."""
@@ -142,3 +163,8 @@ class Feed:
             "point": self.point,
             "warmup_bars": self.memory_bars,
         }
+
+
+def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    time = pd.DatetimeIndex(columns["time"].view("datetime64[ns]"), tz="UTC")
+    return pd.DataFrame({**columns, "time": time}, copy=False)

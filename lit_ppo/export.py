@@ -41,8 +41,9 @@ DECISION_RULE = (
 )
 ACCOUNT_INPUTS = {
     "unrealised": (
-        "log of equity now over equity at entry / (10 reward_scale), within +-5; in training `now` is the price at "
-        "which this very decision is filled"
+        "log(equity at the fill of the decision before this one / equity at the fill that the held position was taken "
+        "at) / (10 reward_scale), within +-5; 0 on the bar after that fill. From fill to fill equity earns position * "
+        "price return - cost of the change - carry, by `fill` and `costs`; a loss beyond 95 % counts as 95 %"
     ),
     "holding_time": "log(1 + bars since entry) / 5",
 }
@@ -162,6 +163,7 @@ def description(chosen: ChosenCheckpoint, graph: PolicyGraph, recipe: Recipe, da
         "positions": policy.positions.tolist(),
         "flat_index": policy.flat_index,
         "fill": chosen.data["fingerprint"]["fill"],
+        "costs": chosen.data["fingerprint"]["costs"],
         **data,
         "inputs": {name: _shape(tensor) | {"meaning": meanings[name]} for name, tensor in inputs.items()},
         "outputs": {name: _shape(tensor) | {"meaning": OUTPUT_MEANINGS[name]} for name, tensor in outputs.items()},

@@ -29,9 +29,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, failpoint, room_for, sync_directory, write_all
+from lit_ppo.costs import FillArrays
 from lit_ppo.decisions import DecisionStep
 from lit_ppo.envs.account import Account
 from lit_ppo.files import shown_path, utc_cells
+from lit_ppo.known_equity import KnownEquity
 
 SCHEMA = 1
 HEADER = "time,position,change,probability"
@@ -63,6 +65,11 @@ class BarFeed(Protocol):
         """Bars before the first one that has every feature."""
         ...
 
+    @property
+    def reward_scale(self) -> float:
+        """Standard deviation of a price return on the train bars."""
+        ...
+
     def read(self, path: str | Path) -> Columns:
         """Bars of a file: time [N] int64 and further columns [N] float64."""
         ...
@@ -73,6 +80,10 @@ class BarFeed(Protocol):
 
     def scale(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, F] scaled as in training."""
+        ...
+
+    def fills(self, columns: Mapping[str, NDArray[Any]]) -> FillArrays:
+        """Fill prices and costs as in training, of every bar; NaN where they lie beyond the bars."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -219,11 +230,19 @@ def decide(
     inputs = torch.from_numpy(feed.scale(feed.features(state.bars)[start:]))
     hidden, cell = torch.from_numpy(state.hidden), torch.from_numpy(state.cell)
     held = torch.tensor([int(state.actions[-1]) if len(state.actions) else policy.flat_index])
-    account = Account(held, policy.positions, policy.flat_index, reward_scale=1.0)
+    account = Account(held, policy.positions, policy.flat_index, feed.reward_scale)
     account.bars_held += state.bars_held
-    actions, probabilities = [], []
+    equity = None
+    if "unrealised" in account_features:
+        equity = KnownEquity(feed.fills(state.bars), policy.positions.tolist(), policy.flat_index, first_decision)
+    actions, probabilities = state.actions.tolist(), state.probabilities.tolist()
     with torch.no_grad():
         for row, features in enumerate(inputs, start):
+            if equity is not None and actions:
+                # Fill t - 1 is the last one known at the close of bar t. What `advance` below is told is never seen.
+                last, entry = len(actions) - 1, len(actions) - int(account.bars_held)
+                account.known_log_equity = torch.full_like(account.bars_held, equity.at_fill(last, actions))
+                account.entry_log_equity = torch.full_like(account.bars_held, equity.at_fill(entry, actions))
             others = account.features(account_features)
             decision = step(features, account.held, others, hidden, cell)
             hidden, cell = decision.hidden, decision.cell
@@ -236,8 +255,8 @@ def decide(
         hidden=hidden.numpy(),
         cell=cell.numpy(),
         bars_held=float(account.bars_held),
-        actions=np.concatenate([state.actions, np.array(actions, dtype=np.int64)]),
-        probabilities=np.concatenate([state.probabilities, np.array(probabilities, dtype=np.float32)]),
+        actions=np.array(actions, dtype=np.int64),
+        probabilities=np.array(probabilities, dtype=np.float32),
     )
 
 

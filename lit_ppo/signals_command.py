@@ -140,17 +140,7 @@ def _summary(
 
 
 def load_step(chosen: ChosenCheckpoint) -> tuple[DecisionStep, Sequence[str]]:
-    """Rebuild the policy as a step, with the account features that it sees.
-
-    Raises:
-        ValueError: it sees its unrealised result, which is not known at the close.
-    """
-    if "unrealised" in chosen.content["hyper_parameters"]["account_features"]:
-        raise ValueError(
-            f"{shown_path(chosen.path)} was trained with the account feature `unrealised`. In training its last bar "
-            "ends at the price at which the decision itself is filled, which nobody knows at the close that it is made "
-            "at: no signal equals its evaluation. Train with model.account_features without `unrealised`"
-        )
+    """Rebuild the policy as a step, with the account features that it sees."""
     policy, recipe = chosen.load_policy()
     return DecisionStep(policy), recipe.account_features
 

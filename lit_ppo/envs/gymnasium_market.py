@@ -23,8 +23,8 @@ class GymnasiumMarket(gymnasium.Env[NDArray[np.float32], np.int64]):
     """One account over windows of the bars; observations, actions, rewards and ends as `lit_ppo.envs.market.MarketEnv`.
 
     `reset(options={"row": 120})` starts the window at bar 120. `info` tells `row` (bar of the next decision),
-    `net_return` (fraction of notional) and `equity` (1 at the start), both up to the fill of the next decision: books to
-    be read afterwards, not something to decide by.
+    `net_return` (fraction of notional) and `equity` (1 at the start), both up to the fill of the next decision: books
+    to be read afterwards, not something to decide by.
 
     Args:
         market: the bars.

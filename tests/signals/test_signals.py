@@ -17,10 +17,13 @@ from datamodules.fresh import fresh_segment
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import signals_command
+from lit_ppo.audit import lively
 from lit_ppo.checkpoint_choice import choose_checkpoint
 from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.cli import main
+from lit_ppo.costs import Costs
 from lit_ppo.evaluation import evaluate
+from lit_ppo.known_equity import KnownEquity
 from lit_ppo.signals import SignalState
 from tests.signals.conftest import LIVELY
 
@@ -280,14 +283,6 @@ def test_another_library_version_is_said_and_not_hidden(run_folder, new_bars, tm
         assert predict(edited(run_folder, tmp_path, other), new_bars, tmp_path) == 0
 
 
-def test_a_policy_that_sees_its_unrealised_result_is_refused(run_folder, new_bars, tmp_path, capsys):
-    def other(content):
-        content["hyper_parameters"]["account_features"] = ["position", "unrealised"]
-
-    assert predict(edited(run_folder, tmp_path, other), new_bars, tmp_path) == 2
-    assert "without `unrealised`" in capsys.readouterr().err
-
-
 def test_a_checkpoint_without_bars_is_refused(run_folder, new_bars, tmp_path, capsys):
     alone = edited(run_folder, tmp_path, lambda content: content.pop("WalkForwardDataModule"))
     assert predict(alone, new_bars, tmp_path) == 2
@@ -314,45 +309,68 @@ def test_further_columns_with_holes_are_carried_and_compared():
         state.with_bars(other, "bars.csv", 900)
 
 
-def test_a_policy_that_counts_bars_held_goes_on_counting(new_bars, tmp_path, monkeypatch):
-    """holding_time is carried: pieces and the whole agree for a policy at the encoder that sees it."""
+COSTS = {"swap_long_rate": 1e-4, "swap_short_rate": -2e-5, "commission_rate": 1e-5}
+SIZES = {"train_size": 300, "validation_size": 50, "test_size": 50, "step_size": 50, "warmup_bars": 10}
+
+
+@pytest.mark.parametrize(
+    ("account_at", "seen", "fill", "costs"),
+    [
+        ("encoder", ["position", "holding_time"], "next_open", {}),
+        ("encoder", ["position", "unrealised"], "next_open", COSTS),
+        ("heads", ["position", "unrealised", "holding_time"], "next_close", COSTS),
+        ("encoder", ["position", "unrealised"], "same_close", {"spread": 2e-4}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:data.fill same_close")
+def test_a_policy_that_sees_its_account_goes_on_with_it(new_bars, tmp_path, monkeypatch, account_at, seen, fill, costs):
+    """Pieces, the whole and the evaluation agree, and what the account earned matters to the decisions."""
     SyntheticMarket(num_bars=500, seed=3, **LIVELY).write(tmp_path / "train.csv")
     arguments = (
-        "fit --model.account_at encoder --model.estimator sampled --model.num_envs 4 --model.num_steps 32 "
-        "--model.account_features ['position','holding_time'] --model.hidden_size 8 --model.total_timesteps 128 "
-        "--model.hold_bias 0 --data.train_size 300 --data.validation_size 50 --data.test_size 50 --data.step_size 50 "
-        "--data.warmup_bars 10 --data.cache false --trainer.accelerator cpu --trainer.logger false "
-        f"--data.path {tmp_path / 'train.csv'} --trainer.default_root_dir {tmp_path / 'fit'}"
-    )
-    assert main(arguments.split()) == 0
-    chosen = choose_checkpoint(str(tmp_path / "fit"))
-    policy, recipe = chosen.load_policy()
-    assert recipe.account_features == ["position", "holding_time"]
-    with torch.no_grad():
-        policy.policy_head[-1].weight.mul_(100)  # an untrained policy hardly trades
-    monkeypatch.setattr("lit_ppo.checkpoint_choice.load_policy", lambda content: (policy, recipe))
-    once, pieces = tmp_path / "once", tmp_path / "pieces"
-    once.mkdir()
-    pieces.mkdir()
-    assert predict(tmp_path / "fit", new_bars, once) == 0
-    for stop in (30, 60, 61, 300, 450):
-        assert predict(tmp_path / "fit", part(new_bars, 0, stop, pieces), pieces) == 0
-    assert len(set(decisions(once)[1])) > 1
-    assert written(once) == written(pieces)
-    feed = Feed.of(chosen.data, chosen.settings, {})
-    data = WalkForwardDataModule(
-        path=str(tmp_path / "train.csv"),
-        train_size=300,
-        validation_size=50,
-        test_size=50,
-        step_size=50,
-        warmup_bars=10,
-        cache=False,
-    )
+        f"fit --model.account_at {account_at} --model.estimator sampled --model.num_envs 4 --model.num_steps 32 "
+        f"--model.account_features {json.dumps(seen, separators=(',', ':'))} --model.hidden_size 8 "
+        f"--model.total_timesteps 128 --data.fill {fill} --data.cache false --trainer.accelerator cpu "
+        f"--trainer.logger false --data.path {tmp_path / 'train.csv'} --trainer.default_root_dir {tmp_path / 'fit'}"
+    ).split()
+    arguments += [f"--data.{name}={value}" for name, value in SIZES.items()]
+    arguments += [f"--data.costs.{name}={value}" for name, value in costs.items()]
+    assert main(arguments) == 0
+    policy, recipe = choose_checkpoint(str(tmp_path / "fit")).load_policy()
+    assert recipe.account_features == seen
+    source = str(tmp_path / "train.csv")
+    data = WalkForwardDataModule(path=source, fill=fill, costs=Costs(**costs), cache=False, **SIZES)
     market = fresh_segment(data, 0, read_bars(new_bars))
-    expected = evaluate(policy, market, recipe.account_features).positions.tolist()
+    policy = lively(policy, market, seen, torch.Generator().manual_seed(3))  # an untrained policy hardly trades
+    monkeypatch.setattr("lit_ppo.checkpoint_choice.load_policy", lambda content: (policy, recipe))
+    once, pieces, broke = (tmp_path / name for name in ("once", "pieces", "broke"))
+    for home in (once, pieces, broke):
+        home.mkdir()
+    assert predict(tmp_path / "fit", new_bars, once) == 0
+    for stop in (30, 36, 37, 38, 60, 61, 300, 450):
+        assert predict(tmp_path / "fit", part(new_bars, 0, stop, pieces), pieces) == 0
+    assert written(once) == written(pieces)
+    expected = evaluate(policy, market, seen).positions.tolist()
+    assert len(expected) > 400
     assert decisions(once)[1][: len(expected)] == expected
-    assert feed.memory_bars == 10
+    if "unrealised" in seen:
+        monkeypatch.setattr(KnownEquity, "at_fill", lambda *_: 0.0)
+        assert predict(tmp_path / "fit", new_bars, broke) == 0
+        assert decisions(broke) != decisions(once)
+
+
+def test_a_policy_that_sees_what_it_earned_needs_prices_and_spreads(run_folder, new_bars):
+    chosen = choose_checkpoint(str(run_folder))
+    feed = Feed.of(chosen.data, chosen.settings, {})
+    bars = feed.read(new_bars)
+    with pytest.raises(ValueError, match="the new bars have no spread column"):
+        feed.fills({name: values for name, values in bars.items() if name != "spread"})
+    fills = feed.fills(bars)
+    equity, actions = KnownEquity(fills, [-1.0, 0.0, 1.0], 1, first_row=440), [2] * 10
+    assert equity.at_fill(0, actions) == 0.0
+    entry = np.log1p(fills.price_return[440] - fills.turnover_cost[440])  # after that it costs nothing to hold
+    assert equity.at_fill(8, actions) == pytest.approx(entry + np.log1p(fills.price_return[441:448]).sum(), rel=1e-9)
+    with pytest.raises(ValueError, match="Bar 448 or one of the two after it lacks a price"):
+        equity.at_fill(9, actions)
 
 
 def test_the_state_file_is_plain_safetensors_and_names_its_checkpoint(run_folder, whole):
