@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_ppo.lstm import fused_on_cpu
+
 
 @torch.no_grad()
 def generalized_advantage(
@@ -108,8 +110,30 @@ def counterfactual_advantage(
     wrong = {name: tuple(given[name].shape) for name, shape in wanted.items() if given[name].shape != shape}
     if wrong:
         raise ValueError(f"counterfactual_advantage needs {wanted}, got {wrong}")
-    advantages = torch.empty_like(rewards)
-    value_targets = torch.empty_like(rewards[..., 0])
+    results = torch.empty_like(rewards), torch.empty_like(rewards[..., 0]), torch.empty_like(rewards[..., 0])
+    if fused_on_cpu(rewards, probs, values, first_occupancy):
+        from lit_ppo.kernels_counterfactual import evaluate_positions  # compiled at the first use
+
+        arrays = [tensor.contiguous().numpy() for tensor in (rewards, probs, values, first_occupancy)]
+        evaluate_positions(*arrays, float(gamma), float(gae_lambda), *(tensor.numpy() for tensor in results))
+    else:
+        _evaluate_positions(rewards, probs, values, first_occupancy, gamma, gae_lambda, *results)
+    return CounterfactualAdvantages(*results)
+
+
+def _evaluate_positions(
+    rewards: Tensor,
+    probs: Tensor,
+    values: Tensor,
+    first_occupancy: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    advantages: Tensor,
+    value_targets: Tensor,
+    occupancy: Tensor,
+) -> None:
+    """Fill in the last three: the formulas above, in torch."""
+    num_steps = len(rewards)
     later = values[num_steps]  # W_{t+1}, [S, P]
     for t in reversed(range(num_steps)):
         action_values = rewards[t] + gamma * later.unsqueeze(1)  # Q_t, [S, P, P]
@@ -117,9 +141,7 @@ def counterfactual_advantage(
         advantages[t] = action_values - state_values.unsqueeze(-1)
         value_targets[t] = state_values
         later = torch.lerp(values[t], state_values, gae_lambda)
-    occupancy = torch.empty_like(value_targets)
     held = first_occupancy
     for t in range(num_steps):
         occupancy[t] = held
         held = torch.einsum("sp,spa->sa", held, probs[t])
-    return CounterfactualAdvantages(advantages, value_targets, occupancy)

@@ -11,61 +11,14 @@ Relative to exact arithmetic the activations are off by at most about 2e-7 (exp 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-
-import numba
-
-from lit_ppo.simd import BYTES, LANES, clamp, constant, exponent_of, fma, load, load_all, load_flag, store
+from lit_ppo.simd import BYTES, LANES, constant, fma, load, load_all, load_flag, store
+from lit_ppo.vector_math import compiled, inline, sigmoid, tanh
 
 ROWS = 4  # sequences taken together
 MANY_REGISTERS = LANES == 16  # AVX-512 has 32: with 16, four sequences of four gates would spill to memory
 
 
-_inline = numba.njit(error_model="numpy", forceinline=True)
-
-
-def _kernel(function: Callable) -> Callable:
-    """Compile at the first call, or load from numba's disk cache; threads may run the result side by side."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:
-        warnings.warn(
-            "numba found no directory it may write to, so every process compiles the LSTM kernels anew (seconds). "
-            "Set NUMBA_CACHE_DIR to a writable one.",
-            stacklevel=1,
-        )
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-@_inline
-def _exp(x):
-    shift = constant(12582912.0)  # 1.5 * 2**23: adding it rounds to a whole number
-    x = clamp(x, constant(-87.0), constant(88.0))
-    shifted = fma(x, constant(1.4426950408889634), shift)
-    whole = shifted - shift
-    r = fma(whole, constant(-0.693359375), x)  # ln 2 in two parts, the first exact in 10 bits
-    r = fma(whole, constant(2.1219444005469057e-4), r)
-    p = fma(constant(1.0 / 720.0), r, constant(1.0 / 120.0))
-    p = fma(p, r, constant(1.0 / 24.0))
-    p = fma(p, r, constant(1.0 / 6.0))
-    p = fma(p, r, constant(0.5))
-    p = fma(p, r, constant(1.0))
-    p = fma(p, r, constant(1.0))
-    return p * exponent_of(shifted)
-
-
-@_inline
-def _sigmoid(x):
-    return constant(1.0) / (constant(1.0) + _exp(constant(0.0) - x))
-
-
-@_inline
-def _tanh(x):
-    return constant(1.0) - constant(2.0) / (constant(1.0) + _exp(x + x))
-
-
-@_inline
+@inline
 def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output, cells, flags, width):
     """Activate the unit vector of one sequence, `row` after the one that the addresses (from `gates` on) belong to.
 
@@ -77,13 +30,13 @@ def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output
         previous = constant(0.0)
     else:
         previous = load(cell)
-    entrance = _sigmoid(entrance + load(gates))
-    forget = _sigmoid(forget + load(gates + width))
-    candidate = _tanh(candidate + load(gates + 2 * width))
-    exit_ = _sigmoid(exit_ + load(gates + 3 * width))
+    entrance = sigmoid(entrance + load(gates))
+    forget = sigmoid(forget + load(gates + width))
+    candidate = tanh(candidate + load(gates + 2 * width))
+    exit_ = sigmoid(exit_ + load(gates + 3 * width))
     current = fma(forget, previous, entrance * candidate)
     store(cell, current)
-    store(output, exit_ * _tanh(current))
+    store(output, exit_ * tanh(current))
     if cells != 0:
         store(gates, entrance)
         store(gates + width, forget)
@@ -92,7 +45,7 @@ def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output
         store(cells + row * width, current)
 
 
-@_inline
+@inline
 def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     for k in range(H):
@@ -103,7 +56,7 @@ def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, 4 * H)
 
 
-@_inline
+@inline
 def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -119,7 +72,7 @@ def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
 
 
-@_inline
+@inline
 def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -143,7 +96,7 @@ def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
     _finish_forward(3, i3, f3, g3, o3, gates, cell, output, cells, flags, width)
 
 
-@_kernel
+@compiled
 def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, packed):
     """Sequences first..last-1 of a layer.
 
@@ -174,7 +127,7 @@ def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, p
             s += rows
 
 
-@_inline
+@inline
 def _finish_backward(product, starts_next, starts, grad_output, gates, cell, previous, carry, width):
     """Turn one sequence's unit vector of dL/dh_t into the gradient of its gates, written over their activations.
 
@@ -189,7 +142,7 @@ def _finish_backward(product, starts_next, starts, grad_output, gates, cell, pre
     one = constant(1.0)
     entrance, forget = load(gates), load(gates + width)
     candidate, exit_ = load(gates + 2 * width), load(gates + 3 * width)
-    squashed = _tanh(load(cell))
+    squashed = tanh(load(cell))
     grad_cell = fma(grad_hidden * exit_, one - squashed * squashed, grad_cell)
     before = constant(0.0)
     if not starts:
@@ -201,7 +154,7 @@ def _finish_backward(product, starts_next, starts, grad_output, gates, cell, pre
     store(carry, grad_cell * forget)
 
 
-@_kernel
+@compiled
 def backward(first, last, T, S, H, grad_outputs, gates, cells, cell, carry, starts, packed):
     """Sequences first..last-1 of a layer, from the last step to the first.
 

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from lit_ppo.envs.account import check_account_features
 from lit_ppo.envs.protocol import EpisodicEnv, VectorEnv
 from lit_ppo.losses import PPOLoss, ppo_loss
+from lit_ppo.lstm import fused_on_cpu
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.rollout import (
     Rollout,
@@ -319,6 +320,24 @@ class Learner:
 
     def loss(self, minibatch: Rollout) -> PPOLoss:
         """The clipped objective of one minibatch under the current weights."""
+        fused = minibatch.actions is None and self.config.clip_value is None and fused_on_cpu(minibatch.advantages)
+        if fused:
+            assert isinstance(self.policy, MarketPolicy)
+            from lit_ppo.kernels_counterfactual import counterfactual_loss  # compiled at the first use
+
+            logits, values = self.policy.logits_and_values(minibatch)
+            return counterfactual_loss(
+                logits,
+                minibatch.log_probs,
+                minibatch.advantages,
+                minibatch.weights,
+                values,
+                minibatch.value_targets,
+                minibatch.state_weights,
+                clip_coef=self.clip_coef,
+                vf_coef=self.config.vf_coef,
+                ent_coef=self.ent_coef,
+            )
         outputs = self.policy(minibatch)
         return ppo_loss(
             outputs.log_probs,

@@ -179,6 +179,12 @@ def layer_function(implementation: str) -> LayerFunction:
     return layers[implementation]
 
 
+def fused_on_cpu(*tensors: Tensor) -> bool:
+    """Whether our own float32 kernels serve these tensors."""
+    plain = any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors)
+    return not plain and fastest_on_cpu() == "numba"
+
+
 @functools.cache
 def fastest_on_cpu() -> str:
     """Return "numba", or "torch" with one warning where numba is not installed."""

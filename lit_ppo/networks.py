@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_ppo.activations import ACTIVATIONS
 from lit_ppo.initialisation import InitScheme, initialise_lstm
 from lit_ppo.lstm import LSTM, LSTMState
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "mish": nn.Mish}
 
 
 class PolicyState(NamedTuple):

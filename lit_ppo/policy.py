@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from lit_ppo.initialisation import InitScheme
 from lit_ppo.lstm import LSTMState
 from lit_ppo.networks import Encoded, PolicyState, PositionHead, RecurrentEncoder, check_network, mlp
 
+if TYPE_CHECKING:
+    from lit_ppo.rollout import Rollout
+
 
 class PolicyOutputs(NamedTuple):
     """What the loss needs of a rollout: [T, S] each, or [T, S, P, P] and twice [T, S, P] for all actions."""
@@ -21,18 +24,6 @@ class PolicyOutputs(NamedTuple):
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
-
-
-class EvaluatedRollout(Protocol):
-    """The part of `lit_ppo.rollout.Rollout` that a policy reads to evaluate it."""
-
-    observations: Tensor
-    episode_starts: Tensor | None
-    initial_state: PolicyState
-    hidden_mask: Tensor | None
-    actions: Tensor | None
-    held: Tensor | None
-    account: Tensor | None
 
 
 class MarketNetwork(nn.Module):
@@ -231,15 +222,20 @@ class MarketPolicy(nn.Module):
         """[..., K S, H] -> [..., K S, P], the value of holding each position; [..., K S] for a given `held`."""
         return self._by_network("values", hidden, held, account)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
-        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
+    def logits_and_values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Logits [T, S, P] and values [T, S] at the rollout's bars, or [T, S, P, P] and [T, S, P] for all positions."""
         encoded, _ = self.encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
         if rollout.hidden_mask is not None:
             mask = rollout.hidden_mask
             encoded = encoded.map(lambda hidden: hidden * mask)
-        log_probs = functional.log_softmax(self.logits(encoded.policy, rollout.held, rollout.account), dim=-1)
+        logits = self.logits(encoded.policy, rollout.held, rollout.account)
+        return logits, self.values(encoded.critic, rollout.held, rollout.account)
+
+    def forward(self, rollout: Rollout) -> PolicyOutputs:
+        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
+        logits, values = self.logits_and_values(rollout)
+        log_probs = functional.log_softmax(logits, dim=-1)
         entropies = -(log_probs.exp() * log_probs).sum(-1)
-        values = self.values(encoded.critic, rollout.held, rollout.account)
         if rollout.actions is not None:
             log_probs = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
         return PolicyOutputs(log_probs, entropies, values)
@@ -382,7 +378,7 @@ class ObservationPolicy(nn.Module):
         normal = torch.distributions.Normal(parameters, self.log_std.exp().expand_as(parameters), validate_args=False)
         return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
+    def forward(self, rollout: Rollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
         encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
         parameters = self.action_parameters(encoded.policy, rollout.observations)

@@ -10,6 +10,11 @@ from torch import nn
 MOST_IN_A_ROW = 20
 
 
+def scales_loss(precision: Any) -> bool:
+    """Whether Lightning's `precision` plugin scales the loss, so that 16-bit gradients do not vanish (`16-mixed`)."""
+    return getattr(precision, "scaler", None) is not None
+
+
 class SkippedSteps:
     """Tells an overflow of `16-mixed`'s loss scale from a training that broke.
 
@@ -26,7 +31,7 @@ class SkippedSteps:
         Raises:
             FloatingPointError: too many steps in a row.
         """
-        if getattr(precision, "scaler", None) is None:
+        if not scales_loss(precision):
             return False
         gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
         finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()

@@ -57,7 +57,9 @@ class Rollout(NamedTuple):
     def select(self, sequences: Tensor) -> Rollout:
         """Return whole sequences: a shuffled step would meet another step's LSTM state."""
         chosen = {
-            name: value[:, sequences] for name, value in self._asdict().items() if isinstance(value, torch.Tensor)
+            name: value.index_select(1, sequences)  # several times faster than value[:, sequences]
+            for name, value in self._asdict().items()
+            if isinstance(value, torch.Tensor)
         }
         return self._replace(initial_state=self.initial_state.select(sequences), **chosen)
 

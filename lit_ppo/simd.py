@@ -78,6 +78,18 @@ def load_all(typingctx, address):
 
 
 @intrinsic
+def copy_number(typingctx, source, target):
+    """Copy the one number at address `source` to `target`."""
+
+    def generate(context, builder, signature, args):
+        number = builder.load(builder.inttoptr(args[0], _FLOAT.as_pointer()), align=4)
+        builder.store(number, builder.inttoptr(args[1], _FLOAT.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
 def load_flag(typingctx, address):
     """Return whether the byte at `address` is not zero."""
 
@@ -120,6 +132,17 @@ def clamp(typingctx, x, lowest, highest):
         return builder.select(builder.fcmp_ordered(">", x, highest), highest, x)
 
     return Float32Vector(Float32Vector, Float32Vector, Float32Vector), generate
+
+
+@intrinsic
+def where_at_most(typingctx, a, b, chosen, other):
+    """Return `chosen` where a <= b, else `other` (as for NaN)."""
+
+    def generate(context, builder, signature, args):
+        a, b, chosen, other = args
+        return builder.select(builder.fcmp_ordered("<=", a, b), chosen, other)
+
+    return Float32Vector(*[Float32Vector] * 4), generate
 
 
 @intrinsic
