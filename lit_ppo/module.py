@@ -20,7 +20,7 @@ from lit_ppo.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.policy import ObservationPolicy
-from lit_ppo.precision import SkippedSteps
+from lit_ppo.precision import SkippedSteps, scales_loss
 from lit_ppo.recipe import (
     NETWORK,
     Batch,
@@ -129,7 +129,7 @@ class LitPPO(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.policy is not None
-        return build_optimizer(self.policy, self.recipe)
+        return build_optimizer(self.policy, self.recipe, scales_loss(self.trainer.precision_plugin))
 
     # Training
 

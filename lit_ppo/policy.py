@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from lit_ppo.initialisation import InitScheme
 from lit_ppo.lstm import LSTMState
 from lit_ppo.networks import Encoded, PolicyState, PositionHead, RecurrentEncoder, check_network, mlp
 
-if TYPE_CHECKING:
-    from lit_ppo.rollout import Rollout
-
 
 class PolicyOutputs(NamedTuple):
     """What the loss needs of a rollout: [T, S] each, or [T, S, P, P] and twice [T, S, P] for all actions."""
@@ -24,6 +21,31 @@ class PolicyOutputs(NamedTuple):
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
+
+
+class EvaluatedRollout(Protocol):
+    """The part of `lit_ppo.rollout.Rollout` that a policy reads to evaluate it."""
+
+    @property
+    def observations(self) -> Tensor: ...
+
+    @property
+    def episode_starts(self) -> Tensor | None: ...
+
+    @property
+    def initial_state(self) -> PolicyState: ...
+
+    @property
+    def hidden_mask(self) -> Tensor | None: ...
+
+    @property
+    def actions(self) -> Tensor | None: ...
+
+    @property
+    def held(self) -> Tensor | None: ...
+
+    @property
+    def account(self) -> Tensor | None: ...
 
 
 class MarketNetwork(nn.Module):
@@ -222,7 +244,7 @@ class MarketPolicy(nn.Module):
         """[..., K S, H] -> [..., K S, P], the value of holding each position; [..., K S] for a given `held`."""
         return self._by_network("values", hidden, held, account)
 
-    def logits_and_values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def logits_and_values(self, rollout: EvaluatedRollout) -> tuple[Tensor, Tensor]:
         """Logits [T, S, P] and values [T, S] at the rollout's bars, or [T, S, P, P] and [T, S, P] for all positions."""
         encoded, _ = self.encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
         if rollout.hidden_mask is not None:
@@ -231,7 +253,7 @@ class MarketPolicy(nn.Module):
         logits = self.logits(encoded.policy, rollout.held, rollout.account)
         return logits, self.values(encoded.critic, rollout.held, rollout.account)
 
-    def forward(self, rollout: Rollout) -> PolicyOutputs:
+    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
         logits, values = self.logits_and_values(rollout)
         log_probs = functional.log_softmax(logits, dim=-1)
@@ -378,7 +400,7 @@ class ObservationPolicy(nn.Module):
         normal = torch.distributions.Normal(parameters, self.log_std.exp().expand_as(parameters), validate_args=False)
         return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1)
 
-    def forward(self, rollout: Rollout) -> PolicyOutputs:
+    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
         encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
         parameters = self.action_parameters(encoded.policy, rollout.observations)
