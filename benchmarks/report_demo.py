@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from lit_ppo.accounting import account, trades
+from lit_ppo.files import utc_cells
 from lit_ppo.report_bars import FillTable, write_fills
 from lit_ppo.results import FoldRecord, RunFolder, run_record
 
@@ -105,20 +106,26 @@ def make_run(
         run.append_trades(fold, trades(ledger, columns[0]))
         run.metrics_path(fold).write_text("".join(_training_lines(generator)))
         start = fold * test_bars
+        bars_of = {
+            "train": [start, start + 2000],
+            "validation": [start + 2002, start + 2500],
+            "test": [start + 2502, start + 2502 + test_bars],
+        }
+        # The bars before the first test are not made: as many days before it as they would take.
+        times = {
+            role: utc_cells(time[0] + BAR * (np.array([first, stop - 1]) - 2502))
+            for role, (first, stop) in bars_of.items()
+        }
         run.record_fold(
             FoldRecord(
                 fold,
                 "done",
-                bars={
-                    "train": [start, start + 2000],
-                    "validation": [start + 2002, start + 2500],
-                    "test": [start + 2502, start + 2502 + test_bars],
-                },
+                bars=bars_of,
                 timesteps=int(100_000 * 0.95**fold),
                 seconds={"data": 0.1, "rollout": 1.2, "update": 1.9, "validation": 0.2, "test": 0.1},
                 scores={"validation/score": float(generator.normal(0.01, 0.02))},
                 stop_reason=stop_reason,
-                details={"warm_start": {"fold": fold - 1}} if fold else {},
+                details={"times": times} | ({"warm_start": {"fold": fold - 1}} if fold else {}),
             )
         )
     summary = {

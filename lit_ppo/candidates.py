@@ -169,9 +169,17 @@ def validation_returns(run_folder: str | Path) -> tuple[NDArray[np.int64], NDArr
     return np.concatenate(times), np.concatenate(returns)
 
 
-def overfitting_probability(run_folder: str | Path, blocks: int = 16) -> float | None:
-    """Probability that the best candidate on validation is below the median elsewhere; None with too few bars."""
+def overfitting_probability(run_folder: str | Path, blocks: int = 16) -> tuple[float | None, str]:
+    """Probability that the best candidate on validation is below the median elsewhere.
+
+    Returns:
+        The probability, or None, and then why there is none.
+    """
     _, returns = validation_returns(run_folder)
-    if len(returns) < LEAST_BLOCK * blocks or returns.shape[1] < 2:
-        return None
-    return backtest_overfitting(returns, blocks).probability
+    if returns.shape[1] < 2:
+        return None, "there were no candidates to choose between"
+    if len(returns) < LEAST_BLOCK * blocks:
+        return None, f"{len(returns)} validation bars are too few: {LEAST_BLOCK * blocks} are needed"
+    if (returns == returns[:, :1]).all():
+        return None, "the candidates traded alike, so nothing was chosen"
+    return backtest_overfitting(returns, blocks).probability, ""

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_ppo.machine_load import MachineLoad
-from lit_ppo.optimisation_summary import summarise
+from lit_ppo.optimisation_summary import pace_in_words, summarise, times, work_in_words
 from lit_ppo.results import FoldRecord
 
 
@@ -109,8 +109,8 @@ def one_line(figures: Mapping[str, float]) -> str:
     words = [
         f"{figures['iteration_mean_s']:.1f} s/fold",
         f"{_duration(figures['time_left_s'])} left",
-        f"speed-up {_times(figures['speedup'])} (did less {_times(figures['did_less'])}, "
-        f"did it faster {_times(figures['did_it_faster'])})",
+        f"speed-up {times(figures['speedup'])} ({work_in_words(figures['did_less'])}, "
+        f"done {pace_in_words(figures['did_it_faster'])})",
         f"{figures['timesteps_saved']:,.0f} timesteps saved",
         f"{figures['early_stops']:.0f} early stops",
         f"{figures['cache_hits']:.0f} cache hits",
@@ -125,10 +125,6 @@ def _machine_words(figures: Mapping[str, float]) -> list[str]:
         share = f" {figures['gpu_pct']:.0f} %" if "gpu_pct" in figures else ""
         words.append(f"GPU{share} {figures['gpu_memory_mb']:,.0f} MB")
     return words
-
-
-def _times(value: float) -> str:
-    return "n/a" if not math.isfinite(value) else f"{value:.3g}x" if value < 100 else f"{value:,.0f}x"
 
 
 def _duration(seconds: float) -> str:
@@ -223,8 +219,8 @@ class Monitor:
             rows = [
                 ("folds", f"{done}, {f['iteration_mean_s']:.1f} s each, {_duration(f['time_left_s'])} left"),
                 ("timesteps", f"{steps} of {f['timesteps_planned']:,.0f} planned, {f['timesteps_saved']:,.0f} saved"),
-                ("speed-up", f"{_times(f['speedup'])} against {self.baseline.name}"),
-                ("", f"did less {_times(f['did_less'])}, did it faster {_times(f['did_it_faster'])}"),
+                ("speed-up", f"{times(f['speedup'])} against {self.baseline.name}"),
+                ("", f"{work_in_words(f['did_less'])}, done {pace_in_words(f['did_it_faster'])}"),
                 ("saved by", f"{f['early_stops']:.0f} early stops, {f['cache_hits']:.0f} cache hits"),
                 ("machine", ", ".join(_machine_words(f))),
             ]

@@ -143,6 +143,29 @@ def write_summary(folder: RunFolder, num_folds: int, cache: Mapping[str, Any]) -
     return summary
 
 
+def work_in_words(did_less: float | None) -> str:
+    """How much work was done: "2x less work", "as much work", "2.5x more work"; a ratio below 1 is no "less"."""
+    if did_less is None or not math.isfinite(did_less) or did_less <= 0:
+        return "work not comparable"
+    if abs(did_less - 1) < 0.05:
+        return "as much work"
+    return f"{times(did_less)} less work" if did_less > 1 else f"{times(1 / did_less)} more work"
+
+
+def pace_in_words(did_it_faster: float | None) -> str:
+    """How fast it was done: "3x faster", "as fast", "2x slower"."""
+    if did_it_faster is None or not math.isfinite(did_it_faster) or did_it_faster <= 0:
+        return "pace not comparable"
+    if abs(did_it_faster - 1) < 0.05:
+        return "as fast"
+    return f"{times(did_it_faster)} faster" if did_it_faster > 1 else f"{times(1 / did_it_faster)} slower"
+
+
+def times(value: float) -> str:
+    """A ratio as text: 13.9x."""
+    return "n/a" if not math.isfinite(value) else f"{value:.3g}x" if value < 100 else f"{value:,.0f}x"
+
+
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """What the table at the end says about optimisations; nothing where there were none."""
     if not any(row["optimisations"] for row in summary["folds"]):
@@ -150,9 +173,9 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     measured = summary["measured"]
     lines = [
         f"Optimisations: {measured['timesteps']:,} of {measured['timesteps_planned']:,} timesteps "
-        f"({summary['did_less']:.2f}x less), {summary['early_stops']} early stops, {summary['warm_starts']} warm "
-        f"starts, {summary['evaluations_left_out']:,} validations left out; {summary['total_speedup_achieved']:.2f}x "
-        f"faster than {summary['speedup_baseline']} (estimated)."
+        f"({work_in_words(summary['did_less'])}), {summary['early_stops']} early stops, {summary['warm_starts']} warm "
+        f"starts, {summary['evaluations_left_out']:,} validations left out; "
+        f"{pace_in_words(summary['total_speedup_achieved'])} than {summary['speedup_baseline']} (estimated)."
     ]
     for name in dict.fromkeys(failure["optimisation"] for failure in summary["failed"]):
         found = [failure for failure in summary["failed"] if failure["optimisation"] == name]

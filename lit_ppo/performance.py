@@ -62,7 +62,7 @@ def drawdown(net_returns: ArrayLike) -> tuple[Floats, int]:
     """Return the [D] drawdown 1 - equity / highest equity so far, and the longest stretch below a high, in bars."""
     log_equity = _log_equity(_series(net_returns, "net_returns"))
     highs = np.maximum(np.maximum.accumulate(log_equity), 0.0)  # the starting capital counts as a high
-    below = -np.expm1(log_equity - highs)
+    below = 0.0 - np.expm1(log_equity - highs)  # a plain minus would make -0.0 of no fall
     bars = np.arange(1, len(below) + 1)
     last_high = np.maximum.accumulate(np.where(below > 0, 0, bars)) if len(below) else bars
     return below, int((bars - last_high).max(initial=0))

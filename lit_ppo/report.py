@@ -112,7 +112,7 @@ def page(analysis: Analysis) -> str:
         stress_rows=report_tables.stress(analysis),
         learning=[(name, label) for name, label, _ in _learning(analysis)],
         optimisation_rows=_optimisations(analysis),
-        data_rows=report_tables.flatten(run.record.get("data", {})),
+        data_rows=report_tables.data_card(run.record),
         run_rows=_run_rows(analysis),
         checks=_checks(analysis),
         config=_config(analysis),
@@ -141,10 +141,13 @@ def charts(analysis: Analysis) -> dict[str, Any]:
         ),
     }
     roles = ("train", "validation", "test")
-    folds = [record for record in analysis.run.folds if all(role in record.bars for role in roles)]
+    folds = [record for record in analysis.run.folds if all(role in record.details.get("times", {}) for role in roles)]
     if folds:
         found["timeline"] = report_figures.timeline(
-            [{"index": record.index, "note": _fold_note(record), **record.bars} for record in folds]
+            [
+                {"index": record.index, "note": _fold_note(record), "bars": record.bars, **record.details["times"]}
+                for record in folds
+            ]
         )
     if analysis.fills is not None:
         found["price"] = report_figures.price(
@@ -198,7 +201,7 @@ def _optimisations(analysis: Analysis) -> list[Row]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); delete it, or run the walk-forward again") from error
-    return report_tables.flatten(found)
+    return report_tables.optimisations(found)
 
 
 def _run_rows(analysis: Analysis) -> list[Row]:
@@ -247,7 +250,7 @@ def _rerun(analysis: Analysis) -> str:
     command = " ".join(str(part) for part in record.get("command", []))
     lines = [
         f"git checkout {record.get('commit') or 'COMMIT'}",
-        f"lit-ppo walk-forward --config {folder}/config.yaml --seed {record.get('seed', 0)} --results results/again",
+        f"lit-ppo walk-forward --from {folder}/run.json --results results/again",
         f"lit-ppo report {folder}",
         f"lit-ppo compare {folder} results/again/{record.get('seed', 0)}",
     ]

@@ -233,7 +233,7 @@ def _recorded_baselines(run: Run, time: NDArray[np.int64], position: Floats, bar
         # Positions and costs of these are not on disk: what needs them is unknown, not zero.
         unknown = ("turnover_per_bar", "exposure", "holding_bars", "trades", "profit_factor", "win_rate", "cost_pct")
         label = "previous fold's model"
-        found.append(Contender(name, label, "oracle", net, metrics | dict.fromkeys(unknown, math.nan)))
+        found.append(Contender(name, label, "previous", net, metrics | dict.fromkeys(unknown, math.nan)))
     return found
 
 

@@ -66,7 +66,8 @@ def equity(
     rows = np.unique(np.concatenate([rows_to_draw(values, MOST_POINTS // 2) for _, _, values in curves]))
     x = iso_times(time[rows])
     data = [
-        line(x, rounded(values[rows]), label, color, width=2.4 if order == 0 else 1.3)
+        # Ours above the others: a flat agent would lie under the flat baseline.
+        line(x, rounded(values[rows]), label, color, width=2.4 if order == 0 else 1.3, zorder=int(order == 0))
         for order, (label, color, values) in enumerate(curves)
     ]
     depth = line(x, rounded(-100.0 * drawdown[rows], 4), "drawdown", "loss", yaxis="y2", fill="tozeroy", width=1)
@@ -88,13 +89,15 @@ def equity(
         }
         for text in iso_times(time[np.asarray(fold_starts, dtype=np.int64)])
     ]
-    layout = {
+    layout: Figure = {
         "height": 480,
         "shapes": borders,
         "xaxis": {"type": "date", "anchor": "y2"},
         "yaxis": {"domain": [0.3, 1], "type": scale, "title": {"text": "equity (start = 1)"}},
         "yaxis2": {"domain": [0, 0.24], "title": {"text": "drawdown, %"}},
     }
+    if not drawdown.any():
+        layout["yaxis2"] |= {"range": [-1, 0]}
     return {"data": [*data, depth], "layout": layout}
 
 
@@ -102,30 +105,36 @@ def timeline(folds: Sequence[dict[str, Any]]) -> Figure:
     """Bars in time for train, validation and test of every fold.
 
     Args:
-        folds: index, note (hover text) and `train`, `validation`, `test` as [first bar, bar after the last].
+        folds: index, note (hover text), `train`, `validation`, `test` as [first, last] open time (ISO 8601), and
+            `bars`: the same as [first bar, bar after the last].
     """
     labels = [f"fold {fold['index']}" for fold in folds]
     data = []
     for role in ("train", "validation", "test"):
+        first, last = (np.array([fold[role][end].rstrip("Z") for fold in folds], "datetime64[ms]") for end in (0, 1))
+        texts = [[str(time).replace("T", " ")[:16] for time in times] for times in (first, last)]
         data.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": role,
                 "y": labels,
-                "base": [fold[role][0] for fold in folds],
-                "x": [fold[role][1] - fold[role][0] for fold in folds],
+                "base": texts[0],
+                "x": (last - first).astype(np.int64).tolist(),  # milliseconds, on an axis of dates
                 "marker": {"color": role},
-                "customdata": [[fold[role][0], fold[role][1] - 1, fold["note"]] for fold in folds],
-                "hovertemplate": f"%{{y}}, {role}: bars %{{customdata[0]}} to %{{customdata[1]}}"
-                "<br>%{customdata[2]}<extra></extra>",
+                "customdata": [
+                    [start, end, f"{fold['bars'][role][0]:,} to {fold['bars'][role][1] - 1:,}", fold["note"]]
+                    for start, end, fold in zip(*texts, folds, strict=True)
+                ],
+                "hovertemplate": f"%{{y}}, {role}: %{{customdata[0]}} to %{{customdata[1]}}"
+                "<br>bars %{customdata[2]}<br>%{customdata[3]}<extra></extra>",
             }
         )
     layout = {
         "barmode": "overlay",
         "bargap": 0.25,
         "height": int(min(900, 130 + 22 * len(folds))),
-        "xaxis": {"title": {"text": "bar of the file"}},
+        "xaxis": {"type": "date"},
         "yaxis": {"autorange": "reversed", "nticks": 20},
     }
     return {"data": data, "layout": layout}
@@ -188,6 +197,7 @@ def distribution(net_returns: Floats, normal_std: float) -> Figure:
             "yaxis": {
                 "title": {"text": "bars (log scale)"},
                 "type": "log",
+                "dtick": 1,  # powers of ten only: 2 and 5 between them would be read as 2 and 5 bars
                 "range": [math.log10(0.5), math.log10(2.0 * max(1, int(counts.max())))],
             },
         },

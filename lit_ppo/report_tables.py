@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_ppo.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.pooling import POOLED
 from lit_ppo.report_analysis import Analysis
 from lit_ppo.report_breakdown import Group, Month
@@ -46,9 +47,10 @@ def between(interval: Interval, factor: float = 1.0, digits: int = 2) -> str:
 def cards(analysis: Analysis) -> list[Card]:
     """The figures at the top."""
     m, evidence = analysis.metrics, analysis.evidence
+    a_year = _with_unit(signed(100 * evidence.mean.estimate), "%")
     return [
-        Card("Net return", signed(m["return_pct"]) + " %"),
-        Card("Mean net return a year", signed(100 * evidence.mean.estimate) + " %", between(evidence.mean, 100)),
+        Card("Net return", _with_unit(signed(m["return_pct"]), "%")),
+        Card("Mean net return a year", a_year, between(evidence.mean, 100)),
         Card("Sharpe, annual", signed(m["sharpe_annual"]), between(evidence.sharpe)),
         Card("Sortino, annual", signed(m["sortino_annual"])),
         Card(
@@ -58,12 +60,17 @@ def cards(analysis: Analysis) -> list[Card]:
         ),
         Card("Calmar", signed(m["calmar"])),
         Card("Profit factor", number(m["profit_factor"])),
-        Card("Win rate", number(100 * m["win_rate"], 1) + " %", f"{number(m['trades'], 0)} trades"),
+        Card("Win rate", _with_unit(number(100 * m["win_rate"], 1), "%"), f"{number(m['trades'], 0)} trades"),
         Card("Costs paid", number(m["cost_pct"]) + " %", "of notional, summed"),
         Card("Exposure", number(100 * m["exposure"], 1) + " %", f"turnover {number(m['turnover_per_bar'], 4)} a bar"),
-        Card("Average holding time", number(m["holding_bars"], 1) + " bars"),
+        Card("Average holding time", _with_unit(number(m["holding_bars"], 1), "bars")),
         Card("Test", f"{len(analysis.time):,} bars", f"{evidence.years:.2f} years, {len(analysis.fold_metrics)} folds"),
     ]
+
+
+def _with_unit(text: str, unit: str) -> str:
+    """A number with its unit; a dash, where there is no number, has none."""
+    return text if text == "–" else f"{text} {unit}"
 
 
 def evidence(analysis: Analysis) -> list[Row]:
@@ -75,7 +82,9 @@ def evidence(analysis: Analysis) -> list[Row]:
             "Interval of the Sharpe ratio",
             between(e.sharpe) or "–",
             f"{100 * CONFIDENCE:.0f} %, stationary bootstrap, mean block {number(block, 1)} bars. "
-            "If it contains 0: luck will do.",
+            "If it contains 0: luck will do."
+            if not math.isnan(block)
+            else "It hardly traded, so there is no ratio.",
         ),
         (
             "Probabilistic Sharpe ratio",
@@ -93,6 +102,7 @@ def evidence(analysis: Analysis) -> list[Row]:
             f"How long this must go on to exclude 0 (one-sided, 5 %); the test has {duration(e.years)}.",
         ),
     ]
+    rows.append(("Backtest overfitting", *_overfitting(analysis.run.record)))
     if e.difference is not None:
         found = f"{signed(100 * e.difference.estimate)} % {between(e.difference, 100)}"
         rows.append(
@@ -114,6 +124,21 @@ def evidence(analysis: Analysis) -> list[Row]:
         share = "nothing to earn" if e.oracle.nothing else f"{number(100 * e.oracle.fraction, 1)} %"
         rows.append(("Share of the optimum", share, "Of a synthetic market whose best result is known."))
     return [Row(label, [Cell(value), Cell(meaning, "text")]) for label, value, meaning in rows]
+
+
+def _overfitting(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Value and meaning of what choosing among candidates is worth; run.json has it at the end of a run."""
+    found = record.get("candidates")
+    if not found:
+        return "–", "One candidate a fold: nothing was chosen between, so the choice cannot have been overfitted."
+    probability, number_ = found["backtest_overfitting_probability"], found["number"]
+    if probability is None:
+        why = found.get("why_none") or "too few validation bars"
+        return "–", f"Best of {number_} candidates a fold; its probability is not known: {why}."
+    return number(probability, 2), (
+        f"Probability that the best of {number_} candidates on one half of the validation bars is below the median on "
+        "the other; 0.5 is a coin: then choosing was worth nothing."
+    )
 
 
 def money(analysis: Analysis) -> list[Row]:
@@ -305,6 +330,44 @@ def heat_map(months: Sequence[Month]) -> list[HeatRow]:
         growth = math.prod(1 + value / 100 for value in values.values()) - 1
         rows.append(HeatRow(year, [*cells, Cell(signed(100 * growth, 1), tint(growth))]))
     return rows
+
+
+def optimisations(summary: Mapping[str, Any]) -> list[Row]:
+    """What optimization_summary.json measured, in words; its folds are in the table of folds."""
+    measured = summary.get("measured", {})
+    rows: dict[str, Any] = {
+        "Folds done": measured.get("folds"),
+        "Timesteps": measured.get("timesteps"),
+        "Timesteps planned": measured.get("timesteps_planned"),
+        "Against the plan": work_in_words(summary.get("did_less")),
+        "Timesteps a second": _rounded(measured.get("steps_per_s")),
+        "Seconds, all folds": _rounded(measured.get("seconds"), 1),
+        "Pace against no optimisations": pace_in_words(summary.get("total_speedup_achieved")),
+        "That is against": summary.get("speedup_baseline"),
+        "Early stops": summary.get("early_stops"),
+        "Warm starts": summary.get("warm_starts"),
+        "Validations left out": summary.get("evaluations_left_out"),
+        "Time saved, hours (estimated)": summary.get("estimated_time_saved_hours"),
+        "Features from the cache": summary.get("cache", {}).get("hits"),
+        "Failed and left out": "; ".join(
+            f"{entry['optimisation']} in fold {entry['fold']}: {entry['reason']}" for entry in summary.get("failed", [])
+        )
+        or "none",
+    }
+    return flatten(rows)
+
+
+def _rounded(value: float | None, digits: int = 0) -> str | None:
+    return None if value is None else number(value, digits)
+
+
+def data_card(record: Mapping[str, Any]) -> list[Row]:
+    """The bars of a run; of a synthetic market its kind and parameters instead of a file."""
+    data, oracle = dict(record.get("data", {})), record.get("oracle")
+    if oracle and not data.get("path"):
+        data.pop("path", None)
+        data = {"file": f"none: a synthetic market, {oracle['kind']}", "parameters": oracle.get("parameters"), **data}
+    return flatten(data)
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> list[Row]:

@@ -22,7 +22,7 @@ def captions(analysis: Analysis) -> dict[str, str]:
         ),
         "timeline": (
             "Each row is one fold: its model learned on the train bars, was chosen on validation, and was tested once. "
-            "The gap between two roles is the purge or embargo."
+            "Between two roles lies the purge or embargo, often too thin to be seen."
         ),
         "price": (
             "Triangles open a trade, crosses close it. Drag to zoom, or use the buttons; all bars are here, and only "
@@ -45,6 +45,8 @@ def captions(analysis: Analysis) -> dict[str, str]:
             f"later {returns['one bar later']} %. The decisions stay the same. An edge that dies of one bar's delay is "
             "a fill assumption."
         )
+        if not analysis.cost.any() and analysis.position.any():
+            found["stress"] = "This run has no costs, so dearer ones change nothing. " + found["stress"]
     return found
 
 

@@ -26,6 +26,7 @@ from lit_ppo.accounting import Ledger, trades
 from lit_ppo.candidates import SELECTED, Trained, best, candidate_path, keep
 from lit_ppo.checkpoints import CheckpointError, CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
+from lit_ppo.files import utc_cells
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneyBook
 from lit_ppo.monitor import Monitor
@@ -133,6 +134,8 @@ class WalkForward:
             if self.money is not None:
                 prices = market.decisions("fill_price").cpu().numpy()
                 record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
+        segments = {"train": data.train, "validation": data.validation, "test": market}
+        record.details["times"] = {role: _range_of_times(segment) for role, segment in segments.items()}
         record.status = "done"
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
@@ -280,6 +283,11 @@ def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
         for record in folder.folds()
         if record.status == "done" and record.index < index
     ]
+
+
+def _range_of_times(market: MarketTensors) -> list[str]:
+    """Open times of the first and the last decision bar."""
+    return utc_cells(market.decisions("time")[[0, -1]].cpu().numpy())
 
 
 def _fills(fold: int, market: MarketTensors) -> FillTable:

@@ -92,9 +92,10 @@ def _for_the_terminal(path: Path) -> Path:
 
 def _tell_overfitting(folder: RunFolder, candidates: int) -> None:
     """Print and keep what choosing the best candidate by validation is worth."""
-    probability = overfitting_probability(folder.path)
-    folder.update_run(candidates={"number": candidates, "backtest_overfitting_probability": probability})
-    told = "too few validation bars to tell" if probability is None else f"{probability:.2f}"
+    probability, why = overfitting_probability(folder.path)
+    found = {"number": candidates, "backtest_overfitting_probability": probability, "why_none": why}
+    folder.update_run(candidates=found)
+    told = why if probability is None else f"{probability:.2f}"
     print(f"{candidates} candidates a fold, chosen by validation; probability of backtest overfitting: {told}")
 
 

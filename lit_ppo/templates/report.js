@@ -123,7 +123,7 @@
     }
     const status = document.getElementById("price-status");
     const day = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
-    status.textContent = `${day(first)} to ${day(last)} UTC: ${to - from} bars, ${inside.length} trades` + (inside.length && !shown ? " (zoom in to see each of them)" : "");
+    status.textContent = `${day(first)} to ${day(last)} UTC: ${(to - from).toLocaleString("en")} bars, ${inside.length.toLocaleString("en")} trades` + (inside.length && !shown ? " (zoom in to see each of them)" : "");
     return { data, layout: {
       height: narrow() ? 380 : 460, uirevision: from + ":" + to,
       xaxis: { type: "date", range: [first, last], anchor: "y2" },

@@ -114,7 +114,29 @@ def test_a_bar_that_validates_in_two_folds_counts_in_the_first(tmp_path):
     time, returns = validation_returns(tmp_path)
     assert time.tolist() == [1, 2, 3, 4]
     assert returns.tolist() == [[0, 1]] * 3 + [[10, 11]]
-    assert overfitting_probability(tmp_path) is None  # far too few bars for blocks
+    assert overfitting_probability(tmp_path) == (None, "4 validation bars are too few: 64 are needed")
+
+
+def test_the_probability_of_overfitting_needs_candidates_that_differ(tmp_path):
+    assert overfitting_probability(tmp_path) == (None, "there were no candidates to choose between")
+    generator = np.random.default_rng(0)
+    time = list(range(320))
+    lucky, flat = generator.normal(0, 1e-3, 320).tolist(), [0.0] * 320
+
+    def write(*returns: list[float]) -> None:
+        for number, one in enumerate(returns):
+            directory = tmp_path / f"fold_000/candidate_{number}"
+            directory.mkdir(parents=True, exist_ok=True)
+            trained(number, 1.0, time, one).write(directory)
+
+    write(flat, flat)
+    assert overfitting_probability(tmp_path) == (None, "the candidates traded alike, so nothing was chosen")
+    write(flat, lucky)
+    probability, why = overfitting_probability(tmp_path)
+    assert 0.0 <= probability <= 1.0
+    assert why == ""
+    write([0.001 + x for x in lucky], lucky)  # one is better in every half
+    assert overfitting_probability(tmp_path) == (0.0, "")
 
 
 def test_memory_and_cores_bound_the_number_of_processes(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_ppo.machine_load import MachineLoad, available_memory
 from lit_ppo.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
+from lit_ppo.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.results import FoldRecord
 
 CACHE = {"hits": 2}
@@ -41,6 +43,22 @@ def test_doing_less_and_doing_it_faster_are_two_figures_whose_product_is_the_spe
     assert (figures["early_stops"], figures["cache_hits"], figures["timesteps_saved"]) == (2, 2, 10_000)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "work", "pace"),
+    [
+        (2.5, "2.5x less work", "2.5x faster"),
+        (1.02, "as much work", "as fast"),
+        (0.977, "as much work", "as fast"),
+        (0.4, "2.5x more work", "2.5x slower"),
+        (355.0, "355x less work", "355x faster"),
+        (math.nan, "work not comparable", "pace not comparable"),
+        (None, "work not comparable", "pace not comparable"),
+    ],
+)
+def test_a_ratio_below_one_is_never_called_less_or_faster(ratio, work, pace):
+    assert (work_in_words(ratio), pace_in_words(ratio)) == (work, pace)
+
+
 def test_piped_there_is_one_plain_line_a_fold(tmp_path):
     text = io.StringIO()
     with Monitor(3, tensorboard=tmp_path, console=Console(file=text, width=40)) as monitor:
@@ -52,7 +70,7 @@ def test_piped_there_is_one_plain_line_a_fold(tmp_path):
     assert RECORDED.name in lines[0]
     assert lines[1].startswith("    1/3  [fold] 0")
     assert "\x1b" not in text.getvalue()
-    for word in ("did less", "did it faster", "early stops", "cache hits", "MB", "CPU", "0:00:02 left"):
+    for word in ("x less work, done ", "x faster)", "early stops", "cache hits", "MB", "CPU", "0:00:02 left"):
         assert word in lines[2]
 
 

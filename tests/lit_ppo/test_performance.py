@@ -144,3 +144,8 @@ def test_annual_figures_use_the_bars_of_the_files_own_year():
 def test_wrong_series_are_refused_with_the_numbers(arguments, message):
     with pytest.raises(ValueError, match=message):
         trading_metrics(*arguments)
+
+
+def test_no_fall_is_zero_and_not_minus_zero():
+    assert math.copysign(1.0, performance.max_drawdown(np.zeros(5))) == 1.0
+    assert math.copysign(1.0, trading_metrics(np.zeros(5), np.zeros(5), 100.0)["max_drawdown_pct"]) == 1.0

@@ -20,7 +20,7 @@ from lit_ppo.report_analysis import Analysis, analyse
 from lit_ppo.report_bars import FillTable, read_fills, write_fills
 from lit_ppo.report_tables import without_directories
 from lit_ppo.report_verdict import against_optimum, judge, weigh
-from lit_ppo.results import RunFolder
+from lit_ppo.results import RunFolder, load_run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
@@ -331,3 +331,59 @@ def test_the_drawn_rows_keep_the_extremes_of_every_curve() -> None:
     assert min(drawn) == pytest.approx(curves[1][2].min(), rel=1e-5)
     assert max(drawn) == pytest.approx(curves[1][2].max(), rel=1e-5)
     assert len(drawn) < 2000
+
+
+def test_the_page_says_what_choosing_among_candidates_was_worth_and_that_nothing_was_chosen(tmp_path):
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    assert "One candidate a fold: nothing was chosen between" in report.write_report(run).read_text()
+    folder = RunFolder(tmp_path, 42)
+    folder.update_run(candidates={"number": 3, "backtest_overfitting_probability": 0.25, "why_none": ""})
+    page = report.write_report(run).read_text()
+    assert "best of 3 candidates on one half" in page
+    assert ">0.25<" in page
+    why = "the candidates traded alike, so nothing was chosen"
+    folder.update_run(candidates={"number": 3, "backtest_overfitting_probability": None, "why_none": why})
+    assert why in report.write_report(run).read_text()
+
+
+def test_the_fold_timeline_has_dates_on_its_axis(tmp_path):
+    run = demo.make_run(tmp_path, folds=3, test_bars=300)
+    figure = report.charts(analyse(run))["timeline"]
+    assert figure["layout"]["xaxis"]["type"] == "date"
+    test = next(trace for trace in figure["data"] if trace["name"] == "test")
+    rows = load_run(run).out_of_sample
+    first = rows.loc[rows["fold"] == 1, "time"].iloc[0]
+    assert test["base"][1] == str(first)[:16]
+    assert test["customdata"][1][2] == "2,802 to 3,101"
+    train = next(trace for trace in figure["data"] if trace["name"] == "train")
+    assert all(base < other for base, other in zip(train["base"], test["base"], strict=True))
+    assert train["x"][0] == 1999 * 15 * 60_000
+
+
+def test_a_fold_without_recorded_times_has_no_row_in_the_timeline(tmp_path):
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    folder = RunFolder(tmp_path, 42)
+    for record in folder.folds():
+        record.details.pop("times")
+        folder.record_fold(record)
+    assert "timeline" not in report.charts(analyse(run))
+    assert "No timeline: the ledger" in report.write_report(run).read_text()
+
+
+def test_what_the_optimisations_did_is_told_in_words(tmp_path):
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    summary = {"did_less": 0.4, "total_speedup_achieved": 1.01, "failed": [], "measured": {"timesteps": 12_000}}
+    (run / "optimization_summary.json").write_text(json.dumps(summary))
+    page = report.write_report(run).read_text()
+    for text in ("2.5x more work", "as fast", ">12,000<", ">none<"):
+        assert text in page
+    assert "did less" not in page
+
+
+def test_the_rerun_is_one_command_that_says_what_differs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = demo.make_run(Path("results"), folds=2, test_bars=300)
+    assert (
+        "lit-ppo walk-forward --from results/42/run.json --results results/again"
+        in report.write_report(run).read_text()
+    )

@@ -121,12 +121,12 @@ def test_the_theme_button_works_by_mouse_and_by_keyboard(page: Any) -> None:
 
 def test_the_price_chart_zooms_by_button_and_by_dragging(page: Any) -> None:
     status = "return document.querySelector('#price-status').textContent"
-    assert "1600 bars" in page.run(status)
+    assert "1,600 bars" in page.run(status)
     page.click("#price-in")
     assert "800 bars" in page.run(status)
     page.click("#price-later")
     page.click("#price-all")
-    assert "1600 bars" in page.run(status)
+    assert "1,600 bars" in page.run(status)
     page.run(
         "return Plotly.relayout('chart-price', {'xaxis.range[0]': '2023-01-05 00:00', 'xaxis.range[1]': '2023-01-06'})"
         ".then(() => new Promise(done => setTimeout(done, 300)))"

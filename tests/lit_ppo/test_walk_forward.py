@@ -151,6 +151,10 @@ def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_orde
     assert rows.groupby("fold")["position"].last().tolist() == [0.0, 0.0, 0.0]  # the way to flat is paid for
     ledger = load_run(folder)
     assert [fold.status for fold in ledger.folds] == ["done"] * 3
+    for fold in ledger.folds:
+        times = fold.details["times"]
+        assert times["test"] == rows.loc[rows["fold"] == fold.index, "time"].iloc[[0, -1]].tolist()
+        assert times["train"] < times["validation"] < times["test"]
     assert [fold.timesteps for fold in ledger.folds] == [256] * 3
 
 
