@@ -34,6 +34,7 @@ from torch import Tensor, distributed
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS, CheckpointStore
 from lit_ppo.class_paths import restrict_class_paths
+from lit_ppo.diagnosis import diagnosed
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps, scales_loss
@@ -95,7 +96,12 @@ class FabricTrainer:
     def iterate(self) -> dict[str, float]:
         """One PPO iteration."""
         with self.fabric.autocast(), _no_weight_cache():
-            return self.learner.iterate(self._apply_loss)
+            try:
+                return self.learner.iterate(self._apply_loss)
+            except FloatingPointError as error:
+                if self.store is None:
+                    raise
+                raise diagnosed(error, self.learner, self.store.directory) from error
 
     def _apply_loss(self, loss: Tensor) -> None:
         precision = self.fabric.strategy.precision

@@ -145,6 +145,7 @@ class Learner:
 
     Attributes:
         timesteps, iteration: done so far, over all ranks.
+        minibatch: of the update that is under way, or was refused; None between updates.
         learning_rate, final_learning_rate, ent_coef, clip_coef, update_epochs, total_timesteps: may be changed between
             iterations.
     """
@@ -175,6 +176,7 @@ class Learner:
         self._market: MarketTensors | None = None
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
+        self.minibatch: Rollout | None = None
 
     def attach(self, source: MarketTensors | VectorEnv) -> None:
         """Give the learner its experience: the fold's train bars, or a vector environment.
@@ -360,12 +362,14 @@ class Learner:
         for epoch in range(1, self.update_epochs + 1):
             kl = torch.zeros((), device=rollout.advantages.device)
             for minibatch in self.minibatches(rollout):
+                self.minibatch = minibatch
                 loss = self.loss(minibatch)
                 self._refuse_non_finite("loss", loss.total.detach())
                 apply_loss(loss.total)
                 self._pull_to_start(self.optimizer.param_groups[0]["lr"])
                 losses.append(PPOLoss(*(term.detach() for term in loss)))
                 kl += loss.approx_kl / self.config.num_minibatches
+            self.minibatch = None
             if self.config.target_kl is not None and _mean_over_ranks(kl, self.world_size) > self.config.target_kl:
                 return losses, epoch
         return losses, self.update_epochs

@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS
+from lit_ppo.diagnosis import diagnosed
 from lit_ppo.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
@@ -180,7 +181,10 @@ class LitPPO(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         assert self.learner is not None
         self.validation = {}
-        self.metrics = self.learner.iterate(self._apply_loss)
+        try:
+            self.metrics = self.learner.iterate(self._apply_loss)
+        except FloatingPointError as error:
+            raise diagnosed(error, self.learner, self.trainer.default_root_dir) from error
         self._record(self.metrics)
         stop = self.trainer.strategy.reduce_boolean_decision(interrupts.requested(), all=False)
         self.stop_requested = bool(stop)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lit_ppo.atomic import TEMPORARY_SUFFIX
 from lit_ppo.checkpoints import MANIFEST
+from lit_ppo.diagnosis import FOLDER as DIAGNOSIS
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = 7
@@ -185,6 +186,7 @@ def run_bytes(folder: Path) -> dict[str, object]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in clocks
     }
+    found = {name: content for name, content in found.items() if DIAGNOSIS not in name.split("/")}  # of a fault
     ledger = json.loads((folder / "folds.json").read_text())
     for fold in ledger["folds"]:
         fold.pop("seconds")

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lit_ppo.checkpoints import load_checkpoint
+from lit_ppo.diagnosis import FOLDER, RECORD, TENSORS
 from tests.faults.harness import SEED, assert_same_run, command, leftovers
 
 
@@ -35,6 +37,20 @@ def check_stopped(ended, folder: Path, checkpoints: int = 2) -> None:
     assert leftovers(folder) == []
 
 
+def check_diagnosis(folder: Path, fault: str) -> None:
+    """The bundle names what is no number, and holds what the loss was computed from."""
+    record = json.loads((folder / RECORD).read_text())
+    assert "of PPO iteration 2" in record["error"]
+    assert record["iteration"] == 2
+    assert record["settings"]["gamma"] == 0.995
+    spoilt = {name.split(".")[0] for name, found in record["tensors"].items() if found["not_finite"]}
+    assert spoilt == {"nan_loss": set(), "nan_gradient": {"gradient"}}.get(fault, {"minibatch"})
+    tensors = load_file(folder / TENSORS)
+    assert {name.split(".")[0] for name in tensors} == {"minibatch", "weight"}
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("weight."))
+    assert list(tensors["minibatch.advantages"].shape) == record["tensors"]["minibatch.advantages"]["shape"]
+
+
 FAULTS = ("nan_loss", "nan_gradient", "infinite_observation", "nan_advantage")
 
 
@@ -45,6 +61,7 @@ def test_a_number_that_is_none_stops_the_run_before_the_optimizer_step(launch, w
     assert "of PPO iteration 2" in ended.output
     assert "the weights were not touched by it" in ended.output
     check_stopped(ended, folder)
+    check_diagnosis(folder / "fold_000" / FOLDER, fault)
     if fault == FAULTS[0]:  # the fault gone, the run goes on as if it had never been
         ended = launch(*command("--resume"))
         assert ended.code == 0, ended.output
