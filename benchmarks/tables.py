@@ -186,6 +186,75 @@ def gpu_rows(record: dict[str, Any]) -> list[Row]:
     return [[what, target, measured, verdict(best["steps_per_s"] >= 3e6)]]
 
 
+# Memory
+
+
+def memory_table(record: dict[str, Any]) -> str:
+    """One row per task and trainer: episodes won at the end, and work until the goal was first seen."""
+    who = {
+        "memory": "lit-ppo",
+        "no_memory": "the same without memory (control)",
+        "sb3_contrib": "sb3-contrib, RL Zoo's",
+    }
+    names = {"cartpole": "CartPole without velocities", "pendulum": "Pendulum without velocity"}
+    rows: list[Row] = []
+    for task, title in names.items():
+        goal = record.get("goals", {}).get(task, {}).get("reward")
+        for kind, label in who.items():
+            summary = record.get("summary", {}).get(task, {}).get(kind)
+            if summary is None:
+                rows.append([title, label, UNMEASURED, "", "", ""])
+                continue
+            reward = f"{summary['mean_test_reward']:.1f} (worst {summary['worst_test_reward']:.1f})"
+            reached = f"{summary['seeds_at_goal']} of {summary['seeds']} at {goal:g}"
+            steps, cpu = summary["median_timesteps_to_goal"], summary["median_cpu_s_to_goal"]
+            rows.append(
+                [title, label, reward, reached, "never" if steps is None else f"{steps:,.0f}", cpu_seconds(cpu)]
+            )
+    titles = ["task, 100,000 timesteps", "who", "mean reward, 100 test episodes", "seeds", "timesteps to the goal"]
+    return table([*titles, "CPU seconds to it"], rows)
+
+
+def cpu_seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+# Optimisations
+
+
+def optimisation_rows(record: dict[str, Any]) -> list[Row]:
+    """One row per variant of `lit-ppo benchmark --ablation`."""
+    rows: list[Row] = []
+    for variant in record.get("variants", []):
+        difference = variant["test_score_difference"]
+        change = f"{difference['estimate']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+        times_of = [f"{variant[name]:.2f}x" for name in ("time_ratio", "did_less", "did_it_faster")]
+        seconds = f"{variant['seconds_per_fold']:.2f} s"
+        rows.append([variant["label"], seconds, *times_of, f"{variant['test_score']:.4f}", change])
+    return rows
+
+
+def optimisation_tables(results: dict[str, dict[str, Any]]) -> str:
+    """The ablation on the market with a known optimum, and on the user's file."""
+    parts = []
+    for name, where in (
+        ("optimisations_regime", "O3 main (optimum 0.1110)"),
+        ("optimisations_file", "the 57,072-bar file"),
+    ):
+        record = results[name]
+        titles = ["seconds a fold", "time ratio", "did less", "did it faster", "test score", "change [95 %]"]
+        rows = optimisation_rows(record) or [["all", UNMEASURED, *[""] * 5]]
+        size = f": {len(record['folds'])} folds, {record['seeds']} seeds" if record else ""
+        parts.append(table([f"{where}{size}", *titles], rows))
+        if record.get("original"):
+            original = record["original"]
+            parts.append(
+                f"The first user's recipe in the same run: {original['steps_per_s']:,.0f} steps/s, "
+                f"{original['extrapolated_s_per_fold']:,.0f} s a fold ({original['label']})."
+            )
+    return "\n\n".join(parts)
+
+
 def times(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
 
@@ -202,13 +271,20 @@ def origin(results: dict[str, dict[str, Any]]) -> str:
     made = {name: record for name, record in results.items() if "machine" in record}
     lines = []
     for name, record in made.items():
-        machine, code = record["machine"], record["code"]
+        machine = record["machine"]
+        code = record.get("code") or {"commit": record["commit"], "dirty": record["dirty"]}
         commit = (code["commit"] or "unknown")[:7] + (" (with changes)" if code["dirty"] else "")
         lines.append(
             f"{name}: {machine['cpu']}, {machine['cores']} cores, {record['threads']} threads, load "
-            f"{record['load_average']}, torch {record['versions']['torch']}, commit {commit}"
+            f"{load_of(record)}, torch {record['versions']['torch']}, commit {commit}"
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def load_of(record: dict[str, Any]) -> str:
+    """Load average while it was measured."""
+    load = record.get("load_average", "of each training in its file")
+    return f"{load['start']:.1f} to {load['end']:.1f}" if isinstance(load, dict) else str(load)
 
 
 def readme_part(results: dict[str, dict[str, Any]]) -> str:
@@ -228,6 +304,15 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
             "**Speed**, updates included; ratios are within one run on one machine, with their spread.",
             "",
             table(["what", "target", "measured", "met"], speed_rows(results)),
+            "",
+            "**Memory**, beyond markets: `python -m benchmarks.memory_proofs`.",
+            "",
+            memory_table(results["memory_proofs"]),
+            "",
+            "**Optimisations**, one added at a time, then one left out; the base evaluates bar by bar as the old "
+            "script did. Test score: reward per bar. `python -m benchmarks.optimisations --ablation`, `--data FILE`.",
+            "",
+            optimisation_tables(results),
             "",
             "Every seed, commit and load: [docs/benchmarks.md](docs/benchmarks.md).",
         ]
@@ -297,7 +382,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    names = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu")
+    names = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
+    names += ("optimisations_regime", "optimisations_file")
     results = {name: read(arguments.results / f"{name}.json") for name in names}
     readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
     wanted = {readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)), docs: page(results)}

@@ -203,9 +203,12 @@ def evaluate_positions(
     """Fill in the last three arrays as `advantages.counterfactual_advantage` defines them (shapes there)."""
     steps, sequences, positions, _ = rewards.shape
     gamma, gae_lambda = numba.float32(gamma), numba.float32(gae_lambda)
-    later = values[steps].copy()  # W_{t+1}, [S, P]
-    held = first_occupancy.copy()  # d_t, [S, P]
+    later = np.empty((sequences, positions), dtype=np.float32)  # W_{t+1}
+    held = np.empty((sequences, positions), dtype=np.float32)  # d_t
     now = np.empty(positions, dtype=np.float32)
+    for s in range(sequences):
+        for p in range(positions):
+            later[s, p], held[s, p] = values[steps, s, p], first_occupancy[s, p]
     for t in range(steps - 1, -1, -1):
         for s in range(sequences):
             for p in range(positions):
@@ -218,12 +221,15 @@ def evaluate_positions(
                     advantages[t, s, p, a] -= state_value
                 value_targets[t, s, p] = state_value
                 now[p] = values[t, s, p] + gae_lambda * (state_value - values[t, s, p])
-            later[s] = now
+            for p in range(positions):
+                later[s, p] = now[p]
     for t in range(steps):
         for s in range(sequences):
-            now[:] = numba.float32(0.0)
+            for a in range(positions):
+                now[a] = 0.0
             for p in range(positions):
                 occupancy[t, s, p] = held[s, p]
                 for a in range(positions):
                     now[a] += held[s, p] * probs[t, s, p, a]
-            held[s] = now
+            for a in range(positions):
+                held[s, a] = now[a]
