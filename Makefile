@@ -36,10 +36,14 @@ check: $(STAMP)
 # Hours: see the head of each script. What needs a file or a rival that is not at hand says so and is left out.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.oracles
+	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.vs_peers
 	$(BIN)/python -m benchmarks.walk_forward $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python -m benchmarks.long_evaluation
 	$(BIN)/python -m benchmarks.scaling $(if $(DATA),--file "$(DATA)")
+	$(BIN)/python -m benchmarks.memory_proofs --add
+	$(BIN)/python -m benchmarks.optimisations --ablation
+	$(if $(DATA),$(BIN)/python -m benchmarks.optimisations --data "$(DATA)")
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.tables
 

@@ -134,6 +134,7 @@ class Job:
     recurrent: bool = True
     config: str = ""
     test_bars: int = TEST_BARS
+    changes: dict[str, Any] = field(default_factory=dict, hash=False)  # of the recipe
 
 
 def unseen_draws() -> list[Job]:
@@ -168,7 +169,8 @@ def run_job(job: Job) -> dict[str, Any]:
     recipe["total_timesteps"] = job.timesteps
     if not job.recurrent:
         recipe["recurrent"] = False
-    curve = 0 if job.config else 50_000
+    recipe |= job.changes
+    curve = 0 if job.config or job.changes else 50_000
     result = task.train(MAKE, job.seed, recipe, curve_decisions=curve).to_dict()
     return {**result, "commit": code_state()}
 

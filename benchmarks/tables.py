@@ -82,6 +82,24 @@ def quality_table(oracles: dict[str, Any]) -> str:
     return table([*titles, "timesteps", "seconds a seed", "passed"], rows)
 
 
+def ablation_table(record: dict[str, Any]) -> str:
+    """Interquartile mean and least of the seeds, a row for each variant of the learner and a column for each market."""
+    markets = record.get("markets", {})
+    variants = list(dict.fromkeys(name for group in markets.values() for name in group))
+    rows: list[Row] = []
+    for variant in variants:
+        cells = [variant]
+        for group in markets.values():
+            summary = group.get(variant, {}).get("summary")
+            if summary is None:
+                cells.append(UNMEASURED)
+                continue
+            mean, least = percent(summary["interquartile_mean"]), percent(summary["min"])
+            cells.append(f"{mean} (least {least}, {summary['seeds']} seeds)")
+        rows.append(cells)
+    return table(["the default learner", *markets], rows or [["all variants", UNMEASURED]])
+
+
 # Speed
 
 
@@ -301,6 +319,10 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
             "",
             quality_table(results["oracles"]),
             "",
+            "**What each part of the learner is worth** on a small window: `python -m benchmarks.ablation`.",
+            "",
+            ablation_table(results["ablation"]),
+            "",
             "**Speed**, updates included; ratios are within one run on one machine, with their spread.",
             "",
             table(["what", "target", "measured", "met"], speed_rows(results)),
@@ -383,7 +405,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     names = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
-    names += ("optimisations_regime", "optimisations_file")
+    names += ("optimisations_regime", "optimisations_file", "ablation")
     results = {name: read(arguments.results / f"{name}.json") for name in names}
     readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
     wanted = {readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)), docs: page(results)}
