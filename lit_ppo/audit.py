@@ -3,7 +3,8 @@
     features, scaler, actions, equity up to t     equal, bit for bit, when the bars after t are cut off, noise, times
                                                   1,000 or NaN, at many random t
     fills                                         a decision at t is executed at a price that bars <= t do not hold
-    warm-up                                       bars that each feature really needs, against what it declares
+    warm-up                                       bars that each feature really needs, against what it declares;
+                                                  bars that the LSTM needs until its actions do not tell where it began
     rows                                          what each role of each fold read, from the accesses themselves
     selection                                     weights trained and chosen are the same when the test bars are noise
 
@@ -28,6 +29,9 @@ from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors
 
 SUBJECTS = ("features", "scaler", "actions", "equity")
 WARMUP_TOLERANCE = 1e-6  # standard deviations of the feature: where a difference counts as none
+MEMORY_LADDER = (0, 10, 25, 50, 100, 200, 400, 800, 1600)  # bars of warm-up that are tried
+MEMORY_DECISIONS = 300  # compared after each start
+MEMORY_TOLERANCE = 0.01  # share of decisions that may depend on where the history begins: near ties always do
 MONEY = ("price_return", "turnover_cost", "carry_long", "carry_short", "fill_price")
 
 
@@ -58,12 +62,13 @@ class AuditedData(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the audit: what was looked at, what was seen, and whether it is as it must be."""
+    """One line of the audit: what was looked at, what was seen, whether it is as it must be, and what it is if not."""
 
     check: str
     subject: str
     detail: str
     holds: bool
+    fault: str = "LEAK"
 
 
 def _cut(frame: pd.DataFrame, t: int, draws: np.random.Generator) -> pd.DataFrame:
@@ -233,6 +238,45 @@ def warmup_findings(data: AuditedData, starts: int = 5) -> list[Finding]:
         Finding("warm-up", name, f"needs {need} bars, declares {bars}", need <= bars)
         for (name, bars), need in zip(declared.items(), needed.tolist(), strict=True)
     ]
+
+
+def memory_finding(
+    market: MarketTensors, policy: Policy, account_features: Sequence[str], warmup_bars: int, starts: int = 5
+) -> Finding:
+    """Warm the LSTM up from zeros over ever more bars before the same decisions: after how many are the actions those
+    of a long history?
+
+    Args:
+        market: bars to start at; those before the start, at least a third, are the long history.
+        policy: trained.
+        account_features: what it sees of the account.
+        warmup_bars: what the configuration gives every segment.
+        starts: first decisions, spread over the middle third.
+    """
+    rows = len(market)
+    tried = sorted(n for n in {*MEMORY_LADDER, warmup_bars} if n <= rows // 3)
+    differ, decisions, active = dict.fromkeys(tried, 0), 0, 0
+    for start in np.linspace(rows // 3, 2 * rows // 3, starts, dtype=int).tolist():
+        end = min(start + MEMORY_DECISIONS, rows)
+        long = evaluate(policy, _part(market, 0, start, end), account_features).actions
+        decisions, active = decisions + len(long), active + int((long != policy.flat_index).sum())
+        for bars in tried:
+            short = evaluate(policy, _part(market, start - bars, start, end), account_features).actions
+            differ[bars] += int((short != long).sum())
+    last = max((bars for bars in tried if differ[bars]), default=-1)  # the longest that is not enough
+    enough = next((f"after {bars} bars of warm-up" for bars in tried if bars > last), f"not even after {last} bars")
+    at = max(bars for bars in tried if bars <= warmup_bars)
+    share = differ[at] / decisions
+    detail = f"equal actions {enough}; after {at} (data.warmup_bars {warmup_bars}) {100 * share:.1f} % differ; "
+    detail += f"{100 * active / decisions:.0f} % of {decisions} decisions not flat"
+    return Finding("warm-up", "LSTM state", detail, share <= MEMORY_TOLERANCE, "TOO SHORT")
+
+
+def _part(market: MarketTensors, first: int, start: int, end: int) -> MarketTensors:
+    """Rows first to end - 1; decisions begin at `start`."""
+    names = ("features", "time", *MONEY)
+    tensors: dict[str, Any] = {name: getattr(market, name)[first:end] for name in names}
+    return replace(market, first_bar=market.first_bar + first, warmup=start - first, **tensors)
 
 
 def row_findings(data: AuditedData, read_before_test: dict[str, BarRange]) -> list[Finding]:

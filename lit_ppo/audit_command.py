@@ -15,6 +15,7 @@ from rich.table import Table
 from lit_ppo.audit import (
     Finding,
     lively,
+    memory_finding,
     noise_after,
     prefix_findings,
     row_findings,
@@ -60,6 +61,7 @@ def audit(cli: LitPPOCLI, console: Console | None = None) -> int:
     policy = lively(chosen.policy, data.fold_data(0).validation, sees, make_generator(seed, 0, "audit weights"))
     findings += prefix_findings(data, policy, sees, config["points"], draws, delay)
     findings += warmup_findings(data)
+    findings.append(memory_finding(data.fold_data(0).train, chosen.policy, sees, data.warmup_bars))
     findings += _null_findings(cli, draws)
     console.print(_rows(row_table(data), len(data.folds)))
     console.print(_table(findings))
@@ -119,6 +121,6 @@ def _table(findings: list[Finding]) -> Table:
     for name in ("check", "subject", "found", ""):
         table.add_column(name, overflow="fold")
     for finding in findings:
-        verdict = "[green]holds[/]" if finding.holds else "[bold red]LEAK[/]"
+        verdict = "[green]holds[/]" if finding.holds else f"[bold red]{finding.fault}[/]"
         table.add_row(finding.check, finding.subject, finding.detail, verdict)
     return table

@@ -14,7 +14,7 @@ from rich.console import Console
 from datamodules.scaling import Scaler
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.audit import ALTERATIONS, Finding, lively, prefix_findings, warmup_findings
+from lit_ppo.audit import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
 from lit_ppo.audit_command import audit
 from lit_ppo.audit_nulls import NULLS, NullResult, edge_p_value, null_frame
 from lit_ppo.cli import main
@@ -301,3 +301,29 @@ def test_null_controls_expose_a_clairvoyant_feature(tmp_path, monkeypatch):
     assert code == 1
     assert "3 of 3 seeds show an edge" in text
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("recipe", [{}, HEADS, ENCODER], ids=["counterfactual", "sampled", "encoder"])
+def test_the_lstm_needs_the_warm_up_that_its_memory_is_long(recipe):
+    """The forget gate decides: shut, the last bar says all; open, the first bar of the history still does."""
+    data = small(warmup_bars=50)
+    market = data.fold_data(0).train
+    module = LitPPO(seed=1, **NETWORK, **recipe)
+    policy = lively(module.build(market), market, module.recipe.account_features, torch.Generator().manual_seed(1))
+    sees = module.recipe.account_features
+
+    def finding(forget: float) -> Finding:
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if name.endswith("weight_hh.0"):
+                    parameter.zero_()
+                elif "encoder" in name and name.endswith("bias.0"):
+                    parameter[4:8] = forget  # gate order i, f, g, o
+        return memory_finding(market, policy, sees, 50)
+
+    forgetful, remembering = finding(-50.0), finding(50.0)
+    assert forgetful.holds
+    assert "not flat" in forgetful.detail
+    assert not remembering.holds
+    assert remembering.fault == "TOO SHORT"
+    assert "not even after 100 bars" in remembering.detail
