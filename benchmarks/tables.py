@@ -19,6 +19,8 @@ from benchmarks.common import RESULTS, read
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 UNMEASURED = "unmeasured"
+NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
+NAMES += ("optimisations_regime", "optimisations_file")
 Row = Sequence[str]
 
 
@@ -404,9 +406,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    names = ("oracles", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
-    names += ("optimisations_regime", "optimisations_file", "ablation")
-    results = {name: read(arguments.results / f"{name}.json") for name in names}
+    results = {name: read(arguments.results / f"{name}.json") for name in NAMES}
     readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
     wanted = {readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)), docs: page(results)}
     for path, text in wanted.items():
