@@ -21,6 +21,7 @@ from lit_ppo.costs import Costs
 from lit_ppo.evaluation import evaluate_bar_by_bar
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import load_policy
+from lit_ppo.report_analysis import analyse
 from lit_ppo.results import load_run
 from lit_ppo.walk_forward import WalkForward
 
@@ -85,6 +86,16 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
     for fold in range(3):
         found = {path.name for path in (folder / f"fold_{fold:03d}").iterdir()}
         assert found >= {"selected.ckpt", "manifest.json", "metrics.jsonl", "timing.jsonl", "test_bars.npz"}
+
+
+def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
+    _, folder = run("--model.hold_bias", "-3", "--model.screen_features", "false")
+    printed = capsys.readouterr().out
+    contenders = {contender.key: contender for contender in analyse(folder).baselines}
+    for key in ("buy_and_hold", "always_short", "sma_cross"):
+        (line,) = [line for line in printed.splitlines() if f" {key.replace('_', ' ')} " in line]
+        shown = [cell.strip() for cell in line.replace("│", "|").split("|")]
+        assert float(shown[2]) == pytest.approx(contenders[key].metrics["return_pct"], abs=0.005)
 
 
 def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(run):
