@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+
+from callbacks.warm_start import WarmStart
 
 
 class AdaptiveTimesteps(pl.Callback):
@@ -68,6 +71,12 @@ class AdaptiveTimesteps(pl.Callback):
         budget = pl_module.total_timesteps = self.budget(base, steps)
         if trainer.is_global_zero:
             print(f"Adaptive timesteps: {budget:,} (saved {base - budget:,})", flush=True)
+            if budget < base and not any(isinstance(callback, WarmStart) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                warnings.warn(
+                    "AdaptiveTimesteps without WarmStart: every fold starts from new weights and learns less in a "
+                    "smaller budget, often nothing (docs/optimisations.md). Add callbacks.WarmStart, or leave this out",
+                    stacklevel=2,
+                )
         pl_module.optimisations[self.optimisation] = {
             "did": f"budget {budget:,} of {base:,}",
             "rule": self.rule,

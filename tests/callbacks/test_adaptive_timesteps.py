@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from callbacks import AdaptiveTimesteps, TrainingCheckpoint
+from callbacks import AdaptiveTimesteps, TrainingCheckpoint, WarmStart
 from lit_ppo.module import LitPPO
 from lit_ppo.types import BarRange, TrainedFold
 from tests.integration.shells import SMALL, fitted, small_data, small_trainer
@@ -26,8 +27,18 @@ def module_at(fold: int, earlier: list[dict[str, Any]] | None = None, **recipe: 
 
 
 def budget(callback: AdaptiveTimesteps, module: LitPPO) -> int:
-    callback.setup(SimpleNamespace(is_global_zero=True), module, "fit")
+    callback.setup(SimpleNamespace(is_global_zero=True, callbacks=[callback, WarmStart()]), module, "fit")
     return module.total_timesteps
+
+
+def test_smaller_budgets_without_a_warm_start_are_warned_about():
+    callback = AdaptiveTimesteps(1000)
+    alone = SimpleNamespace(is_global_zero=True, callbacks=[callback])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callback.setup(alone, module_at(0, total_timesteps=10_000), "fit")  # the first fold has the whole budget
+    with pytest.warns(UserWarning, match=r"without WarmStart.*Add callbacks\.WarmStart"):
+        callback.setup(alone, module_at(1, total_timesteps=10_000), "fit")
 
 
 @pytest.mark.parametrize("fold", range(30))
