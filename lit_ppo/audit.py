@@ -266,6 +266,9 @@ def memory_finding(
     last = max((bars for bars in tried if differ[bars]), default=-1)  # the longest that is not enough
     enough = next((f"after {bars} bars of warm-up" for bars in tried if bars > last), f"not even after {last} bars")
     at = max(bars for bars in tried if bars <= warmup_bars)
+    if not active:
+        detail = "the model stayed flat, so its memory decided nothing: not measured; more --timesteps may show it"
+        return Finding("warm-up", "LSTM state", detail, True)
     share = differ[at] / decisions
     detail = f"equal actions {enough}; after {at} (data.warmup_bars {warmup_bars}) {100 * share:.1f} % differ; "
     detail += f"{100 * active / decisions:.0f} % of {decisions} decisions not flat"

@@ -17,7 +17,8 @@ from lit_ppo.report_page import number, signed, tint
 from lit_ppo.report_verdict import CONFIDENCE, ENOUGH, duration
 from lit_ppo.significance import Interval
 
-_TINTED = ("return_pct", "of_optimum_pct")
+_SIGNED = ("return_pct", "sharpe_annual")  # the others are sizes, or shares
+_SEED_DIGITS = {"trades": 0, "of_optimum_pct": 1}
 
 
 class Cell(NamedTuple):
@@ -179,7 +180,10 @@ def seeds(analysis: Analysis) -> list[Row]:
         Row(
             f"seed {row['seed']}",
             [
-                Cell(number(row[key], 0) if key == "trades" else signed(row[key]), tint(row[key]) * (key in _TINTED))
+                Cell(
+                    signed(row[key]) if key in _SIGNED else number(row[key], _SEED_DIGITS.get(key, 2)),
+                    tint(row[key]) if key == "return_pct" else "",
+                )
                 for key in keys
             ],
             row["seed"] == own,
@@ -193,7 +197,8 @@ def pooled(analysis: Analysis) -> list[Row]:
     rows = []
     for key, found in (analysis.pooled["interquartile_mean"] if analysis.pooled else {}).items():
         label, digits = POOLED[key]
-        estimate, low, high = (signed(found[name], digits) for name in ("estimate", "low", "high"))
+        shown = signed if key in _SIGNED else number
+        estimate, low, high = (shown(found[name], digits) for name in ("estimate", "low", "high"))
         rows.append(Row(label, [Cell(estimate), Cell(f"[{low} to {high}]" if found["low"] is not None else "–")]))
     return rows
 

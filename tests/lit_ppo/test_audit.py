@@ -327,3 +327,12 @@ def test_the_lstm_needs_the_warm_up_that_its_memory_is_long(recipe):
     assert not remembering.holds
     assert remembering.fault == "TOO SHORT"
     assert "not even after 100 bars" in remembering.detail
+
+
+def test_the_memory_of_a_model_that_stays_flat_is_not_measured():
+    data = small()
+    market = data.fold_data(0).train
+    module = LitPPO(seed=1, hold_bias=50.0, **NETWORK)
+    found = memory_finding(market, module.build(market), module.recipe.account_features, 20)
+    assert found.holds
+    assert "not measured" in found.detail
