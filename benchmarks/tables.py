@@ -110,6 +110,7 @@ def speed_rows(results: dict[str, dict[str, Any]]) -> list[Row]:
     peers = results["vs_peers"].get("settings", {})
     rows: list[Row] = [
         original_row(peers.get("original", {}).get("summary")),
+        memory_row(peers.get("original", {}).get("summary")),
         *setting_rows(peers.get("C", {}).get("summary")),
         *fold_rows(results["walk_forward"], peers.get("original", {}).get("summary")),
         evaluation_row(results["long_evaluation"]),
@@ -127,6 +128,15 @@ def original_row(summary: dict[str, Any] | None) -> Row:
     steps, theirs = summary["steps_per_s"]["median"], summary["peers_steps_per_s"]["sb3-contrib"]["median"]
     measured = f"{times(ratio)}: {steps:,.0f} against {theirs:,.0f} steps/s"
     return [what, ">= 15x", measured, verdict(ratio["median"] >= 15)]
+
+
+def memory_row(summary: dict[str, Any] | None) -> Row:
+    what = "peak memory in those runs against sb3-contrib's"
+    memory = (summary or {}).get("memory_mb", {})
+    if not {"lit-ppo", "sb3-contrib"} <= memory.keys():
+        return [what, ">= 30 % less", UNMEASURED, ""]
+    own, theirs = memory["lit-ppo"]["median"], memory["sb3-contrib"]["median"]
+    return [what, ">= 30 % less", f"{own:,.0f} MB against {theirs:,.0f} MB", verdict(own <= 0.7 * theirs)]
 
 
 def setting_rows(summary: dict[str, Any] | None) -> list[Row]:

@@ -145,6 +145,11 @@ def summarise(setting: str, rounds: Sequence[dict[str, dict[str, Any]]], missing
         for name in sorted(names - {"lit-ppo"})
         if any("sps" in results.get(name, {}) for results in rounds)
     }
+    summary["memory_mb"] = {
+        name: spread([results[name]["rss_mb"] for results in rounds if "rss_mb" in results.get(name, {})])
+        for name in sorted(names)
+        if any("rss_mb" in results.get(name, {}) for results in rounds)
+    }
     return summary
 
 
