@@ -132,7 +132,7 @@ def analyse(run_dir: str | Path) -> Analysis:
             random = random_traders(position, fills, seed)
         stress = _stress(position, fills, bars_per_year)
         money = _money(run, position, fills)
-    contenders += _recorded_baselines(run, time, position, bars_per_year)
+    contenders += recorded_baselines(run, bars_per_year)
     hold = next((x.net_returns for x in contenders if x.key == "buy_and_hold"), None)
     evidence = weigh(
         net,
@@ -219,10 +219,13 @@ def _contender(name: str, ledger: Ledger, bars_per_year: float) -> Contender:
     return Contender(name, label, color, ledger.net_return, metrics)
 
 
-def _recorded_baselines(run: Run, time: NDArray[np.int64], position: Floats, bars_per_year: float) -> list[Contender]:
-    """Baselines that only the walk-forward can compute (the previous fold's model), from baselines.csv."""
+def recorded_baselines(run: Run, bars_per_year: float) -> list[Contender]:
+    """Baselines that only the walk-forward can compute (the previous fold's model), from baselines.csv.
+
+    A run of a release that wrote none, or not from its first fold on, has none.
+    """
     table = run.baseline_equity
-    if table.empty or not np.array_equal(table["time"].to_numpy("datetime64[ns]").astype(np.int64), time):
+    if table.empty or not table["time"].equals(run.out_of_sample["time"]):
         return []
     found = []
     for name in BASELINE_COLUMNS[2:]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lit_ppo.oracles import fraction_of_optimum
 from lit_ppo.performance import trading_metrics
+from lit_ppo.report_analysis import recorded_baselines
 from lit_ppo.report_bars import read_fills
 from lit_ppo.report_replay import baseline_positions, random_traders, replay
 from lit_ppo.results import FoldRecord, Run
@@ -84,6 +85,11 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
         cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]
         if synthetic:
             cells.append(_cell(100 * _fraction(run, ledger.net_return), 1))
+        table.add_row(*cells)
+    for other in recorded_baselines(run, bars_per_year):
+        cells = [other.label, *(_cell(other.metrics[column]) for column in COLUMNS)]
+        if synthetic:
+            cells.append(_cell(100 * _fraction(run, other.net_returns), 1))
         table.add_row(*cells)
     return table
 

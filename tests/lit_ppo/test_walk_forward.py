@@ -96,6 +96,9 @@ def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
         (line,) = [line for line in printed.splitlines() if f" {key.replace('_', ' ')} " in line]
         shown = [cell.strip() for cell in line.replace("│", "|").split("|")]
         assert float(shown[2]) == pytest.approx(contenders[key].metrics["return_pct"], abs=0.005)
+    (line,) = [line for line in printed.splitlines() if "previous fold's model" in line]
+    shown = line.replace("│", "|").split("|")
+    assert float(shown[2]) == pytest.approx(contenders["previous_fold"].metrics["return_pct"], abs=0.005)
 
 
 def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(run):
