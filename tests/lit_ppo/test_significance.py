@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from arch.bootstrap import optimal_block_length
 from scipy import stats
 from scipy.signal import lfilter
 
@@ -337,3 +338,22 @@ def test_seed_intervals_cover_the_truth():
 def test_one_seed_has_no_interval():
     with pytest.raises(ValueError, match="seeds >= 2"):
         significance.interquartile_mean_interval(np.ones((1, 5)))
+
+
+@pytest.mark.parametrize("count", [10, 11, 60, 1_000, 5_001])
+@pytest.mark.parametrize("memory", [0.0, 0.6, -0.5, 0.98])
+def test_the_block_length_is_that_of_arch(count, memory):
+    draws = np.random.default_rng(count).standard_normal(count)
+    series = lfilter([1.0], [1.0, -memory], draws)
+    with np.errstate(all="ignore"):
+        expected = float(optimal_block_length(series)["stationary"].iloc[0])
+    assert significance._block_length(series) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "lags"), [(10, 1), (10, 9), (10, 30), (700, 17), (5, 0)])
+def test_the_standard_error_is_the_sum_over_lags(count, lags):
+    influence = np.random.default_rng(count).standard_normal(count)
+    variance = float(influence @ influence) / count
+    for lag in range(1, min(lags, count - 1) + 1):
+        variance += 2.0 * (1.0 - lag / (lags + 1)) * float(influence[lag:] @ influence[:-lag]) / count
+    assert significance._standard_error(influence, lags) == pytest.approx(math.sqrt(variance / count), rel=1e-12)
