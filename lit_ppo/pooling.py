@@ -101,9 +101,11 @@ def read_pooled(run: Run) -> dict[str, Any] | None:
 def pooled_text(record: Mapping[str, Any]) -> str:
     """What the seeds say together, in one paragraph of plain words."""
     sharpe, count = record["interquartile_mean"]["sharpe_annual"], len(record["pooled"])
-    words = f"{count} seed{'s' * (count > 1)}, {record['folds']} folds: the interquartile mean of a fold's annual "
+    words = f"{count} seed{'s' * (count > 1)}, {record['folds']} fold{'s' * (record['folds'] > 1)}: the interquartile mean of a fold's annual "
     words += f"Sharpe ratio is {sharpe['estimate']:+.2f}"
-    if sharpe["low"] is None:
+    if not any(row["trades"] for row in record["by_seed"]):
+        words += ": no seed traded."
+    elif sharpe["low"] is None:
         words += "; an interval needs two seeds."
     else:
         words += f" ({100 * CONFIDENCE:.0f} % interval {sharpe['low']:+.2f} to {sharpe['high']:+.2f}). "

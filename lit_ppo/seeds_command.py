@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lit_ppo.files import shown_path
 from lit_ppo.memory_errors import out_of_memory
 from lit_ppo.pooling import FILE_NAME, POOLED, pool, pooled_text
 from lit_ppo.report import write_report
@@ -67,7 +66,7 @@ def run_seeds(
         for seed in record["pooled"]:
             write_report(Path(root) / str(seed))
         print_pooled(record)
-        print(f"pooled: {shown_path(Path(root) / FILE_NAME)}")
+        print(f"pooled: {Path(root) / FILE_NAME}")
     return 1 if failed else max(codes)
 
 

@@ -156,3 +156,9 @@ def test_one_seed_that_is_left_has_no_interval(walk):
     record = pool("results", [7, 8], {8: "no memory"})
     assert record["interquartile_mean"]["return_pct"]["low"] is None
     assert "an interval needs two seeds" in pooled_text(record)
+
+
+def test_seeds_that_never_traded_are_said_to_be_flat(walk):
+    assert walk("--seeds", "2", "--model.hold_bias", "50", "--data.fold_limit", "1") == 0
+    assert "2 seeds, 1 fold: " in pooled_text(json.loads(Path("results/pooled.json").read_text()))
+    assert "no seed traded" in Path("results/7/report.html").read_text()
