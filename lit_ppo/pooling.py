@@ -101,8 +101,8 @@ def read_pooled(run: Run) -> dict[str, Any] | None:
 def pooled_text(record: Mapping[str, Any]) -> str:
     """What the seeds say together, in one paragraph of plain words."""
     sharpe, count = record["interquartile_mean"]["sharpe_annual"], len(record["pooled"])
-    words = f"{count} seed{'s' * (count > 1)}, {record['folds']} fold{'s' * (record['folds'] > 1)}: the interquartile mean of a fold's annual "
-    words += f"Sharpe ratio is {sharpe['estimate']:+.2f}"
+    words = f"{count} seed{'s' * (count > 1)}, {record['folds']} fold{'s' * (record['folds'] > 1)}: "
+    words += f"the interquartile mean of a fold's annual Sharpe ratio is {sharpe['estimate']:+.2f}"
     if not any(row["trades"] for row in record["by_seed"]):
         words += ": no seed traded."
     elif sharpe["low"] is None:
