@@ -9,8 +9,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.warm_start import WarmStart
-
 
 class AdaptiveTimesteps(pl.Callback):
     """Set the budget of fold i before its training starts.
@@ -71,7 +69,8 @@ class AdaptiveTimesteps(pl.Callback):
         budget = pl_module.total_timesteps = self.budget(base, steps)
         if trainer.is_global_zero:
             print(f"Adaptive timesteps: {budget:,} (saved {base - budget:,})", flush=True)
-            if budget < base and not any(isinstance(callback, WarmStart) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            others = {getattr(callback, "optimisation", "") for callback in trainer.callbacks}  # type: ignore[attr-defined]
+            if budget < base and "warm_start" not in others:
                 warnings.warn(
                     "AdaptiveTimesteps without WarmStart: every fold starts from new weights and learns less in a "
                     "smaller budget, often nothing (docs/optimisations.md). Add callbacks.WarmStart, or leave this out",

@@ -51,7 +51,7 @@ class PPOConfig:
             says, and after max_passes * sqrt(2,000 / bars) visits in another window: what a small window has to say is
             soon said, the rest is its noise. None: no such end.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
-        screen_features: weigh the features by what they say about the next return on train (`lit_ppo.screening`).
+        screen_features: use the features that say something about the next return on train (`lit_ppo.screening`).
         mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
         hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training on a small window; it
             fades as 1 / (1 + train bars / 50,000).

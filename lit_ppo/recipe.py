@@ -186,8 +186,8 @@ def build_optimizer(policy: Policy, recipe: Recipe, loss_scaling: bool = False) 
     """Adam or AdamW with eps 1e-5 (arXiv:2005.12729); the learner sets the learning rate before each iteration.
 
     Args:
-        loss_scaling: gradients will be scaled (`16-mixed`): they must be unscaled before they are clipped, which torch's
-            fused step would do itself, afterwards. So it is not used then, and is several times faster otherwise.
+        loss_scaling: gradients will be scaled (`16-mixed`): they must be unscaled before they are clipped, which
+            torch's fused step would do itself, afterwards. So it is not used then; else it is several times faster.
     """
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(policy.parameters(), lr=recipe.learning_rate, eps=1e-5, foreach=loss_scaling, fused=not loss_scaling)
