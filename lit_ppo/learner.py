@@ -25,6 +25,7 @@ from lit_ppo.rollout import (
 from lit_ppo.schedules import linear
 from lit_ppo.screening import keep_all_features, screen_features
 from lit_ppo.seeding import make_generator
+from lit_ppo.threaded_loss import count_pieces, loss_in_threads, share_threads
 from lit_ppo.timing import Stopwatch
 from lit_ppo.types import MarketTensors
 
@@ -320,8 +321,8 @@ class Learner:
             own = (sequences + size * torch.arange(networks).unsqueeze(1)).flatten()  # the same ones for each network
             yield rollout.select(own.to(rollout.observations.device))
 
-    def loss(self, minibatch: Rollout) -> PPOLoss:
-        """The clipped objective of one minibatch under the current weights."""
+    def loss(self, minibatch: Rollout, pieces: int = 1) -> PPOLoss:
+        """The clipped objective of one minibatch under the current weights, on so many threads."""
         fused = minibatch.actions is None and self.config.clip_value is None and fused_on_cpu(minibatch.advantages)
         if fused:
             assert isinstance(self.policy, MarketPolicy)
@@ -340,30 +341,54 @@ class Learner:
                 vf_coef=self.config.vf_coef,
                 ent_coef=self.ent_coef,
             )
-        outputs = self.policy(minibatch)
-        return ppo_loss(
+        weights, state_weights = minibatch.weights, minibatch.state_weights
+        minibatch = minibatch._replace(
+            weights=weights / weights.sum(), state_weights=state_weights / state_weights.sum()
+        )
+        if pieces == 1:
+            return self._loss_of(minibatch, 1)
+        return loss_in_threads(
+            lambda part: self._loss_of(part, pieces), minibatch, pieces, list(self.policy.parameters())
+        )
+
+    def _pieces(self, rollout: Rollout) -> int:
+        """How many threads share the sequences of a minibatch, where it pays (`lit_ppo.threaded_loss`)."""
+        on_cpu = rollout.advantages.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        shared = on_cpu and isinstance(self.policy, ObservationPolicy)
+        return count_pieces(rollout.num_sequences // self.config.num_minibatches) if shared else 1
+
+    def _loss_of(self, part: Rollout, pieces: int) -> PPOLoss:
+        """The objective of one of `pieces` equal parts of a minibatch whose weights sum to 1; parts add up to it."""
+        outputs = self.policy(part)
+        loss = ppo_loss(
             outputs.log_probs,
-            minibatch.log_probs,
-            minibatch.advantages,
-            minibatch.weights / minibatch.weights.sum(),
+            part.log_probs,
+            part.advantages,
+            part.weights,
             outputs.values,
-            minibatch.values,
-            minibatch.value_targets,
+            part.values,
+            part.value_targets,
             outputs.entropies,
-            minibatch.state_weights / minibatch.state_weights.sum(),
+            part.state_weights,
             clip_coef=self.clip_coef,
-            vf_coef=self.config.vf_coef,
+            vf_coef=self.config.vf_coef / pieces,
             ent_coef=self.ent_coef,
             clip_value=self.config.clip_value,
         )
+        return loss._replace(value=loss.value / pieces)
 
     def _update(self, rollout: Rollout, apply_loss: Callable[[Tensor], None]) -> tuple[list[PPOLoss], int]:
+        pieces = self._pieces(rollout)
+        with share_threads(pieces):
+            return self._epochs(rollout, apply_loss, pieces)
+
+    def _epochs(self, rollout: Rollout, apply_loss: Callable[[Tensor], None], pieces: int) -> tuple[list[PPOLoss], int]:
         losses: list[PPOLoss] = []
         for epoch in range(1, self.update_epochs + 1):
             kl = torch.zeros((), device=rollout.advantages.device)
             for minibatch in self.minibatches(rollout):
                 self.minibatch = minibatch
-                loss = self.loss(minibatch)
+                loss = self.loss(minibatch, pieces)
                 self._refuse_non_finite("loss", loss.total.detach())
                 apply_loss(loss.total)
                 self._pull_to_start(self.optimizer.param_groups[0]["lr"])
