@@ -34,7 +34,8 @@ def package_versions() -> dict[str, str | None]:
 def code_state(directory: Path | None = None) -> dict[str, Any]:
     """Return {"commit", "dirty"} of the checkout that lit_ppo runs from; both None outside a checkout or without git.
 
-    `dirty`: a tracked file differs from the commit, so the commit alone does not give this code back.
+    `dirty`: a tracked file differs from the commit, so the commit alone does not give this code back. Measured results
+    (`benchmarks/results`) are no code: a benchmark would call the next one's commit dirty.
     """
     package = directory or Path(__file__).parent
     unknown = {"commit": None, "dirty": None}
@@ -42,7 +43,8 @@ def code_state(directory: Path | None = None) -> dict[str, Any]:
     if directory is None and _git(package, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return unknown
     commit = _git(package, "rev-parse", "HEAD")
-    changes = _git(package, "status", "--porcelain", "--untracked-files=no")
+    places = ("--", ":(top)", ":(top,exclude)benchmarks/results")
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", *places)
     if commit is None or changes is None:
         return unknown
     return {"commit": commit, "dirty": bool(changes)}

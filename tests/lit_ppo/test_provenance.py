@@ -43,12 +43,16 @@ def test_the_commit_and_whether_the_tree_differs_from_it(tmp_path):
         pytest.skip("git is not installed")
     assert provenance.code_state(tmp_path) == {"commit": None, "dirty": None}  # no commit yet
     (tmp_path / "a.py").write_text("1\n")
-    git(tmp_path, "add", "a.py")
+    measured = tmp_path / "benchmarks" / "results" / "speed.json"
+    measured.parent.mkdir(parents=True)
+    measured.write_text("1\n")
+    git(tmp_path, "add", "a.py", "benchmarks")
     git(tmp_path, "commit", "-qm", "a")
     clean = {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     assert provenance.code_state(tmp_path) == clean
     (tmp_path / "notes.txt").write_text("untracked\n")
-    assert provenance.code_state(tmp_path) == clean
+    measured.write_text("2\n")
+    assert provenance.code_state(tmp_path) == clean, "a measured result is no code"
     (tmp_path / "a.py").write_text("2\n")
     assert provenance.code_state(tmp_path) == clean | {"dirty": True}
 
