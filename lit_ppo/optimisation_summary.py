@@ -175,7 +175,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"Optimisations: {measured['timesteps']:,} of {measured['timesteps_planned']:,} timesteps "
         f"({work_in_words(summary['did_less'])}), {summary['early_stops']} early stops, {summary['warm_starts']} warm "
         f"starts, {summary['evaluations_left_out']:,} validations left out; "
-        f"{pace_in_words(summary['total_speedup_achieved'])} than {summary['speedup_baseline']} (estimated)."
+        f"{pace_in_words(summary['total_speedup_achieved'])}, against {summary['speedup_baseline']} (estimated)."
     ]
     for name in dict.fromkeys(failure["optimisation"] for failure in summary["failed"]):
         found = [failure for failure in summary["failed"] if failure["optimisation"] == name]

@@ -74,8 +74,8 @@ def nan_gradient() -> None:
 def _spoil_loss(spoil) -> None:
     updates, original = itertools.count(1), Learner.loss
 
-    def loss(self, minibatch: Rollout) -> PPOLoss:
-        found = original(self, minibatch)
+    def loss(self, minibatch: Rollout, pieces: int = 1) -> PPOLoss:
+        found = original(self, minibatch, pieces)
         return spoil(found) if next(updates) == NAN_UPDATE else found
 
     Learner.loss = loss  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -29,6 +30,10 @@ for name in ("lightning.pytorch", "torch._dynamo", "lit_ppo.report", "lit_ppo.su
 
 def run(request: dict) -> int:
     """In the forked process: become the run."""
+    # A run respects what its parent ignores: SIGINT under a shell's `&`, SIGHUP under `nohup`. These are terminal runs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
