@@ -15,7 +15,7 @@ from datamodules.bar_checks import FIX_ROWS
 from datamodules.bar_errors import ProblemBook, shown
 from datamodules.bar_source import BarSource, Block
 from datamodules.bar_times import EpochTimes, FormatTimes, TextTimes, TimeColumn
-from datamodules.dialects import NUMBERS, SEPARATOR_NAMES, Dialect, find_dialect
+from datamodules.dialects import NUMBERS, QUOTED_SEPARATOR, SEPARATOR_NAMES, Dialect, find_dialect
 
 # pandas 3.1 reads every decimal as the nearest float and warns about the option; older ones need it for that
 _EXACT = {} if tuple(int(x) for x in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
@@ -197,7 +197,8 @@ def _parse(
 
     def field(row: int, role: str) -> str:
         line = data.split(b"\n", row + 1)[row]
-        return shown(repr(line.split(dialect.separator.encode())[columns[role]].strip().decode()[:40]))
+        text = line.split(dialect.separator.encode())[columns[role]].strip().decode()[:40]
+        return shown(repr(text.replace(QUOTED_SEPARATOR, dialect.separator)))
 
     def no_number(role: str, rows: np.ndarray) -> Callable[[int], str]:
         return lambda i: f"{role} is {field(int(rows[i]), role)}, not a number"

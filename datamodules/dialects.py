@@ -49,6 +49,11 @@ _HEADERLESS = {  # number of fields after the time -> roles
 }
 
 
+# Stands for a separator inside quotes: no part of a number, so that the field is refused, and no space either, which
+# would be stripped off a field's ends ("\x1f" is one to Python).
+QUOTED_SEPARATOR = "\x01"
+
+
 @dataclass(frozen=True)
 class Dialect:
     """What a row looks like.
@@ -86,7 +91,7 @@ class Dialect:
         if b'"' not in data:
             return data
         separator = self.separator.encode()
-        instead = b"." if self.decimal == self.separator else b"\x1f"  # makes the field no number, hence refused
+        instead = b"." if self.decimal == self.separator else QUOTED_SEPARATOR.encode()
 
         def content(match: re.Match[bytes]) -> bytes:
             inside: bytes = match[2]
@@ -170,8 +175,10 @@ def find_dialect(
 def _fields(line: str, separator: str) -> list[str]:
     """Split one line of the sample; quotes keep a separator inside a field."""
     if '"' in line:
-        line = re.sub(_quoted_field(separator), lambda match: match[1] + match[2].replace(separator, "\x1f"), line)
-    return [part.replace("\x1f", separator).strip() for part in line.split(separator)]
+        line = re.sub(
+            _quoted_field(separator), lambda match: match[1] + match[2].replace(separator, QUOTED_SEPARATOR), line
+        )
+    return [part.replace(QUOTED_SEPARATOR, separator).strip() for part in line.split(separator)]
 
 
 def _quoted_field(separator: str) -> str:

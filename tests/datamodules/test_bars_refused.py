@@ -389,3 +389,16 @@ def test_the_mode_bits_of_the_file_stay_as_they_are(text, tmp_path):
     path.chmod(0o440)
     read_bars(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o440
+
+
+@pytest.mark.parametrize("field", ['",1793.514"', '"1793.514,"', '"1,793.514"'])
+def test_a_separator_inside_quotes_makes_a_price_no_number_wherever_it_stands(field, text, tmp_path):
+    path = tmp_path / "bars.csv"
+    lines = text.splitlines()
+    cells = lines[5].split(",")
+    cells[2] = field
+    lines[5] = ",".join(cells)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shown = re.escape(field.strip('"'))
+    with pytest.raises(BarFileError, match=rf"line 6: high is '{shown}', not a number"):
+        read_bars(path)
