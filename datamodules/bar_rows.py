@@ -50,7 +50,9 @@ def read_rows(
 ) -> Rows:
     """Parse the whole file; what cannot be read goes into `book`, what was detected into `detected`."""
     blocks = source.blocks()
-    first = next(blocks)
+    first = next(blocks, None)
+    if first is None:  # a byte order mark and nothing else
+        raise source.refuse("the file is empty (no text in it)", "Export the bars again.")
     detected["encoding"] = source.encoding
     detected["compression"] = source.compression
     dialect = find_dialect(first.data, source, date_format=date_format, **options)

@@ -221,6 +221,7 @@ def test_a_file_in_doubt_is_refused_with_line_evidence_and_remedy(name, text, tm
 
 BYTES: dict[str, tuple[Callable[[str], bytes], str, tuple[str, ...]]] = {
     "empty": (lambda text: b"", "bars.csv", ("empty (0 bytes)",)),
+    "a byte order mark alone": (lambda text: b"\xff\xfe", "bars.csv", ("empty (no text in it)",)),
     "gzip without its name": (lambda text: gzip.compress(text.encode()), "bars.csv", ("gzip", ".csv.gz")),
     "name of gzip without gzip": (str.encode, "bars.csv.gz", ("not gzip", "Rename")),
     "gzip cut": (lambda text: gzip.compress(text.encode())[:-40], "bars.csv.gz", ("gzip stream is damaged",)),
