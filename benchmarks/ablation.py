@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS, provenance, write
 from benchmarks.oracles import Job, run_job
-from lit_ppo.oracle_command import summarise
+from lit_ppo.commands.oracle import summarise
 
 PATH = RESULTS / "ablation.json"
 TRAIN_BARS, TEST_BARS, TIMESTEPS = 2500, 300_000, 1_000_000

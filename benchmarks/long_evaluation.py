@@ -21,7 +21,7 @@ from datamodules.oracle_bars import train_fold
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.accounting import money_account
 from lit_ppo.evaluation import Evaluation, evaluate, evaluate_bar_by_bar
-from lit_ppo.oracle_score import PER_BAR
+from lit_ppo.oracles.score import PER_BAR
 from lit_ppo.recipe import Recipe, build_policy, policy_inputs
 
 FEATURES = 36

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from lit_ppo.lstm import LSTM
-from lit_ppo.provenance import code_state, machine, package_versions
+from lit_ppo.runs.provenance import code_state, machine, package_versions
 from lit_ppo.seeding import make_generator
 from lit_ppo.timing import Stopwatch
 

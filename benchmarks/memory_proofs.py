@@ -31,11 +31,11 @@ import yaml
 
 from datamodules.gymnasium_data import GymnasiumDataModule
 from lit_ppo.checkpoints import load_checkpoint
+from lit_ppo.commands.lightning_cli import SELECTED
 from lit_ppo.episode_evaluation import evaluate_episodes
-from lit_ppo.lightning_cli import SELECTED
 from lit_ppo.policy import ObservationPolicy
-from lit_ppo.provenance import code_state, machine, package_versions
 from lit_ppo.recipe import load_policy
+from lit_ppo.runs.provenance import code_state, machine, package_versions
 from lit_ppo.timing import Stopwatch
 
 REPOSITORY = Path(__file__).parents[1]

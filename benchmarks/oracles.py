@@ -29,10 +29,10 @@ import yaml
 from benchmarks.common import RESULTS, provenance, read, write
 from datamodules.oracle_bars import fresh_bars, train_fold
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo import oracles
-from lit_ppo.oracle_command import MarketMaker, OracleTask, rule_controls, summarise
-from lit_ppo.provenance import code_state
+from lit_ppo.commands.oracle import MarketMaker, OracleTask, rule_controls, summarise
+from lit_ppo.oracles import optima
 from lit_ppo.recipe import Recipe
+from lit_ppo.runs.provenance import code_state
 
 PATH = RESULTS / "oracles.json"
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def unseen_draws() -> list[Job]:
             market |= {"noise": "student_t", "dof": round(float(numbers.uniform(2.5, 10)), 1)}
         train_bars = round(float(np.exp(numbers.uniform(math.log(2500), math.log(50_000)))), -2)
         parameters = SyntheticMarket(**market).parameters
-        if oracles.solve("regime", **parameters).value >= WORTH_LEARNING:
+        if optima.solve("regime", **parameters).value >= WORTH_LEARNING:
             jobs.append(Job("unseen", len(jobs), market, int(train_bars), 500_000))
     return jobs
 
@@ -198,7 +198,7 @@ def store(path: Path, record: dict[str, Any], job: Job, result: dict[str, Any]) 
     else:
         row = ROWS[job.group]
         parameters = SyntheticMarket(**row.market).parameters
-        optimum = oracles.solve(row.market["kind"], **parameters).value
+        optimum = optima.solve(row.market["kind"], **parameters).value
         group |= {**asdict(row), "optimum_per_bar": optimum}
         group["rules"] = rule_controls(parameters, row.market["kind"])
     group["seeds"] = sorted([*group["seeds"], result], key=lambda seed: seed["seed"])

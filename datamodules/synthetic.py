@@ -2,7 +2,7 @@
 
 One *unit* is the standard deviation of a bar's noise (sigma = 1). A market is drawn in units; the file holds prices
 in which one unit is a log return of `scale`. What an agent earns per bar, divided by `scale`, compares with the
-optimum of `lit_ppo.oracles`.
+optimum of `lit_ppo.oracles.optima`.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class SyntheticMarket:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The kind's own parameters, main values filled in: the arguments of `lit_ppo.oracles.solve`."""
+        """The kind's own parameters, main values filled in: the arguments of `lit_ppo.oracles.optima.solve`."""
         given = {name: getattr(self, name) for name in MAIN_PARAMETERS[self.kind]}
         return {name: MAIN_PARAMETERS[self.kind][name] if v is None else v for name, v in given.items()}
 

@@ -112,7 +112,7 @@ def counterfactual_advantage(
         raise ValueError(f"counterfactual_advantage needs {wanted}, got {wrong}")
     results = torch.empty_like(rewards), torch.empty_like(rewards[..., 0]), torch.empty_like(rewards[..., 0])
     if fused_on_cpu(rewards, probs, values, first_occupancy):
-        from lit_ppo.kernels_counterfactual import evaluate_positions  # compiled at the first use
+        from lit_ppo.kernels.counterfactual import evaluate_positions  # compiled at the first use
 
         arrays = [tensor.contiguous().numpy() for tensor in (rewards, probs, values, first_occupancy)]
         evaluate_positions(*arrays, float(gamma), float(gae_lambda), *(tensor.numpy() for tensor in results))

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_ppo import __version__
-from lit_ppo.memory_errors import out_of_memory
+from lit_ppo.commands.memory_errors import out_of_memory
 
 if TYPE_CHECKING:
-    from lit_ppo.lightning_cli import LitPPOCLI
+    from lit_ppo.commands.lightning_cli import LitPPOCLI
 
 COMMANDS = {
     "walk-forward": "train, select and test every fold: results/<seed>/",
@@ -101,10 +101,11 @@ def _train(command: str, rest: list[str]) -> int:
 
     from datamodules.gymnasium_data import GymnasiumDataModule
     from datamodules.walk_forward import WalkForwardDataModule
-    from lit_ppo import interrupts, rerun
-    from lit_ppo.data_choice import asks_for_environment
-    from lit_ppo.lightning_cli import LitPPOCLI, run_on_one_fold
-    from lit_ppo.run_lock import RunLockedError
+    from lit_ppo import interrupts
+    from lit_ppo.commands import rerun
+    from lit_ppo.commands.data_choice import asks_for_environment
+    from lit_ppo.commands.lightning_cli import LitPPOCLI, run_on_one_fold
+    from lit_ppo.runs.run_lock import RunLockedError
 
     # Its devices, tips and module summaries, once for every fold.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -122,7 +123,7 @@ def _train(command: str, rest: list[str]) -> int:
     interrupts.install()
     try:
         if command == "walk-forward":
-            from lit_ppo.walk_forward_command import walk_forward
+            from lit_ppo.commands.walk_forward import walk_forward
 
             if cli.config["seeds"] != 1:
                 return _seeds(cli, rest, original is not None)
@@ -133,7 +134,7 @@ def _train(command: str, rest: list[str]) -> int:
                 rerun.say_outcome(original, Path(cli.config["results"]) / str(cli.config["seed_everything"]))
             return code
         if command == "audit":
-            from lit_ppo.audit_command import audit
+            from lit_ppo.commands.audit import audit
 
             return audit(cli)
         run_on_one_fold(cli)
@@ -149,7 +150,7 @@ def _train(command: str, rest: list[str]) -> int:
 
 def _predict(rest: list[str]) -> int:
     """`lit-ppo predict --ckpt RUN --data FILE`; without `--ckpt`, Lightning's own on one fold."""
-    from lit_ppo.signals_command import is_signals, predict
+    from lit_ppo.commands.signals import is_signals, predict
 
     if not is_signals(rest):
         return _train("predict", rest)
@@ -166,7 +167,7 @@ def _export(rest: list[str]) -> int:
     """`lit-ppo export --ckpt RUN --output DIR`."""
     from datamodules.feed import Feed
     from lit_ppo.checkpoints import CheckpointError
-    from lit_ppo.export import MissingPackageError, export
+    from lit_ppo.signals.export import MissingPackageError, export
 
     try:
         return export(rest, Feed.of)
@@ -178,9 +179,9 @@ def _export(rest: list[str]) -> int:
 
 def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
     """`lit-ppo walk-forward --seeds N`: each seed with a command line, data and model of its own."""
-    from lit_ppo.lightning_cli import LitPPOCLI
-    from lit_ppo.seeds_command import run_seeds
-    from lit_ppo.walk_forward_command import walk_forward
+    from lit_ppo.commands.lightning_cli import LitPPOCLI
+    from lit_ppo.commands.seeds import run_seeds
+    from lit_ppo.commands.walk_forward import walk_forward
 
     config = cli.config
     first, count = config["seed_everything"], config["seeds"]
@@ -205,7 +206,7 @@ def _oracle(rest: list[str]) -> int:
     from datamodules.oracle_bars import fresh_bars, train_fold
     from datamodules.synthetic import SyntheticMarket
     from lit_ppo import interrupts
-    from lit_ppo.oracle_command import MarketMaker, oracle
+    from lit_ppo.commands.oracle import MarketMaker, oracle
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*LeafSpec.*"):
@@ -228,7 +229,7 @@ def _benchmark(rest: list[str]) -> int:
 
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
-    from lit_ppo.benchmark_command import benchmark
+    from lit_ppo.commands.benchmark import benchmark
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
@@ -304,7 +305,7 @@ def _report(rest: list[str]) -> int:
     """`lit-ppo report DIR`."""
     import argparse
 
-    from lit_ppo.report import write_report
+    from lit_ppo.report.build import write_report
 
     parser = argparse.ArgumentParser(prog="lit-ppo report", description="Write report.html into a run folder.")
     parser.add_argument("directory", help="results/<seed>")
@@ -316,8 +317,8 @@ def _compare(rest: list[str]) -> int:
     """`lit-ppo compare DIR DIR ...` and `lit-ppo compare --all`."""
     import argparse
 
-    from lit_ppo.compare import compare
-    from lit_ppo.run_index import history
+    from lit_ppo.report.compare import compare
+    from lit_ppo.report.run_index import history
 
     parser = argparse.ArgumentParser(prog="lit-ppo compare", description="Compare runs with the first of them.")
     parser.add_argument("directories", nargs="*", help="results/<seed>, two or more")

@@ -33,8 +33,7 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS, CheckpointStore
-from lit_ppo.class_paths import restrict_class_paths
-from lit_ppo.diagnosis import diagnosed
+from lit_ppo.commands.class_paths import restrict_class_paths
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps, scales_loss
@@ -49,6 +48,7 @@ from lit_ppo.recipe import (
     policy_inputs,
     suitable_threads,
 )
+from lit_ppo.runs.diagnosis import diagnosed
 from lit_ppo.tensorboard import announce
 from lit_ppo.types import MarketTensors
 

@@ -326,7 +326,7 @@ class Learner:
         fused = minibatch.actions is None and self.config.clip_value is None and fused_on_cpu(minibatch.advantages)
         if fused:
             assert isinstance(self.policy, MarketPolicy)
-            from lit_ppo.kernels_counterfactual import counterfactual_loss  # compiled at the first use
+            from lit_ppo.kernels.counterfactual import counterfactual_loss  # compiled at the first use
 
             logits, values = self.policy.logits_and_values(minibatch)
             return counterfactual_loss(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_ppo.kernels import LayerFunction, library_layer, reference_layer, torch_layer
+from lit_ppo.kernels.torch_layers import LayerFunction, library_layer, reference_layer, torch_layer
 
 IMPLEMENTATIONS = ("reference", "torch", "library", "numba")
 
@@ -168,7 +168,7 @@ def layer_function(implementation: str) -> LayerFunction:
             kernel: cuDNN on a GPU; no resets) or "numba" (fused; float32 on the CPU).
     """
     if implementation == "numba":
-        from lit_ppo.kernels_fused import numba_layer  # numba takes 0.3 s to import: only when it is used
+        from lit_ppo.kernels.fused_layer import numba_layer  # numba takes 0.3 s to import: only when it is used
 
         return numba_layer
     layers: dict[str, LayerFunction] = {

@@ -16,7 +16,6 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.checkpoints import FACTS
-from lit_ppo.diagnosis import diagnosed
 from lit_ppo.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
@@ -33,6 +32,7 @@ from lit_ppo.recipe import (
     experience,
     policy_inputs,
 )
+from lit_ppo.runs.diagnosis import diagnosed
 from lit_ppo.seeding import derive_seed
 from lit_ppo.types import GymnasiumTask, MarketTensors, TrainedFold
 

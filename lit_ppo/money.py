@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lit_ppo.accounting import Ledger, MoneyLedger, money_account
-from lit_ppo.files import FoldCsv, utc_cells
-from lit_ppo.results import RunFolder
+from lit_ppo.runs.files import FoldCsv, utc_cells
+from lit_ppo.runs.results import RunFolder
 
 FILE = "money.csv"
 COLUMNS = ("time", "fold", "lots", "profit", "cost", "balance")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_ppo.activations import ACTIVATIONS
 from lit_ppo.initialisation import InitScheme, initialise_lstm
+from lit_ppo.kernels.activations import ACTIVATIONS
 from lit_ppo.lstm import LSTM, LSTMState
 
 

@@ -15,7 +15,7 @@ SHARED = {"types", "costs", "schedules", "checkpoints", "timing", "seeding", "at
 # The two command lines name the datamodule; nothing else of lit_ppo may.
 COMMAND_LINES = {"lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
 # The one import upwards, inside a function: a process that trains a candidate builds its loop as the command does.
-UPWARDS = {("lit_ppo.candidate_processes", "lit_ppo.walk_forward_command")}
+UPWARDS = {("lit_ppo.walk_forward.candidate_processes", "lit_ppo.commands.walk_forward")}
 
 
 def imports(path: Path) -> set[str]:
@@ -90,7 +90,7 @@ def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
 
 
 LIGHT = ("bars", "data_card", "cache")
-LIGHT_OF_LIT_PPO = ("atomic", "files", "provenance", "results", "run_lock", "report", "performance", "cli")
+LIGHT_OF_LIT_PPO = ("atomic", "performance", "cli", "runs.provenance", "runs.results", "runs.run_lock", "report.build")
 
 
 def test_light_modules_start_without_torch_and_lightning():

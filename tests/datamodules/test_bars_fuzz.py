@@ -150,7 +150,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
-def prices_in(content: bytes, base: Base) -> Counter[tuple[float, ...]]:
+def prices_in(content: bytes, base: Base, thousands: str | None = None) -> Counter[tuple[float, ...]]:
     """Read every line that can be read, slowly and plainly, with no idea of dialects."""
     encoding = base.encoding
     if encoding == "gzip":
@@ -161,13 +161,13 @@ def prices_in(content: bytes, base: Base) -> Counter[tuple[float, ...]]:
         fields = [field.strip().strip('"').strip() for field in line.split(base.separator)]
         try:
             four = fields[base.first_price : base.first_price + 4]
-            found[tuple(float(field.replace(base.decimal, ".")) for field in four)] += 1
+            found[tuple(float(field.replace(thousands or "", "").replace(base.decimal, ".")) for field in four)] += 1
         except ValueError:
             continue
     return found
 
 
-def wrong(bars: Bars, content: bytes, base: Base) -> str | None:
+def wrong(bars: Bars, content: bytes, base: Base, thousands: str | None = None) -> str | None:
     """Return what is wrong with accepted bars, or None."""
     x = bars.frame[PRICES].to_numpy()
     stamps = bars.frame["time"].to_numpy("datetime64[ns]").astype(np.int64)
@@ -177,7 +177,7 @@ def wrong(bars: Bars, content: bytes, base: Base) -> str | None:
         return "high and low do not hold open and close"
     if (np.diff(stamps) <= 0).any():
         return "times that do not rise"
-    unknown = Counter(map(tuple, x.tolist())) - prices_in(content, base)
+    unknown = Counter(map(tuple, x.tolist())) - prices_in(content, base, thousands)
     if unknown:
         return f"prices that the file does not hold: {list(unknown)[:3]}"
     lost = bars.card.rows_read - len(bars) - sum(bars.card.dropped.values())
@@ -204,7 +204,7 @@ def campaign(bases: list[Base], directory: Path, seed: int, go_on: Callable[[int
             raise AssertionError(f"{error!r} escaped, options {options}, content {content!r}") from error
         else:
             accepted += 1
-            defect = wrong(bars, content, base)
+            defect = wrong(bars, content, base, options.get("thousands"))
             assert defect is None, f"{defect}; options {options}, content {content!r}"
         tried += 1
     return tried, accepted

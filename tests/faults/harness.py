@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lit_ppo.atomic import TEMPORARY_SUFFIX
 from lit_ppo.checkpoints import MANIFEST
-from lit_ppo.diagnosis import FOLDER as DIAGNOSIS
+from lit_ppo.runs.diagnosis import FOLDER as DIAGNOSIS
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = 7

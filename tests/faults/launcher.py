@@ -19,12 +19,12 @@ import torch
 from lit_ppo import atomic
 from lit_ppo.cli import main
 from lit_ppo.lstm import LSTM
-from lit_ppo.provenance import source_sha256
+from lit_ppo.runs.provenance import source_sha256
 
 # What a run imports on its way; forked runs then start at once.
-for name in ("lit_ppo.walk_forward_command", "lit_ppo.lightning_cli", "datamodules.walk_forward", "callbacks"):
-    importlib.import_module(name)
-for name in ("lightning.pytorch", "torch._dynamo", "lit_ppo.report", "lit_ppo.summary", "lit_ppo.kernels_numba"):
+OWN = ("commands.walk_forward", "commands.lightning_cli", "report.build", "report.summary", "kernels.numba_layer")
+OTHER = ("datamodules.walk_forward", "callbacks", "lightning.pytorch", "torch._dynamo")
+for name in (*(f"lit_ppo.{name}" for name in OWN), *OTHER):
     importlib.import_module(name)
 
 

@@ -14,13 +14,13 @@ from rich.console import Console
 from datamodules.scaling import Scaler
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.audit import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
-from lit_ppo.audit_command import audit
-from lit_ppo.audit_nulls import NULLS, NullResult, edge_p_value, null_frame
+from lit_ppo.audit.checks import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
+from lit_ppo.audit.nulls import NULLS, NullResult, edge_p_value, null_frame
 from lit_ppo.cli import main
+from lit_ppo.commands.audit import audit
+from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.costs import FILLS, fill_delay
 from lit_ppo.envs.account import ACCOUNT_FEATURES, Account
-from lit_ppo.lightning_cli import LitPPOCLI
 from lit_ppo.module import LitPPO
 from lit_ppo.types import BarRange
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lit_ppo import candidate_processes
-from lit_ppo.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
 from lit_ppo.cli import main
-from lit_ppo.results import load_run
+from lit_ppo.runs.results import load_run
+from lit_ppo.walk_forward import candidate_processes
+from lit_ppo.walk_forward.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
 from tests.lit_ppo.test_walk_forward import CONFIG
 
 TINY = yaml.safe_load(CONFIG)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lit_ppo.compare import _difference, _read, compare, flatten, setting_differences, text_table
-from lit_ppo.report_tables import Cell, Row
-from lit_ppo.run_index import FILE_NAME, history, update
+from lit_ppo.report.compare import _difference, _read, compare, flatten, setting_differences, text_table
+from lit_ppo.report.run_index import FILE_NAME, history, update
+from lit_ppo.report.tables import Cell, Row
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,8 +108,8 @@ def test_the_index_reads_a_run_once_and_again_when_it_changed(results: Path, tmp
     root = tmp_path / "results"
     shutil.copytree(results, root, ignore=shutil.ignore_patterns("*.html", FILE_NAME))
     read: list[str] = []
-    original = sys.modules["lit_ppo.run_index"].load_run
-    monkeypatch.setattr("lit_ppo.run_index.load_run", lambda path: (read.append(path.name), original(path))[1])
+    original = sys.modules["lit_ppo.report.run_index"].load_run
+    monkeypatch.setattr("lit_ppo.report.run_index.load_run", lambda path: (read.append(path.name), original(path))[1])
     rows = update(root)
     assert [row["folder"] for row in rows] == ["1", "2", "3"]
     assert sorted(read) == ["1", "2", "3"]
@@ -149,7 +149,7 @@ def test_history_of_an_empty_directory_says_so(tmp_path: Path) -> None:
 
 def test_comparing_and_indexing_need_no_torch(results: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from lit_ppo.compare import compare; from lit_ppo.run_index import history; "
+        "import sys; from lit_ppo.report.compare import compare; from lit_ppo.report.run_index import history; "
         "compare(sys.argv[1:3], html_path=sys.argv[4]); history(sys.argv[3], html_path=sys.argv[5]); "
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )

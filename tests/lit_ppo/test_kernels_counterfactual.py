@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 import lit_ppo.advantages as advantages_module
-from lit_ppo.activations import Tanh
 from lit_ppo.advantages import counterfactual_advantage
+from lit_ppo.kernels.activations import Tanh
 from lit_ppo.losses import PPOLoss, ppo_loss
 
 pytest.importorskip("numba", reason="the fused kernels need numba")
-from lit_ppo.kernels_counterfactual import counterfactual_loss
+from lit_ppo.kernels.counterfactual import counterfactual_loss
 
 COEFFICIENTS = {"clip_coef": 0.2, "vf_coef": 0.1, "ent_coef": 0.05}
 

@@ -11,9 +11,10 @@ import torch
 
 from datamodules.oracle_bars import fresh_bars, train_fold
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo import cli, oracles
-from lit_ppo.oracle_command import MarketMaker, OracleTask, rule_controls, summarise
-from lit_ppo.oracle_score import FreshBars, belief_probe
+from lit_ppo import cli
+from lit_ppo.commands.oracle import MarketMaker, OracleTask, rule_controls, summarise
+from lit_ppo.oracles import optima
+from lit_ppo.oracles.score import FreshBars, belief_probe
 from lit_ppo.policy import MarketPolicy
 from lit_ppo.seeding import make_generator
 
@@ -90,7 +91,7 @@ def test_the_probe_finds_a_belief_that_is_in_the_hidden_state_and_none_in_noise(
     policy = MarketPolicy(1, hidden_size=2, generator=make_generator(0))
     draw = SyntheticMarket(kind="regime", num_bars=4000, seed=_test_seed()).draw()
     q, mu = bars.optimum.parameters["q"], bars.optimum.parameters["mu"]
-    odds = oracles.belief_log_odds(draw.returns, q, mu)[bars.market.first_bar :][: len(bars.market)]
+    odds = optima.belief_log_odds(draw.returns, q, mu)[bars.market.first_bar :][: len(bars.market)]
 
     class Knows(MarketPolicy):
         def encode(self, features, state, episode_starts=None):

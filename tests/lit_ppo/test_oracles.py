@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo import oracle_rules as rules
-from lit_ppo import oracles
+from lit_ppo.oracles import optima, rules
 
 GRID_ERROR = 3e-5  # of the published table
 
@@ -27,10 +26,10 @@ REGIME_MAIN = {"q": 0.01, "mu": 0.2, "cost": 0.1}
 def simulate(num_bars: int, seed: int, **parameters):
     """Returns, and the oracle's own rewards, on a fresh market."""
     market = SyntheticMarket(num_bars=num_bars, seed=seed, **parameters)
-    optimum = oracles.solve(market.kind, **market.parameters)
+    optimum = optima.solve(market.kind, **market.parameters)
     draw = market.draw()
     observed = draw.returns if draw.signal is None else draw.signal
-    return draw, optimum, oracles.rewards(optimum.decide(observed), draw.returns, market.parameters["cost"])
+    return draw, optimum, optima.rewards(optimum.decide(observed), draw.returns, market.parameters["cost"])
 
 
 # O1, the predictor
@@ -40,7 +39,7 @@ def simulate(num_bars: int, seed: int, **parameters):
 def test_predictor_values_agree_with_the_table(rho, beta, cost, optimum, sign, myopic, free):
     # The last row's 0.0746 is off by 1.1e-4: the band rule below, which shares no code, says 0.07449 as well.
     tolerance = 1.5e-4 if rho == 0.98 else GRID_ERROR
-    assert oracles.solve_predictor(rho, beta, cost).value == pytest.approx(optimum, abs=tolerance)
+    assert optima.solve_predictor(rho, beta, cost).value == pytest.approx(optimum, abs=tolerance)
     assert rules.predictor_rule_value(rho, beta, cost) == pytest.approx(sign, abs=1e-4)
     assert rules.predictor_rule_value(rho, beta, cost, threshold=cost) == pytest.approx(myopic, abs=2e-4)
     assert rules.predictor_no_cost_value(rho, beta) == pytest.approx(free, abs=1e-5)
@@ -48,14 +47,14 @@ def test_predictor_values_agree_with_the_table(rho, beta, cost, optimum, sign, m
 
 @pytest.mark.parametrize(("rho", "beta", "cost"), [row[:3] for row in PREDICTORS])
 def test_the_programme_finds_the_best_band_that_the_integral_equation_finds(rho, beta, cost):
-    optimum, band = oracles.solve_predictor(rho, beta, cost), rules.best_predictor_rule(rho, beta, cost)
+    optimum, band = optima.solve_predictor(rho, beta, cost), rules.best_predictor_rule(rho, beta, cost)
     assert optimum.value == pytest.approx(band.value, abs=2e-6)
     np.testing.assert_allclose(optimum.borders[0], band.threshold, atol=5e-5)  # held -1: when to buy
     np.testing.assert_allclose(optimum.borders[2], -band.threshold, atol=5e-5)
 
 
 def test_the_switching_signal_is_the_one_of_the_table():
-    switching = [oracles.solve_predictor(*row[:3]).borders[0, -1] for row in PREDICTORS]
+    switching = [optima.solve_predictor(*row[:3]).borders[0, -1] for row in PREDICTORS]
     np.testing.assert_allclose(switching, [0.062, 0.1175, 0.065, 0.030], atol=2e-3)
 
 
@@ -67,7 +66,7 @@ def test_a_sign_rule_is_a_band_of_width_zero():
 
 
 def test_the_quadratic_optimum_is_the_closed_form_of_the_table():
-    optimum = oracles.solve_quadratic(phi=0.1, signal_std=0.1, sigma=1, risk_aversion=1, impact=10)
+    optimum = optima.solve_quadratic(phi=0.1, signal_std=0.1, sigma=1, risk_aversion=1, impact=10)
     assert optimum.value == pytest.approx(0.00309924, abs=1e-8)
     assert optimum.hold == pytest.approx(0.729844, abs=1e-6)
     assert optimum.aim == pytest.approx(0.212695, abs=1e-6)
@@ -84,7 +83,7 @@ def test_no_other_linear_rule_beats_the_quadratic_optimum():
         risk, moves = weights @ correlation @ weights, change @ correlation @ change
         return weights @ correlation[0] - sigma**2 / 2 * (gamma * risk + impact * moves)
 
-    best = oracles.solve_quadratic(phi, std, sigma, gamma, impact)
+    best = optima.solve_quadratic(phi, std, sigma, gamma, impact)
     assert value(best.hold, best.aim) == pytest.approx(best.value, rel=1e-9)
     for dh, da in product((-0.02, 0.0, 0.02), repeat=2):
         assert value(best.hold + dh, best.aim + da) <= best.value + 1e-15
@@ -95,12 +94,12 @@ def test_no_other_linear_rule_beats_the_quadratic_optimum():
 
 @pytest.mark.parametrize(("q", "mu", "cost", "optimum", "memoryless"), REGIMES)
 def test_regime_values_agree_with_the_table(q, mu, cost, optimum, memoryless):
-    assert oracles.solve_regime(q, mu, cost).value == pytest.approx(optimum, abs=GRID_ERROR)
+    assert optima.solve_regime(q, mu, cost).value == pytest.approx(optimum, abs=GRID_ERROR)
     assert rules.best_memoryless(q, mu, cost).value == pytest.approx(memoryless, abs=1e-4)
 
 
 def test_the_hard_regime_has_the_value_that_the_docs_state():
-    assert oracles.solve_regime(q=0.01, mu=0.1, cost=0.1).value == pytest.approx(0.03130, abs=1e-5)
+    assert optima.solve_regime(q=0.01, mu=0.1, cost=0.1).value == pytest.approx(0.03130, abs=1e-5)
 
 
 def test_knowing_the_regime_is_worth_its_mean_less_the_switches():
@@ -121,9 +120,9 @@ def test_knowing_the_regime_is_worth_its_mean_less_the_switches():
 )
 def test_the_best_policy_earns_its_value_on_200_000_fresh_bars(parameters):
     _, optimum, earned = simulate(200_000, seed=11, **parameters)
-    error = oracles.standard_error(earned)
+    error = optima.standard_error(earned)
     assert abs(earned.mean() - optimum.value) < 3 * error
-    assert not oracles.looks_ahead(earned.mean(), error, optimum.value)
+    assert not optima.looks_ahead(earned.mean(), error, optimum.value)
 
 
 @pytest.mark.slow
@@ -140,22 +139,22 @@ def test_the_best_policy_earns_its_value_on_200_000_fresh_bars(parameters):
 )
 def test_the_best_policy_earns_its_value_within_two_errors_on_two_million_fresh_bars(parameters):
     _, optimum, earned = simulate(2_000_000, seed=7, **parameters)
-    assert abs(earned.mean() - optimum.value) < 2 * oracles.standard_error(earned)
+    assert abs(earned.mean() - optimum.value) < 2 * optima.standard_error(earned)
 
 
 def test_no_other_belief_thresholds_beat_the_best_policy_on_the_same_bars():
     draw, optimum, earned = simulate(400_000, seed=5, **REGIME_MAIN)
     beliefs = optimum.states(draw.returns)
     for threshold in (0.0, 0.2, 0.6, 1.0):
-        other = oracles.rewards(rules.hysteresis(beliefs, threshold), draw.returns, 0.1)
-        assert other.mean() < earned.mean() + oracles.standard_error(other - earned)
+        other = optima.rewards(rules.hysteresis(beliefs, threshold), draw.returns, 0.1)
+        assert other.mean() < earned.mean() + optima.standard_error(other - earned)
 
 
 @pytest.mark.parametrize("dof", [None, 3.0])
 def test_the_belief_filter_equals_the_sum_over_all_regime_paths(dof):
     q, mu = 0.1, 0.4
     returns = np.random.Generator(np.random.PCG64(0)).standard_normal(9)
-    log_odds = oracles.belief_log_odds(returns, q, mu, dof)
+    log_odds = optima.belief_log_odds(returns, q, mu, dof)
     width = 1.0 if dof is None else np.sqrt((dof - 2) / dof)
 
     def density(z: float) -> float:  # up to a factor
@@ -168,11 +167,11 @@ def test_the_belief_filter_equals_the_sum_over_all_regime_paths(dof):
             weight[path[-1]] += flips * np.prod([density(r - mu * s) for r, s in zip(returns, path, strict=False)])
         assert log_odds[t] == pytest.approx(np.log(weight[1] / weight[-1]), abs=1e-9)
         after = weight[1] * (1 - q) + weight[-1] * q, weight[1] * q + weight[-1] * (1 - q)
-        assert oracles.next_log_odds(log_odds, q)[t] == pytest.approx(np.log(after[0] / after[1]), abs=1e-9)
+        assert optima.next_log_odds(log_odds, q)[t] == pytest.approx(np.log(after[0] / after[1]), abs=1e-9)
 
 
 def test_beliefs_stay_finite_when_the_evidence_is_overwhelming():
-    beliefs = oracles.next_log_odds(oracles.belief_log_odds(np.full(100, 50.0), q=0.001, mu=5.0), q=0.001)
+    beliefs = optima.next_log_odds(optima.belief_log_odds(np.full(100, 50.0), q=0.001, mu=5.0), q=0.001)
     np.testing.assert_allclose(beliefs, np.log(0.999 / 0.001))
 
 
@@ -184,7 +183,7 @@ def test_the_scan_in_blocks_equals_the_plain_loop(n):
         for x in inputs:
             state = keep * state + x
             expected.append(state)
-        np.testing.assert_allclose(oracles.scan(lambda s, x, k=keep: k * s + x, inputs, 0.5), expected, atol=1e-10)
+        np.testing.assert_allclose(optima.scan(lambda s, x, k=keep: k * s + x, inputs, 0.5), expected, atol=1e-10)
 
 
 def test_the_best_policy_equals_its_rule_applied_bar_by_bar():
@@ -206,20 +205,20 @@ def test_the_best_policy_decides_from_the_past_only():
 
 
 def test_a_finer_position_grid_is_worth_no_more_when_cost_is_linear():
-    three = oracles.solve_regime(**REGIME_MAIN)
-    five = oracles.solve_regime(**REGIME_MAIN, positions=(-1.0, -0.5, 0.0, 0.5, 1.0))
+    three = optima.solve_regime(**REGIME_MAIN)
+    five = optima.solve_regime(**REGIME_MAIN, positions=(-1.0, -0.5, 0.0, 0.5, 1.0))
     assert five.value == pytest.approx(three.value, abs=2e-6)
 
 
 def test_long_only_is_worth_half_when_both_sides_mirror_each_other():
-    both = oracles.solve_regime(q=0.01, mu=0.2, cost=0.1)
-    long_only = oracles.solve_regime(q=0.01, mu=0.2, cost=0.1, positions=(0.0, 1.0))
+    both = optima.solve_regime(q=0.01, mu=0.2, cost=0.1)
+    long_only = optima.solve_regime(q=0.01, mu=0.2, cost=0.1, positions=(0.0, 1.0))
     # 1 + pi_both moves between 0 and 2, so half of it is a long-only trader with half the reward.
     assert long_only.value == pytest.approx(both.value / 2, abs=2e-6)
 
 
 def test_a_cost_that_no_signal_can_pay_makes_flat_the_best():
-    optimum = oracles.solve_regime(q=0.3, mu=0.05, cost=1.0)
+    optimum = optima.solve_regime(q=0.3, mu=0.05, cost=1.0)
     assert optimum.value == pytest.approx(0, abs=1e-9)
     returns = SyntheticMarket(num_bars=2000, q=0.3, mu=0.05, cost=1.0).draw().returns
     assert not optimum.decide(returns).any()
@@ -230,18 +229,18 @@ def test_the_optimum_lies_between_no_memory_and_being_told_the_regime(seed):
     draws = np.random.Generator(np.random.PCG64(seed))
     q, mu, cost = 10 ** draws.uniform(-3, -0.5), 10 ** draws.uniform(-1.5, 0), 10 ** draws.uniform(-2, 0)
     noise, dof = [("normal", None), ("student_t", float(draws.uniform(2.5, 8)))][seed % 2]
-    value = oracles.solve_regime(q, mu, cost, noise, dof).value
+    value = optima.solve_regime(q, mu, cost, noise, dof).value
     assert rules.best_memoryless(q, mu, cost, dof).value - 1e-6 <= value <= rules.known_regime_value(q, mu, cost) + 1e-6
 
 
 def test_a_market_without_a_signal_is_worth_nothing():
-    optimum = oracles.solve_regime(q=0.01, mu=0.0, cost=0.1)
+    optimum = optima.solve_regime(q=0.01, mu=0.0, cost=0.1)
     assert optimum.value == 0
     assert not optimum.decide(SyntheticMarket(num_bars=500).draw().returns).any()
 
 
 def test_without_cost_the_best_is_to_follow_the_sign():
-    optimum = oracles.solve_predictor(rho=0.9, beta=0.1, cost=0.0)
+    optimum = optima.solve_predictor(rho=0.9, beta=0.1, cost=0.0)
     assert optimum.value == pytest.approx(rules.predictor_no_cost_value(0.9, 0.1), abs=1e-5)
     np.testing.assert_allclose(optimum.borders, 0, atol=1e-6)
 
@@ -251,16 +250,14 @@ def test_an_average_of_returns_comes_close_to_the_belief():
     best = rules.best_ewma(draw.returns, 0.1, decays=[0.94, 0.955, 0.965], thresholds=[0.4, 0.5, 0.6])
     assert 0.97 < best.value / earned.mean() < 1.002
     average = rules.moving_average(draw.returns, best.decay)
-    again = oracles.rewards(rules.hysteresis(average, best.threshold), draw.returns, 0.1).mean()
+    again = optima.rewards(rules.hysteresis(average, best.threshold), draw.returns, 0.1).mean()
     assert again == pytest.approx(best.value)
 
 
 def test_a_rule_without_memory_earns_its_exact_value():
     draw = SyntheticMarket(num_bars=400_000, seed=9, **REGIME_MAIN).draw()
-    earned = oracles.rewards(rules.hysteresis(draw.returns, 1.9), draw.returns, 0.1)
-    assert abs(earned.mean() - rules.memoryless_value(**REGIME_MAIN, threshold=1.9)) < 3 * oracles.standard_error(
-        earned
-    )
+    earned = optima.rewards(rules.hysteresis(draw.returns, 1.9), draw.returns, 0.1)
+    assert abs(earned.mean() - rules.memoryless_value(**REGIME_MAIN, threshold=1.9)) < 3 * optima.standard_error(earned)
 
 
 # O4, and what the numbers are for
@@ -268,40 +265,40 @@ def test_a_rule_without_memory_earns_its_exact_value():
 
 def test_nothing_can_be_earned_on_a_random_walk():
     market = SyntheticMarket(kind="random_walk", num_bars=500)
-    optimum = oracles.solve(market.kind, **market.parameters)
+    optimum = optima.solve(market.kind, **market.parameters)
     assert optimum.value == 0
     assert not optimum.decide(market.draw().returns).any()
     with pytest.raises(ValueError, match="nothing can be earned"):
-        oracles.fraction_of_optimum(0.1, optimum.value)
+        optima.fraction_of_optimum(0.1, optimum.value)
 
 
 def test_the_fraction_of_the_optimum_is_in_units_of_the_market():
-    assert oracles.fraction_of_optimum(0.05, 0.1) == pytest.approx(0.5)
-    assert oracles.fraction_of_optimum(-1e-5, 0.1, scale=1e-4) == pytest.approx(-1.0)
+    assert optima.fraction_of_optimum(0.05, 0.1) == pytest.approx(0.5)
+    assert optima.fraction_of_optimum(-1e-5, 0.1, scale=1e-4) == pytest.approx(-1.0)
 
 
 def test_earning_more_than_the_optimum_is_reported_as_a_leak():
-    assert not oracles.looks_ahead(0.102, error=0.001, optimum=0.1)
-    assert oracles.looks_ahead(0.1031, error=0.001, optimum=0.1)
-    assert oracles.looks_ahead(0.1031e-4, error=0.001e-4, optimum=0.1, scale=1e-4)
+    assert not optima.looks_ahead(0.102, error=0.001, optimum=0.1)
+    assert optima.looks_ahead(0.1031, error=0.001, optimum=0.1)
+    assert optima.looks_ahead(0.1031e-4, error=0.001e-4, optimum=0.1, scale=1e-4)
     draw, optimum, _ = simulate(50_000, seed=1, **REGIME_MAIN)
     peeking = optimum.decide(np.roll(draw.returns, -1))  # sees the next bar
-    earned = oracles.rewards(peeking, draw.returns, 0.1)
-    assert oracles.looks_ahead(earned.mean(), oracles.standard_error(earned), optimum.value)
+    earned = optima.rewards(peeking, draw.returns, 0.1)
+    assert optima.looks_ahead(earned.mean(), optima.standard_error(earned), optimum.value)
 
 
 def test_the_standard_error_counts_runs_not_bars():
     generator = np.random.Generator(np.random.PCG64(0))
     independent = generator.standard_normal(100_000)
-    assert oracles.standard_error(independent) == pytest.approx(1 / np.sqrt(100_000), rel=0.2)
+    assert optima.standard_error(independent) == pytest.approx(1 / np.sqrt(100_000), rel=0.2)
     runs = np.repeat(generator.standard_normal(10_000), 10)
-    assert oracles.standard_error(runs) == pytest.approx(1 / np.sqrt(10_000), rel=0.2)
+    assert optima.standard_error(runs) == pytest.approx(1 / np.sqrt(10_000), rel=0.2)
 
 
 def test_a_market_without_an_oracle_is_refused():
     with pytest.raises(ValueError, match="asked for 'trend'"):
-        oracles.solve("trend")
+        optima.solve("trend")
     with pytest.raises(ValueError, match="q = 0"):
-        oracles.solve_regime(q=0, mu=0.2, cost=0.1)
+        optima.solve_regime(q=0, mu=0.2, cost=0.1)
     with pytest.raises(ValueError, match="dof"):
-        oracles.solve_regime(q=0.01, mu=0.2, cost=0.1, noise="student_t")
+        optima.solve_regime(q=0.01, mu=0.2, cost=0.1, noise="student_t")

@@ -14,13 +14,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lit_ppo import report, report_breakdown, report_figures, report_page, report_replay
 from lit_ppo.accounting import account
-from lit_ppo.report_analysis import Analysis, analyse
-from lit_ppo.report_bars import FillTable, read_fills, write_fills
-from lit_ppo.report_tables import without_directories
-from lit_ppo.report_verdict import against_optimum, judge, weigh
-from lit_ppo.results import RunFolder, load_run
+from lit_ppo.report import breakdown, plotly_figures, replay
+from lit_ppo.report import build as report
+from lit_ppo.report.analysis import Analysis, analyse
+from lit_ppo.report.fills import FillTable, read_fills, write_fills
+from lit_ppo.report.page import json_for_html, source_hash
+from lit_ppo.report.tables import without_directories
+from lit_ppo.report.verdict import against_optimum, judge, weigh
+from lit_ppo.runs.results import RunFolder, load_run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
@@ -93,7 +95,7 @@ def test_a_damaged_or_pickled_fill_table_is_refused(tmp_path: Path) -> None:
 def test_a_replay_restarts_every_fold_flat_and_agrees_with_the_scalar_sum() -> None:
     fills = random_fills()
     positions = np.random.default_rng(1).integers(-1, 2, 60).astype(float)
-    books = report_replay.replay(positions, fills)
+    books = replay.replay(positions, fills)
     for t in range(60):
         held = 0.0 if t % 20 == 0 else positions[t - 1]
         carry = fills.carry_long[t] if positions[t] > 0 else fills.carry_short[t]
@@ -103,14 +105,14 @@ def test_a_replay_restarts_every_fold_flat_and_agrees_with_the_scalar_sum() -> N
 
 def test_delayed_decisions_arrive_one_bar_later_and_never_cross_a_fold() -> None:
     positions = np.array([1.0, -1.0, 0.0, 1.0, 1.0, -1.0])
-    late = report_replay.delayed(positions, np.array([0, 0, 0, 1, 1, 1]))
+    late = replay.delayed(positions, np.array([0, 0, 0, 1, 1, 1]))
     np.testing.assert_array_equal(late, [0.0, 1.0, -1.0, 0.0, 1.0, 1.0])
 
 
 def test_dearer_costs_scale_what_is_paid_and_leave_the_price_alone() -> None:
     fills = random_fills()
     positions = np.random.default_rng(1).integers(-1, 2, 60).astype(float)
-    free, once, thrice = (report_replay.replay(positions, fills.scaled_costs(x)).net_return for x in (0.0, 1.0, 3.0))
+    free, once, thrice = (replay.replay(positions, fills.scaled_costs(x)).net_return for x in (0.0, 1.0, 3.0))
     np.testing.assert_allclose(free, positions * fills.price_return, atol=1e-15)
     np.testing.assert_allclose(free - thrice, 3 * (free - once), atol=1e-15)
 
@@ -127,16 +129,16 @@ def test_random_traders_rank_a_clairvoyant_at_the_top_and_themselves_in_the_midd
         *(np.full(size, x) for x in (1e-5, 0.0, 0.0)),
     )
     seeing = np.sign(price_return)
-    assert report_replay.random_traders(seeing, fills, seed=0, draws=200).rank.percentile == 100.0
+    assert replay.random_traders(seeing, fills, seed=0, draws=200).rank.percentile == 100.0
     blind = np.repeat(generator.integers(-1, 2, size // 20), 20).astype(float)
-    ranks = [report_replay.random_traders(np.roll(blind, k * 97), fills, 0, 200).rank.percentile for k in range(20)]
+    ranks = [replay.random_traders(np.roll(blind, k * 97), fills, 0, 200).rank.percentile for k in range(20)]
     assert 25 < np.mean(ranks) < 75
 
 
 def test_the_sma_baseline_sees_no_fill_of_its_own_decision_or_later() -> None:
     fills = random_fills(300)
     changed = FillTable(**fills.__dict__ | {"fill_price": np.where(np.arange(300) >= 200, 1e6, fills.fill_price)})
-    before, after = (report_replay.baseline_positions(x, 1.0)["sma_cross"] for x in (fills, changed))
+    before, after = (replay.baseline_positions(x, 1.0)["sma_cross"] for x in (fills, changed))
     np.testing.assert_array_equal(before[:201], after[:201])
     assert (before[201:] != after[201:]).any()
 
@@ -174,15 +176,15 @@ def test_every_split_adds_up_to_the_whole(analysis: Analysis) -> None:
 
 def test_calendar_splits_know_their_days() -> None:
     moment = np.array(["2024-02-29T22:15"], dtype="datetime64[ns]").astype(np.int64)  # a Thursday
-    assert report_breakdown.weekdays(moment)[0] == 3
-    assert report_breakdown.hours(moment)[0] == 22
-    assert report_breakdown.years(moment)[0] == 2024
-    assert report_breakdown.months(moment)[0] == 2
+    assert breakdown.weekdays(moment)[0] == 3
+    assert breakdown.hours(moment)[0] == 22
+    assert breakdown.years(moment)[0] == 2024
+    assert breakdown.months(moment)[0] == 2
 
 
 def test_volatility_thirds_use_only_returns_known_at_the_decision() -> None:
     returns = np.random.default_rng(0).normal(0, 1, 300)
-    thirds = report_breakdown.volatility_thirds(returns, bars=10)
+    thirds = breakdown.volatility_thirds(returns, bars=10)
     level = np.array([np.sqrt(np.sum(returns[t - 11 : t - 1] ** 2)) for t in range(11, 300)])
     assert (thirds[:11] == -1).all()
     np.testing.assert_array_equal(thirds[11:], np.searchsorted(np.quantile(level, [1 / 3, 2 / 3]), level, side="right"))
@@ -231,7 +233,7 @@ def test_on_a_market_with_nothing_to_learn_there_is_no_share_of_the_optimum() ->
 
 
 def test_json_for_html_cannot_leave_its_script_element() -> None:
-    text = report_page.json_for_html({"a": "</script><!--<script>&\u2028\u2029"})
+    text = json_for_html({"a": "</script><!--<script>&\u2028\u2029"})
     assert not set("<>&\u2028\u2029") & set(text)
     assert json.loads(text) == {"a": "</script><!--<script>&\u2028\u2029"}
 
@@ -247,7 +249,7 @@ def test_the_policy_lets_nothing_load_and_hashes_every_script(lucky: Path) -> No
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     assert len(scripts) == 2
     for script in scripts:
-        assert report_page.source_hash(script) in text
+        assert source_hash(script) in text
     for section, _ in report.SECTIONS:
         assert f'<section id="{section}"' in page
 
@@ -307,7 +309,7 @@ def test_the_same_run_gives_the_same_page(lucky: Path) -> None:
 
 def test_a_report_needs_no_torch(lucky: Path) -> None:
     code = (
-        "import sys; from lit_ppo.report import write_report; write_report(sys.argv[1]); "
+        "import sys; from lit_ppo.report.build import write_report; write_report(sys.argv[1]); "
         "heavy = {'torch', 'lightning', 'pytorch_lightning'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(lucky)], cwd=ROOT, capture_output=True, text=True)
@@ -326,7 +328,7 @@ def test_a_report_of_57_thousand_bars_is_small_and_quick(tmp_path: Path) -> None
 def test_the_drawn_rows_keep_the_extremes_of_every_curve() -> None:
     generator = np.random.default_rng(0)
     curves = [("a", "agent", np.ones(9000)), ("b", "hold", np.exp(np.cumsum(generator.normal(0, 0.01, 9000))))]
-    figure = report_figures.equity(np.arange(9000) * 900 * 10**9, curves, np.zeros(9000), [])
+    figure = plotly_figures.equity(np.arange(9000) * 900 * 10**9, curves, np.zeros(9000), [])
     drawn = figure["data"][1]["y"]
     assert min(drawn) == pytest.approx(curves[1][2].min(), rel=1e-5)
     assert max(drawn) == pytest.approx(curves[1][2].max(), rel=1e-5)

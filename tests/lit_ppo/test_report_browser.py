@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lit_ppo import report
-from lit_ppo.compare import compare
+from lit_ppo.report import build as report
+from lit_ppo.report.compare import compare
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror="window.hacked=1">.csv'

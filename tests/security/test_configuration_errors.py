@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lit_ppo.cli import main
-from lit_ppo.config_check import check_files
+from lit_ppo.commands.config_check import check_files
 
 REPOSITORY = Path(__file__).parents[2]
 SIZES = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]

@@ -14,7 +14,7 @@ import torch
 
 from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from lit_ppo.cli import main
-from lit_ppo.report_bars import FILE_NAME, FillTable, read_fills
+from lit_ppo.report.fills import FILE_NAME, FillTable, read_fills
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCT = [path for name in ("lit_ppo", "datamodules", "callbacks") for path in (REPOSITORY / name).rglob("*.py")]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lit_ppo.decisions import DecisionStep
 from lit_ppo.evaluation import _Trader, evaluate, sum_of_votes
-from lit_ppo.export import OUTPUTS, PolicyGraph, to_onnx
 from lit_ppo.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.seeding import make_generator
+from lit_ppo.signals.decisions import DecisionStep
+from lit_ppo.signals.export import OUTPUTS, PolicyGraph, to_onnx
 from tests.lit_ppo.markets import market_tensors
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'lit-ppo[export]'")

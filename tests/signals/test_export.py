@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from lit_ppo import export
-from lit_ppo.checkpoint_choice import choose_checkpoint
 from lit_ppo.cli import main
+from lit_ppo.runs.checkpoint_choice import choose_checkpoint
+from lit_ppo.signals import export
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'lit-ppo[export]'")
 DOCS = Path(__file__).parents[2] / "docs"

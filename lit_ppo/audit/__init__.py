@@ -1,0 +1,1 @@
+"""Look-ahead audit: what must not know the future, and markets in which nothing can be learned."""

@@ -1,0 +1,330 @@
+"""LightningCLI for lit-ppo: one flat configuration (`model.*`, `data.*`, `trainer.*`) for every command that trains.
+
+Which classes it configures is the caller's affair (`lit_ppo.cli`); nothing here knows the datamodule.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import signal
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from lit_ppo.atomic import atomic_write
+from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
+from lit_ppo.commands.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
+from lit_ppo.commands.config_check import check_files, known_keys
+from lit_ppo.commands.data_choice import configuration_files
+from lit_ppo.interrupts import Interrupted, StopOnSignal
+from lit_ppo.module import LitPPO
+from lit_ppo.money import MoneySettings
+from lit_ppo.recipe import suitable_threads
+from lit_ppo.runs.files import utc_cells
+from lit_ppo.tensorboard import Announcement
+from lit_ppo.walk_forward.optimisation_guard import guard, is_strict
+
+SELECTED = "selected.ckpt"
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # model.total_timesteps ends a training
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,  # an epoch is one PPO iteration: see callbacks.RunProgress
+    "log_every_n_steps": 1,
+}
+
+
+class UsageError(ValueError):
+    """A key, value or combination that cannot be meant."""
+
+
+def one_seed(seed: Any) -> int:
+    """The seed of everything is a number, so that a run can be repeated."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed_everything (--seed) must be a whole number >= 0, got {seed!r}")
+    return seed
+
+
+class ConfigParser(LightningArgumentParser):
+    """Lightning's parser, for which a value is a value: only `--config` names a file that holds configuration.
+
+    Lightning's own reads a value that happens to be the name of a file (jsonargparse #516): `data.features: default`
+    would be the content of a file `default` in the working directory.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
+
+
+class LitPPOCLI(LightningCLI):
+    """Parses one command's arguments; the command itself is a method of the caller.
+
+    Args:
+        command: name of the command, for its own arguments and messages.
+        arguments: what follows it on the command line.
+        datamodule_class: what `data.*` configures.
+    """
+
+    def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
+        self.command = command
+        arguments, self.allowed_modules = take_allowed_modules(arguments)
+        restrict_class_paths(self.allowed_modules)
+        if self.allowed_modules:
+            arguments = [*arguments, "--data.allow_modules", json.dumps(self.allowed_modules)]
+        arguments = [re.sub(r"^--seed(?==|$)", "--seed_everything", argument) for argument in arguments]
+        # Lightning warns of arguments given beside sys.argv, which are the same ones here.
+        warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+        try:
+            super().__init__(
+                LitPPO,
+                datamodule_class,
+                save_config_callback=None,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False},
+                parser_class=ConfigParser,
+                args=list(arguments),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except ArgumentError as error:
+            raise UsageError(self._explained(str(error))) from error
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="of torch; null: 1 for a small network or with candidates, else torch's own choice",
+        )
+        if self.command == "walk-forward":
+            parser.add_argument(
+                "--results",
+                type=str,
+                default="results",
+                help="the run goes to RESULTS/<seed>/; `--from RUN` repeats one",
+            )
+            parser.add_argument(
+                "--seeds", type=int, default=1, help="so many runs, of this seed and the next ones, and pool them"
+            )
+            parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
+            parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
+            parser.add_argument(
+                "--allow-mismatch",
+                action="store_true",
+                help="resume although settings, data or code have changed; run.json lists what did",
+            )
+            parser.add_argument(
+                "--strict",
+                type=bool | None,
+                default=None,
+                help="an optimisation that fails ends the run; default: only where the environment says CI",
+            )
+            parser.add_argument(
+                "--money",
+                type=MoneySettings | None,
+                default=None,
+                help="also trade the test decisions in lots: money.csv",
+            )
+            parser.add_argument(
+                "--parallel_candidates", type=int, default=1, help="train so many seeds a fold, keep the best"
+            )
+            parser.add_argument(
+                "--candidates",
+                type=list[dict[str, Any]] | None,
+                default=None,
+                help="or train one candidate for each of these sets of model.* keys",
+            )
+            parser.add_argument(
+                "--candidate_processes",
+                type=int | None,
+                default=1,
+                help="candidates trained at once, each in a process; null: one a core, as far as memory allows",
+            )
+            parser.add_argument(
+                "--autotune",
+                action="store_true",
+                help="measure for 20 s what threads and batch suit this machine; config.yaml keeps the choice",
+            )
+            parser.add_argument(
+                "--baseline",
+                type=str | None,
+                default=None,
+                help="JSON of `lit-ppo benchmark`: the monitor's speed-up is against it; null: the old script's report",
+            )
+        elif self.command == "audit":
+            parser.add_argument("--points", type=int, default=200, help="random t after which the bars are changed")
+            parser.add_argument(
+                "--null_seeds", type=int, default=5, help="trainings on each null market; 100 for a verdict"
+            )
+            parser.add_argument(
+                "--timesteps", type=int, default=20_000, help="bars visited by each training (the model's, if fewer)"
+            )
+        else:
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None if self.command == "fit" else "selected",
+                help="a checkpoint, a directory of them (its newest), `last`, or `selected`",
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_files(configuration_files(args), known_keys(parser))
+        super().parse_arguments(parser, args)
+
+    def _set_seed(self) -> None:
+        """Draws come from generators made of the seed; the global ones stay as they are."""
+        one_seed(self.config["seed_everything"])
+
+    def instantiate_classes(self) -> None:
+        """Make the datamodule; models and trainers are made when they are needed, one for each fold."""
+        asked = self.config["data"].get("allow_modules") or []
+        if unknown := sorted(set(asked) - set(self.allowed_modules)):
+            flags = " ".join(f"--allow-module {name}" for name in unknown)
+            raise UsageError(
+                f"data.allow_modules names {', '.join(unknown)}, but a configuration cannot allow itself to import. "
+                f"If you trust {'it' if len(unknown) == 1 else 'them'}, add {flags} to the command line"
+            )
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self.config_init["data"]
+
+    def set_threads(self) -> None:
+        """Set torch's threads as asked, or as suits the network.
+
+        Raises:
+            UsageError: not a number of threads.
+        """
+        threads = self.config["threads"]
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is a number of torch threads >= 1, or null; got {threads}")
+        torch.set_num_threads(threads or suitable_threads(self.make_module().recipe))
+
+    def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
+        """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
+        recipe = self.config["model"].as_dict()
+        module = LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
+        module.allow_mismatch = bool(self.config.get("allow_mismatch", False))
+        return module
+
+    def make_trainer(self, directory: Path) -> pl.Trainer:
+        """Return a fresh trainer with fresh callbacks, that writes into `directory`.
+
+        Raises:
+            UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
+        """
+        config = copy.deepcopy(self.config_init["trainer"].as_dict())
+        callbacks = config["callbacks"] or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
+        if self.command == "walk-forward" and not is_strict(self.config["strict"]):
+            guard(config["callbacks"])
+        plugins = config["plugins"] or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        config["default_root_dir"] = str(directory)
+        if self.command in ("walk-forward", "audit"):
+            config["devices"] = 1
+        if self.command not in ("fit", "walk-forward"):
+            config["logger"] = False  # there is no curve to draw
+        elif config["logger"] in (None, True):
+            config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
+        if config["logger"] is not False:
+            config["callbacks"].append(Announcement(self.config_text()))
+        try:
+            return pl.Trainer(**config)
+        except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices
+            asked = ", ".join(f"trainer.{key} {config[key]!r}" for key in ("accelerator", "devices", "strategy"))
+            gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
+            raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
+
+    @property
+    def directory(self) -> Path:
+        """Where a command on one fold writes: `trainer.default_root_dir`, else results/fit."""
+        return Path(self.config["trainer"]["default_root_dir"] or "results/fit")
+
+    def config_text(self) -> str:
+        """The merged configuration as YAML."""
+        return self.parser.dump(self.config, skip_unset=False, skip_link_targets=True)
+
+    def checkpoint(self) -> str | None:
+        """Resolve `--ckpt_path`.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint: never a silent start from scratch.
+        """
+        asked = self.config["ckpt_path"]
+        if asked == "selected":
+            asked = str(self.directory / SELECTED)
+        if asked == "last":
+            asked = str(self.directory)
+            if CheckpointStore(self.directory).load_newest() is None:
+                raise FileNotFoundError(f"--ckpt_path last: there is no checkpoint in {self.directory}")
+        return asked
+
+    def _explained(self, message: str) -> str:
+        """Say what a refused class path or an unknown name needs; other messages stay as they are."""
+        if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            return refused_class_path(refused[1])
+        unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
+        unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
+        known = sorted(known_keys(self.parser))
+        for name in unknown:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            if near and name not in known:
+                return f"{message}\nThere is no {name}; did you mean {near[0]}?"
+        return message
+
+
+def run_on_one_fold(cli: LitPPOCLI) -> None:
+    """`lit-ppo fit | validate | test | predict` on the fold `data.fold`."""
+    cli.set_threads()
+    module, trainer, checkpoint = cli.make_module(), cli.make_trainer(cli.directory), cli.checkpoint()
+    bound: dict[str, Any] = {"datamodule": cli.datamodule, "ckpt_path": checkpoint}
+    if cli.command == "validate":
+        trainer.validate(module, **bound)
+    elif cli.command == "test":
+        trainer.test(module, **bound)
+    elif cli.command == "predict":
+        (decisions,) = trainer.predict(module, **bound) or []
+        _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
+    else:
+        try:
+            trainer.fit(module, **bound)
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                _end_other_ranks(trainer)
+            raise
+        trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
+        timesteps = module.selection.get("timesteps", module.timesteps)
+        module.print(
+            f"{module.timesteps:,} timesteps done; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
+        )
+
+
+def _end_other_ranks(trainer: pl.Trainer) -> None:
+    """Leave no process behind: one that hangs answers to nothing else, and has nothing that the next start needs."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and hasattr(launcher, "kill"):
+        launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _write_predictions(path: Path, decisions: Mapping[str, Tensor]) -> None:
+    times, positions = utc_cells(decisions["time"].numpy()), decisions["position"].tolist()
+    rows = [f"{time},{position!r}" for time, position in zip(times, positions, strict=True)]
+    atomic_write(path, "\n".join(["time,position", *rows]) + "\n")
+    print(f"{len(rows):,} decisions are in {path}")

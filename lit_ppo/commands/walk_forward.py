@@ -1,0 +1,238 @@
+"""`lit-ppo walk-forward`: from the configuration to a run folder, its table and its report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
+from lit_ppo.money import MoneyBook, money_line
+from lit_ppo.oracles.optima import solve
+from lit_ppo.report.build import write_report
+from lit_ppo.report.summary import print_summary
+from lit_ppo.runs.provenance import source_sha256
+from lit_ppo.runs.results import RunFolder, load_run, run_record
+from lit_ppo.runs.resume_check import changes
+from lit_ppo.runs.run_lock import RunLock
+from lit_ppo.tensorboard import write_test
+from lit_ppo.walk_forward.autotune import Choice, autotune, overrides, stored_choice
+from lit_ppo.walk_forward.candidate_processes import CandidateProcesses, Job, number_of_processes
+from lit_ppo.walk_forward.candidates import overfitting_probability, overlays_of
+from lit_ppo.walk_forward.loop import WalkForward
+from lit_ppo.walk_forward.monitor import Monitor, read_baseline
+from lit_ppo.walk_forward.optimisation_summary import exit_code, summarise, summary_lines, write_summary
+
+
+def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> int:
+    """Run every fold, print the table, write the report; returns the exit code.
+
+    Args:
+        cli: with the configuration.
+        command: what was asked for, for the record.
+        seeds: of all runs that are pooled with this one: each counts as a trial.
+
+    Raises:
+        ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
+        Interrupted: a signal came; `--resume` goes on.
+    """
+    config = cli.config
+    data = cli.datamodule
+    read_baseline(config["baseline"])
+    _refuse_many_devices(config["trainer"])
+    cli.set_threads()
+    if config["threads"] is None and len(overlays_of(config["parallel_candidates"], config["candidates"])) > 1:
+        torch.set_num_threads(1)  # in turn as well as side by side: their number may change the last bit of a sum
+    data.setup("fit")
+    cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
+    cli.make_trainer(Path(config["results"]))
+    folder = RunFolder(config["results"], config["seed_everything"])
+    with RunLock(folder.path):
+        tuned = _tune(cli, folder)
+        text = _stored(cli.config_text())
+        if folder.begin(resume=config["resume"], overwrite=config["overwrite"]):
+            if _go_on(cli, folder, text, command):
+                return exit_code(summarise(folder.folds(), len(data.folds), {}))
+        else:
+            folder.write_config(text)
+            folder.write_run(_record(cli, command, seeds))
+            if tuned is not None:
+                tuned.write(folder.path)
+        loop = make_loop(cli, folder)
+        try:
+            with _side_by_side(cli, loop), _monitor(cli, loop):
+                loop.run()
+        except BaseException as error:
+            folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
+            raise
+        folder.update_run(status="done", cache=data.get_optimization_info())
+        summary = write_summary(folder, len(data.folds), data.get_optimization_info())
+        print_summary(load_run(folder.path))
+        if len(loop.overlays) > 1:
+            _tell_overfitting(folder, len(loop.overlays))
+        money = [record.details["money"] for record in folder.folds() if "money" in record.details]
+        for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
+            print(line)
+        print(f"report: {_for_the_terminal(write_report(folder.path))}")
+        return exit_code(summary)
+
+
+def _for_the_terminal(path: Path) -> Path:
+    """The path from here, or in full: a terminal, unlike a record, does not travel."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _tell_overfitting(folder: RunFolder, candidates: int) -> None:
+    """Print and keep what choosing the best candidate by validation is worth."""
+    probability, why = overfitting_probability(folder.path)
+    found = {"number": candidates, "backtest_overfitting_probability": probability, "why_none": why}
+    folder.update_run(candidates=found)
+    told = why if probability is None else f"{probability:.2f}"
+    print(f"{candidates} candidates a fold, chosen by validation; probability of backtest overfitting: {told}")
+
+
+def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
+    """Put what suits this machine into the configuration, where that was asked for; says what it changes."""
+    config, choice = cli.config, None
+    found = stored_choice(folder.path) if config["resume"] else None
+    if found is not None:
+        print(f"autotune: as when the run began, {', '.join(f'{name} {value}' for name, value in found.items())}")
+    elif config["autotune"]:
+        recipe, train = cli.make_module().recipe, cli.datamodule.fold_data(0).train
+        choice = autotune(recipe, train, torch.get_num_threads())
+        print("\n".join(choice.lines()), flush=True)
+        found = asdict(choice.chosen)
+    if found is not None:
+        for key, value in overrides(found):
+            config[key] = value
+        config["autotune"] = False  # config.yaml holds the choice: a rerun from it is the same run
+        torch.set_num_threads(config["threads"])
+    return choice
+
+
+def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
+    """Return the loop that a configuration describes; its datamodule is `cli.datamodule`."""
+    config = cli.config
+    return WalkForward(
+        datamodule=cli.datamodule,
+        make_module=cli.make_module,
+        make_trainer=cli.make_trainer,
+        folder=folder,
+        seed=config["seed_everything"],
+        money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
+        overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
+        show_test=None if config["trainer"]["logger"] is False else write_test,
+    )
+
+
+@contextmanager
+def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
+    events = None if cli.config["trainer"]["logger"] is False else loop.folder.file("monitor")
+    with Monitor(len(cli.datamodule.folds), read_baseline(cli.config["baseline"]), events) as loop.monitor:
+        yield
+
+
+@contextmanager
+def _side_by_side(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
+    """Let the loop train its candidates in processes, where there is room for more than one."""
+    candidates, asked = len(loop.overlays), cli.config["candidate_processes"]
+    count, bound = number_of_processes(candidates, asked)
+    if candidates > 1:
+        print(f"{candidates} candidates a fold, {count} at once (bound by {bound})", flush=True)
+    if candidates == 1 or count == 1:
+        yield
+        return
+    job = Job(
+        config=cli.config_text(),
+        allowed_modules=tuple(cli.allowed_modules),
+        datamodule_class=type(cli.datamodule),
+        root=str(loop.folder.path.parent),
+        seed=loop.folder.seed,
+        threads=torch.get_num_threads(),
+    )
+    with CandidateProcesses(job, count) as processes:
+        loop.side_by_side = processes.train
+        yield
+
+
+def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
+    if trainer["devices"] not in (1, "1", "auto") or trainer["num_nodes"] != 1:
+        raise UsageError(
+            f"walk-forward trains its folds on one device, got trainer.devices {trainer['devices']} and num_nodes "
+            f"{trainer['num_nodes']}; `lit-ppo fit` and lit_ppo/fabric_trainer.py train one fold on several"
+        )
+
+
+def _record(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> dict[str, Any]:
+    data = cli.datamodule
+    card = {"path": data.path, "sha256": data.bars.sha256, "bars_per_year": data.bars.bars_per_year}
+    more: dict[str, Any] = {"source_sha256": source_sha256()}
+    more |= {"device": cli.config["trainer"]["accelerator"], "threads": torch.get_num_threads()}
+    if data.synthetic is not None:
+        more["oracle"] = oracle_record(data.synthetic)
+    return run_record(
+        seed=cli.config["seed_everything"],
+        seeds=seeds,
+        data={**card, **data.fingerprint()},
+        command=["lit-ppo", *command],
+        **more,
+    )
+
+
+def oracle_record(market: Any) -> dict[str, Any]:
+    """What is known about a synthetic market: its kind, parameters, and the best mean reward per bar."""
+    optimum = solve(market.kind, **market.parameters)
+    return {
+        "kind": market.kind,
+        "parameters": market.parameters,
+        "optimum_per_bar": optimum.value,
+        "unit": "standard deviations of the market's noise",
+        "scale": market.scale,
+    }
+
+
+def _stored(text: str) -> str:
+    """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
+    config = yaml.safe_load(text)
+    for key in ("resume", "overwrite", "allow_mismatch", "seeds"):
+        config.pop(key, None)
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str]) -> bool:
+    """Check that a resume is of the same run, and note in run.json what is not quite the same.
+
+    Returns whether the run is finished: then there is nothing to do, and nothing is written.
+
+    Raises:
+        UsageError: settings, data or code differ, and `--allow-mismatch` was not given.
+    """
+    before = folder.read_run()
+    then, now = (yaml.safe_load(part) or {} for part in ((folder.path / "config.yaml").read_text(), text))
+    found = changes(then, now, before, _record(cli, command))
+    if found.refused and not cli.config["allow_mismatch"]:
+        raise UsageError(
+            f"--resume: {folder.path} was made with other settings: {'; '.join(found.refused)}. Restore them, start a "
+            "new run with --overwrite or another --results directory, or mix the two on purpose with --allow-mismatch"
+        )
+    report = folder.path / "report.html"
+    if before["status"] == "done" and report.is_file() and all(folder.is_done(f.index) for f in cli.datamodule.folds):
+        print(f"{_for_the_terminal(folder.path)} is finished, nothing was changed; report: {_for_the_terminal(report)}")
+        return True
+    for label, entries in (("mixes two runs", found.refused), ("is not bit-identical", found.inexact)):
+        if entries:
+            warnings.warn(f"The resumed run {label} ({'; '.join(entries)}); run.json says so", stacklevel=2)
+    notes = {}
+    if found.refused or found.inexact:
+        note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
+        notes = {"changed_at_resume": [*before.get("changed_at_resume", []), note]}
+    folder.update_run(status="running", **notes)
+    return False

@@ -1,0 +1,304 @@
+"""Everything the report says about a run, computed from its folder. No torch, no HTML."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from lit_ppo.accounting import Ledger, MoneyLedger, Trades, money_account
+from lit_ppo.performance import trading_metrics
+from lit_ppo.report.breakdown import Group, Month, WithoutBest, monthly, splits, without_best
+from lit_ppo.report.fills import FillTable, read_fills
+from lit_ppo.report.pooling import read_pooled
+from lit_ppo.report.replay import (
+    RandomTraders,
+    baseline_positions,
+    delayed,
+    random_traders,
+    replay,
+)
+from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, judge, weigh
+from lit_ppo.runs.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
+
+Floats = NDArray[np.float64]
+COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
+BASELINE_LABELS = {
+    "flat": ("flat", "flat"),
+    "buy_and_hold": ("buy and hold", "hold"),
+    "always_short": ("always short", "short"),
+    "sma_cross": ("SMA cross 20/100", "cross"),
+}
+
+
+class Contender(NamedTuple):
+    """One way to trade the test bars: net returns [D], and the figures of `performance.trading_metrics`."""
+
+    key: str
+    label: str
+    color: str
+    net_returns: Floats
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the page shows.
+
+    Attributes:
+        run: the folder as read.
+        settings: the configuration as a dict, {} without config.yaml.
+        time, fold, position, cost, net_return: columns [D] of out_of_sample.csv.
+        bars_per_year: of the file's own calendar.
+        metrics: stitched, see `performance.trading_metrics`.
+        fold_metrics: the same for every finished fold.
+        trades: round trips as in trades.csv.
+        evidence, verdict: see `lit_ppo.report.verdict`.
+        fills: None if the run has none on disk; `missing_fills` then says so, and what is computed from them is empty.
+        recomputed: largest difference of a net return from the one recomputed from the fills; nan without fills.
+        baselines, random, stress: other ways to trade the same bars.
+        money: the account in lots, where run.json says how it trades them.
+        splits, months, best: when the result was earned.
+        pooled: pooled.json of the seeds that this run is one of; None for a run of its own.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    time: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    position: Floats
+    cost: Floats
+    net_return: Floats
+    bars_per_year: float
+    metrics: dict[str, float]
+    fold_metrics: list[tuple[FoldRecord, dict[str, float]]]
+    trades: Trades
+    evidence: Evidence
+    verdict: Verdict
+    fills: FillTable | None
+    missing_fills: str
+    recomputed: float
+    baselines: list[Contender]
+    random: RandomTraders | None
+    stress: list[tuple[str, dict[str, float]]]
+    money: MoneyLedger | None
+    splits: dict[str, list[Group]]
+    months: list[Month]
+    best: WithoutBest
+    pooled: dict[str, Any] | None
+
+
+def analyse(run_dir: str | Path) -> Analysis:
+    """Read a run and compute everything.
+
+    Raises:
+        FileNotFoundError: `run_dir` is not the folder of a run.
+        ValueError: a file is damaged, or no fold is finished.
+    """
+    run = load_run(run_dir)
+    rows = run.out_of_sample
+    if rows.empty:
+        raise ValueError(
+            f"{run.path} has no finished fold (status: {run.record.get('status', 'unknown')}), so there is no test "
+            "result to report. Finish it with `lit-ppo walk-forward --resume`"
+        )
+    bars_per_year = _bars_per_year(run)
+    settings = _settings(run)
+    time = rows["time"].to_numpy("datetime64[ns]").astype(np.int64)
+    fold = rows["fold"].to_numpy(np.int64)
+    position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
+    trades = _trades(run.trades)
+    metrics = trading_metrics(net, position, bars_per_year, costs=cost, trades=trades.result)
+    seed = int(run.record.get("seed", 0))
+    fills, missing = _fills(run, time, fold)
+    recomputed = math.nan
+    contenders: list[Contender] = []
+    stress: list[tuple[str, dict[str, float]]] = []
+    random = money = None
+    if fills is not None:
+        recomputed = float(np.abs(replay(position, fills).net_return - net).max())
+        size = _largest_position(settings, position)
+        contenders = [
+            _contender(name, replay(positions, fills, restart=False), bars_per_year)
+            for name, positions in baseline_positions(fills, size).items()
+        ]
+        if np.any(position[1:] != position[:-1]):
+            random = random_traders(position, fills, seed)
+        stress = _stress(position, fills, bars_per_year)
+        money = _money(run, position, fills)
+    contenders += recorded_baselines(run, bars_per_year)
+    hold = next((x.net_returns for x in contenders if x.key == "buy_and_hold"), None)
+    evidence = weigh(
+        net,
+        bars_per_year,
+        _trials(run),
+        hold=hold,
+        rank=None if random is None else random.rank,
+        oracle=_oracle(run, net),
+        ruined=bool(rows["equity"].iloc[-1] <= 0),
+        seed=seed,
+    )
+    return Analysis(
+        run=run,
+        settings=settings,
+        time=time,
+        fold=fold,
+        position=position,
+        cost=cost,
+        net_return=net,
+        bars_per_year=bars_per_year,
+        metrics=metrics,
+        fold_metrics=_by_fold(run, fold, net, position, cost, bars_per_year),
+        trades=trades,
+        evidence=evidence,
+        verdict=judge(evidence),
+        fills=fills,
+        missing_fills=missing,
+        recomputed=recomputed,
+        baselines=contenders,
+        random=random,
+        stress=stress,
+        money=money,
+        splits=splits(time, net, None if fills is None else fills.price_return, bars_per_year),
+        months=monthly(time, net),
+        best=without_best(trades.result),
+        pooled=read_pooled(run),
+    )
+
+
+def _bars_per_year(run: Run) -> float:
+    found = run.record.get("data", {}).get("bars_per_year")
+    if not isinstance(found, int | float) or not found > 0:
+        raise ValueError(
+            f"{run.path / 'run.json'} needs data.bars_per_year > 0 (bars of the file's calendar), found {found!r}: "
+            "annual figures cannot be computed without it"
+        )
+    return float(found)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(run.config) if run.config else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{run.path / 'config.yaml'} is not YAML: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _fills(run: Run, time: NDArray[np.int64], fold: NDArray[np.int64]) -> tuple[FillTable | None, str]:
+    done = sorted(record.index for record in run.folds if record.status == "done")
+    try:
+        fills = read_fills(run.path, done)
+    except FileNotFoundError as error:
+        name = Path(error.filename)
+        return None, (
+            f"Not computed: {name.parent.name}/{name.name} is missing, so other decisions cannot be replayed on the "
+            "test bars. Runs of this version write it; run the walk-forward again."
+        )
+    if not (np.array_equal(fills.time, time) and np.array_equal(fills.fold, fold)):
+        raise ValueError(
+            f"The fills of {run.path} ({len(fills)} rows of test_bars.npz) are not those of out_of_sample.csv "
+            f"({len(time)} rows): files of two runs are mixed. Run the walk-forward again with --overwrite"
+        )
+    return fills, ""
+
+
+def _largest_position(settings: dict[str, Any], position: Floats) -> float:
+    grid = settings.get("model", {}).get("positions") or position
+    return float(np.abs(np.asarray(grid, dtype=np.float64)).max()) or 1.0
+
+
+def _contender(name: str, ledger: Ledger, bars_per_year: float) -> Contender:
+    label, color = BASELINE_LABELS[name]
+    metrics = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
+    return Contender(name, label, color, ledger.net_return, metrics)
+
+
+def recorded_baselines(run: Run, bars_per_year: float) -> list[Contender]:
+    """Baselines that only the walk-forward can compute (the previous fold's model), from baselines.csv.
+
+    A run of a release that wrote none, or not from its first fold on, has none.
+    """
+    table = run.baseline_equity
+    if table.empty or not table["time"].equals(run.out_of_sample["time"]):
+        return []
+    found = []
+    for name in BASELINE_COLUMNS[2:]:
+        equity = table[name].to_numpy(np.float64)
+        before = np.concatenate(([1.0], equity[:-1]))
+        net = np.divide(equity, before, out=np.ones_like(equity), where=before > 0) - 1.0
+        metrics = trading_metrics(net, np.zeros(len(net)), bars_per_year)
+        # Positions and costs of these are not on disk: what needs them is unknown, not zero.
+        unknown = ("turnover_per_bar", "exposure", "holding_bars", "trades", "profit_factor", "win_rate", "cost_pct")
+        label = "previous fold's model"
+        found.append(Contender(name, label, "previous", net, metrics | dict.fromkeys(unknown, math.nan)))
+    return found
+
+
+def _stress(position: Floats, fills: FillTable, bars_per_year: float) -> list[tuple[str, dict[str, float]]]:
+    """Figures under 0x to 3x costs, and with every decision executed one bar later."""
+    paths = [(f"costs {factor:g}x", replay(position, fills.scaled_costs(factor))) for factor in COST_FACTORS]
+    paths.append(("one bar later", replay(delayed(position, fills.fold), fills)))
+    return [
+        (label, trading_metrics(books.net_return, books.position, bars_per_year, costs=books.cost))
+        for label, books in paths
+    ]
+
+
+def _money(run: Run, position: Floats, fills: FillTable) -> MoneyLedger | None:
+    """The account in lots, if run.json holds `money`: the keyword arguments of `accounting.money_account`."""
+    arguments = run.record.get("money")
+    return None if not arguments else money_account(replay(position, fills), fills.fill_price, **arguments)
+
+
+def _oracle(run: Run, net: Floats) -> Oracle | None:
+    """run.json `oracle`: optimum_per_bar in `unit`s, and `scale`, the fraction of notional that one unit is."""
+    found = run.record.get("oracle")
+    if not found or found.get("optimum_per_bar") is None:
+        return None
+    return against_optimum(net, float(found["optimum_per_bar"]), float(found.get("scale", 1.0)))
+
+
+def _trials(run: Run) -> int:
+    """Configurations that were looked at: those of every fold, for every seed and search that is pooled."""
+    seeds = len(run.record.get("seeds") or [1])
+    searches = int(run.record.get("searches", 1))
+    return max(1, sum(record.trials for record in run.folds) * seeds * searches)
+
+
+def _by_fold(
+    run: Run, fold: NDArray[np.int64], net: Floats, position: Floats, cost: Floats, bars_per_year: float
+) -> list[tuple[FoldRecord, dict[str, float]]]:
+    found = []
+    for record in run.folds:
+        rows = fold == record.index
+        if rows.any():
+            figures = trading_metrics(net[rows], position[rows], bars_per_year, costs=cost[rows])
+            found.append((record, figures))
+    return found
+
+
+def _trades(table: pd.DataFrame) -> Trades:
+    def times(name: str) -> NDArray[np.int64]:
+        return table[name].to_numpy("datetime64[ns]").astype(np.int64)
+
+    def floats(name: str) -> Floats:
+        return table[name].to_numpy(np.float64)
+
+    return Trades(
+        entry_time=times("entry_time"),
+        entry_price=floats("entry_price"),
+        exit_time=times("exit_time"),
+        exit_price=floats("exit_price"),
+        side=np.where(table["side"].to_numpy(str) == "long", 1, -1).astype(np.int64),
+        size=floats("size"),
+        result=floats("result"),
+        cost=floats("cost"),
+        bars_held=table["bars_held"].to_numpy(np.int64),
+        closed=table["closed"].to_numpy(bool),
+    )

@@ -1,0 +1,260 @@
+"""`lit-ppo report DIR`: one self-contained page from the files of a run. No torch, no network, no bar file.
+
+results/<seed>/ -> analysis (numbers) -> plotly_figures, tables -> page (HTML) -> report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lit_ppo import __version__
+from lit_ppo.atomic import atomic_write
+from lit_ppo.performance import drawdown, equity_curve
+from lit_ppo.report import captions, plotly_figures, tables
+from lit_ppo.report.analysis import Analysis, analyse
+from lit_ppo.report.breakdown import MONTHS
+from lit_ppo.report.page import render
+from lit_ppo.report.pooling import pooled_text
+from lit_ppo.report.replay import fold_starts
+from lit_ppo.report.tables import Row, without_directories
+from lit_ppo.report.verdict import CONFIDENCE
+from lit_ppo.runs.files import shown_path
+
+SECTIONS = (
+    ("verdict", "Verdict"),
+    ("numbers", "Numbers"),
+    ("seeds", "Seeds"),
+    ("equity", "Equity"),
+    ("folds", "Folds"),
+    ("price", "Price and trades"),
+    ("returns", "Returns"),
+    ("months", "Months"),
+    ("stress", "Stress"),
+    ("learning", "Learning curves"),
+    ("optimisations", "Optimisations"),
+    ("data", "Data card"),
+    ("configuration", "Configuration"),
+    ("rerun", "How to rerun"),
+)
+# Keys of metrics.jsonl that are drawn, in this order.
+LEARNING_KEYS = {
+    "validation/score": "Validation score",
+    "train/entropy": "Entropy, nats",
+    "train/approx_kl": "KL divergence of an update, nats",
+    "train/explained_variance": "Explained variance of the critic",
+    "train/turnover_per_bar": "Turnover per bar",
+    "train/exposure": "Exposure",
+    "train/value_loss": "Value loss",
+    "time/steps_per_s": "Speed, timesteps/s",
+}
+# A ledger recomputed from the fills agrees to rounding; more means that the two files do not belong together.
+TOLERANCE = 1e-9
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` into the folder of a run and return its path.
+
+    Raises:
+        FileNotFoundError, ValueError: as `analysis.analyse`.
+    """
+    analysis = analyse(run_dir)
+    path = analysis.run.path / "report.html"
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link; a report is written only inside its run's folder. Remove the link"
+        )
+    atomic_write(path, page(analysis))
+    return path
+
+
+def page(analysis: Analysis) -> str:
+    """The whole page as text."""
+    run = analysis.run
+    figures = charts(analysis)
+    source = run.record.get("data", {}).get("path")
+    if not source:
+        source = f"synthetic {run.record.get('oracle', {}).get('kind', 'market')}".replace("_", " ")
+    first, last = analysis.time[[0, -1]].astype("datetime64[ns]").astype("datetime64[D]")
+    return render(
+        "report.html.j2",
+        figures=figures,
+        title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
+        subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
+        f"run {run.record.get('status', 'of unknown status')}.",
+        sections=SECTIONS,
+        version=__version__,
+        confidence=f"{100 * CONFIDENCE:.0f}",
+        verdict=analysis.verdict,
+        cards=tables.cards(analysis),
+        evidence=tables.evidence(analysis),
+        money=tables.money(analysis),
+        captions=captions.captions(analysis),
+        pooled=pooled_text(analysis.pooled) if analysis.pooled else "",
+        seed_columns=tables.seed_columns(analysis),
+        seed_rows=tables.seeds(analysis),
+        pooled_rows=tables.pooled(analysis),
+        baseline_columns=tables.BASELINE_COLUMNS,
+        baseline_rows=tables.baselines(analysis),
+        random_text=captions.random_traders(analysis),
+        missing_fills=analysis.missing_fills,
+        has_timeline="timeline" in figures,
+        fold_columns=tables.FOLD_COLUMNS,
+        fold_rows=tables.folds(analysis),
+        best=captions.best_trades(analysis),
+        month_names=MONTHS,
+        months=tables.heat_map(analysis.months),
+        splits=[(name, tables.groups(groups)) for name, groups in analysis.splits.items() if "hour" not in name],
+        stress_rows=tables.stress(analysis),
+        learning=[(name, label) for name, label, _ in _learning(analysis)],
+        optimisation_rows=_optimisations(analysis),
+        data_rows=tables.data_card(run.record),
+        run_rows=_run_rows(analysis),
+        checks=_checks(analysis),
+        config=_config(analysis),
+        rerun=_rerun(analysis),
+    )
+
+
+def charts(analysis: Analysis) -> dict[str, Any]:
+    """Every chart of the page by name; one that has no data is left out."""
+    net, equity = analysis.net_return, equity_curve(analysis.net_return)
+    curves = [("the agent", "agent", equity)]
+    curves += [(plotly_figures.plain_text(x.label), x.color, equity_curve(x.net_returns)) for x in analysis.baselines]
+    oracle = analysis.evidence.oracle
+    if oracle is not None and not oracle.nothing:
+        with np.errstate(over="ignore"):
+            ideal = np.exp(math.log1p(oracle.optimum_return) * np.arange(1, len(net) + 1))
+        curves.append(("known optimum (expected)", "oracle", ideal))
+    by_hour = analysis.splits["hour (UTC)"]
+    found = {
+        "equity": plotly_figures.equity(
+            analysis.time, curves, drawdown(net)[0], fold_starts(analysis.fold)[1:].tolist()
+        ),
+        "distribution": plotly_figures.distribution(net, float(net.std())),
+        "hours": plotly_figures.bars(
+            [g.label for g in by_hour], [g.sum_pct for g in by_hour], "%", "hour of the day, UTC"
+        ),
+    }
+    roles = ("train", "validation", "test")
+    folds = [record for record in analysis.run.folds if all(role in record.details.get("times", {}) for role in roles)]
+    if folds:
+        found["timeline"] = plotly_figures.timeline(
+            [
+                {"index": record.index, "note": _fold_note(record), "bars": record.bars, **record.details["times"]}
+                for record in folds
+            ]
+        )
+    if analysis.fills is not None:
+        found["price"] = plotly_figures.price(
+            analysis.time, analysis.fills.fill_price, analysis.position, analysis.trades
+        )
+    if analysis.stress:
+        labels, figures = zip(*analysis.stress, strict=True)
+        found["stress"] = plotly_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")
+    return found | {name: figure for name, _, figure in _learning(analysis)}
+
+
+def _fold_note(record: Any) -> str:
+    score = record.scores.get("validation/score")
+    parts = [record.status, f"{record.timesteps:,} timesteps", record.stop_reason]
+    parts.append("" if score is None else f"validation score {score:.4f}")
+    if source := tables.warm_start(record.details):
+        parts.append(f"warm start from {source}")
+    return plotly_figures.plain_text(", ".join(part for part in parts if part))
+
+
+def _logged(analysis: Analysis, fold: int) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, with those of timing.jsonl (what differs from run to run) added line by line."""
+    rows = analysis.run.metrics(fold)
+    path = analysis.run.path / f"fold_{fold:03d}" / "timing.jsonl"
+    if path.is_file():
+        whole = path.read_bytes().rpartition(b"\n")[0]
+        for row, line in zip(rows, whole.splitlines(), strict=False):  # a kill may leave one file a line longer
+            row.update(json.loads(line))
+    return rows
+
+
+def _learning(analysis: Analysis) -> list[tuple[str, str, plotly_figures.Figure]]:
+    """(name, label, chart) of every metric that the folds logged."""
+    grid = np.linspace(0, 1, 51)
+    lines = [_logged(analysis, record.index) for record in analysis.run.folds]
+    panels: list[tuple[str, str, plotly_figures.Figure]] = []
+    for key, label in LEARNING_KEYS.items():
+        logged = [[row[key] for row in rows if isinstance(row.get(key), int | float)] for rows in lines]
+        folds = [np.interp(grid, np.linspace(0, 1, len(values)), values) for values in logged if len(values) > 1]
+        if folds:
+            figure = plotly_figures.learning(np.median(folds, axis=0), folds)
+            panels.append((f"learning-{len(panels)}", label, figure))
+    return panels
+
+
+def _optimisations(analysis: Analysis) -> list[Row]:
+    path = analysis.run.path / "optimization_summary.json"
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it, or run the walk-forward again") from error
+    return tables.optimisations(found)
+
+
+def _run_rows(analysis: Analysis) -> list[Row]:
+    shown = ("status", "seed", "seeds", "commit", "dirty", "started", "finished", "device", "machine", "versions")
+    record = analysis.run.record
+    return tables.flatten({key: record[key] for key in shown if key in record})
+
+
+def _checks(analysis: Analysis) -> list[Row]:
+    left, difference = analysis.run.rows_left_out, analysis.recomputed
+    unfinished = sum(record.status != "done" for record in analysis.run.folds)
+    rows = {
+        "Net returns recomputed from the fills": "not possible, the fills are not on disk"
+        if math.isnan(difference)
+        else f"agree to {difference:.1e}"
+        if difference <= TOLERANCE
+        else f"DIFFER by up to {difference:.3g}: this result is not to be trusted",
+        "Folds not finished": str(unfinished) if unfinished else "none",
+        "Rows of unfinished folds left out": f"{left:,}" if left else "none",
+        "Trials counted": f"{analysis.evidence.trials:,}",
+    }
+    for key, label in (("refused", "Mixed at a resume (--allow-mismatch)"), ("inexact", "Not bit-identical since")):
+        notes = [entry for note in analysis.run.record.get("changed_at_resume", []) for entry in note.get(key, [])]
+        if notes:
+            rows[label] = "; ".join(notes)
+    return tables.flatten(rows)
+
+
+def _config(analysis: Analysis) -> str:
+    if not analysis.settings:
+        return ""
+    return yaml.safe_dump(_shortened(analysis.settings), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return without_directories(value) if isinstance(value, str) else value
+
+
+def _rerun(analysis: Analysis) -> str:
+    record = analysis.run.record
+    folder = shown_path(analysis.run.path)
+    command = " ".join(str(part) for part in record.get("command", []))
+    lines = [
+        f"git checkout {record.get('commit') or 'COMMIT'}",
+        f"lit-ppo walk-forward --from {folder}/run.json --results results/again",
+        f"lit-ppo report {folder}",
+        f"lit-ppo compare {folder} results/again/{record.get('seed', 0)}",
+    ]
+    if command:
+        lines.insert(0, f"# this run was started as: {command}")
+    return "\n".join(lines)

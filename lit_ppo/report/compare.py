@@ -1,0 +1,318 @@
+"""`lit-ppo compare A B ...`: runs side by side, their difference with its uncertainty, what was set differently.
+
+The first run is the reference. Differences are paired: only bars that both runs decided on count, and they are
+resampled together, so that the market's own luck cancels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from lit_ppo import __version__
+from lit_ppo.atomic import atomic_write
+from lit_ppo.performance import equity_curve, sharpe_annual, trading_metrics
+from lit_ppo.report import plotly_figures
+from lit_ppo.report.page import number, render, signed, tint
+from lit_ppo.report.tables import Cell, Row, between, without_directories
+from lit_ppo.runs.files import shown_path
+from lit_ppo.runs.results import Run, load_run
+from lit_ppo.significance import (
+    Interval,
+    interquartile_mean_interval,
+    paired_difference_interval,
+    sharpe_difference_interval,
+    sharpe_interval,
+)
+
+Floats = NDArray[np.float64]
+COLOURS = ("agent", "hold", "short", "cross", "oracle", "flat")
+# Where a run was written says nothing about it.
+PLACE_KEYS = frozenset({"results"})
+# What every seed of one experiment sets differently; runs that differ in nothing else are pooled.
+SEED_KEYS = frozenset({"seed_everything", "seed"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a comparison.
+
+    Attributes:
+        label: its folder, as it may be shown.
+        run: its files.
+        time, net_return: [D] out of sample.
+        bars_per_year: of the file's own calendar.
+        metrics: see `performance.trading_metrics`.
+        sharpe: with interval.
+        settings: configuration, flattened to "model.gamma": value.
+    """
+
+    label: str
+    run: Run
+    time: NDArray[np.int64]
+    net_return: Floats
+    bars_per_year: float
+    metrics: dict[str, float]
+    sharpe: Interval
+    settings: dict[str, Any]
+
+    @property
+    def timesteps(self) -> int:
+        return sum(record.timesteps for record in self.run.folds)
+
+    @property
+    def seconds(self) -> float:
+        return sum(sum(record.seconds.values()) for record in self.run.folds)
+
+    @property
+    def num_folds(self) -> int:
+        return max(1, sum(record.status == "done" for record in self.run.folds))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run minus the reference, on the bars that both decided on."""
+
+    label: str
+    bars: int
+    mean: Interval
+    sharpe: Interval
+    note: str
+
+
+def compare(run_dirs: Sequence[str | Path], html_path: str | Path | None = None) -> str:
+    """Compare runs with the first of them.
+
+    Args:
+        run_dirs: two or more run folders.
+        html_path: also write a page there.
+
+    Returns:
+        The comparison as text.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a run.
+        ValueError: fewer than two runs, or one without a finished fold.
+    """
+    if len(run_dirs) < 2:
+        raise ValueError(
+            f"compare needs two or more run folders, got {len(run_dirs)}: lit-ppo compare results/1 results/2"
+        )
+    entries = _told_apart([_read(path) for path in run_dirs])
+    differences = [_difference(entries[0], entry) for entry in entries[1:]]
+    settings = setting_differences(entries)
+    pooled = _pooled(entries, settings)
+    if html_path is not None:
+        atomic_write(html_path, _page(entries, differences, settings, pooled))
+    return _text(entries, differences, settings, pooled)
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"model.gamma": 0.99}; lists stay whole, paths lose their directories."""
+    if not isinstance(settings, dict):
+        return {prefix.removesuffix("."): without_directories(settings) if isinstance(settings, str) else settings}
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flatten(value, f"{prefix}{key}.")
+    return found
+
+
+def _read(path: str | Path) -> Entry:
+    run = load_run(path)
+    rows = run.out_of_sample
+    bars_per_year = run.record.get("data", {}).get("bars_per_year")
+    if rows.empty or not bars_per_year:
+        raise ValueError(
+            f"{run.path} cannot be compared: " + ("no fold is finished" if rows.empty else "no data.bars_per_year")
+        )
+    net, position, cost = (rows[name].to_numpy(np.float64) for name in ("net_return", "position", "cost"))
+    return Entry(
+        shown_path(run.path),
+        run,
+        rows["time"].to_numpy("datetime64[ns]").astype(np.int64),
+        net,
+        float(bars_per_year),
+        trading_metrics(net, position, bars_per_year, costs=cost, trades=run.trades["result"].to_numpy(np.float64)),
+        sharpe_interval(net, bars_per_year, draws=1000),
+        flatten(yaml.safe_load(run.config) or {}) if run.config else {},
+    )
+
+
+def _told_apart(entries: list[Entry]) -> list[Entry]:
+    """Number the labels when two are the same: `a/42` and `b/42` from elsewhere are both shown as 42."""
+    if len({entry.label for entry in entries}) == len(entries):
+        return entries
+    return [replace(entry, label=f"{order}: {entry.label}") for order, entry in enumerate(entries, start=1)]
+
+
+def _difference(reference: Entry, other: Entry) -> Difference:
+    _, ours, theirs = np.intersect1d(other.time, reference.time, return_indices=True)
+    nothing = Interval(math.nan, math.nan, math.nan, math.nan)
+    if len(ours) < 10:
+        return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair")
+    pair = (other.net_return[ours], reference.net_return[theirs], other.bars_per_year)
+    prints = [entry.run.record.get("data", {}).get("sha256") for entry in (reference, other)]
+    note = "" if prints[0] == prints[1] else "the bar files differ: prices of the same bar may too"
+    mean = paired_difference_interval(*pair, draws=1000)
+    return Difference(other.label, len(ours), mean, sharpe_difference_interval(*pair, draws=1000), note)
+
+
+def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
+    """Settings, commits and versions that are not the same in every run: key -> one value per run."""
+    every = []
+    for entry in entries:
+        record = entry.run.record
+        versions = {f"version of {name}": value for name, value in record.get("versions", {}).items()}
+        data = {f"data {key}": record.get("data", {}).get(key) for key in ("path", "sha256", "rows")}
+        machine = {f"machine {key}": value for key, value in record.get("machine", {}).items()}
+        every.append(entry.settings | data | {"commit": record.get("commit")} | versions | machine)
+    keys = [key for key in dict.fromkeys(key for settings in every for key in settings) if key not in PLACE_KEYS]
+    table = {key: [settings.get(key, "not set") for settings in every] for key in keys}
+    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+
+
+def _pooled(entries: Sequence[Entry], settings: dict[str, list[Any]]) -> Interval | None:
+    """Interquartile mean over seeds and folds of the fold's annual Sharpe ratio, if only the seed differs."""
+    if not set(settings) <= SEED_KEYS:
+        return None
+    scores = []
+    for entry in entries:
+        fold = entry.run.out_of_sample["fold"].to_numpy(np.int64)
+        ratios = [sharpe_annual(entry.net_return[fold == index], entry.bars_per_year) for index in np.unique(fold)]
+        scores.append(np.nan_to_num(ratios, nan=0.0))  # a fold that never traded earned nothing
+    if len({len(row) for row in scores}) != 1:
+        return None
+    return interquartile_mean_interval(np.array(scores))
+
+
+COLUMNS = (
+    *("", "Folds", "Bars", "Return, %", "Sharpe", "95 % interval", "Max. drawdown, %", "Turnover a bar", "Timesteps"),
+    *("Seconds a fold", "Timesteps/s", "Did less, x", "Did it faster, x"),
+)
+
+
+def _run_row(entry: Entry, reference: Entry) -> Row:
+    m = entry.metrics
+    speed, base = (x.timesteps / x.seconds if x.seconds > 0 else math.nan for x in (entry, reference))
+    work, base_work = (x.timesteps / x.num_folds for x in (entry, reference))
+    return Row(
+        entry.label,
+        [
+            Cell(str(entry.num_folds)),
+            Cell(f"{len(entry.time):,}"),
+            Cell(signed(m["return_pct"]), tint(m["return_pct"])),
+            Cell(signed(m["sharpe_annual"])),
+            Cell(between(entry.sharpe) or "–"),
+            Cell(number(m["max_drawdown_pct"])),
+            Cell(number(m["turnover_per_bar"], 4)),
+            Cell(f"{entry.timesteps:,}"),
+            Cell(number(entry.seconds / entry.num_folds, 1)),
+            Cell(number(speed, 0)),
+            Cell(number(base_work / work if work else math.nan)),
+            Cell(number(speed / base if base else math.nan)),
+        ],
+        entry is reference,
+    )
+
+
+DIFFERENCE_COLUMNS = ("", "Bars in common", "Net return a year, %", "95 % interval", "Sharpe", "95 % interval", "Says")
+
+
+def _difference_row(difference: Difference) -> Row:
+    low, high = difference.mean.low, difference.mean.high
+    says = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
+    cells = [
+        Cell(f"{difference.bars:,}"),
+        Cell(signed(100 * difference.mean.estimate), tint(difference.mean.estimate)),
+        Cell(between(difference.mean, 100) or "–"),
+        Cell(signed(difference.sharpe.estimate)),
+        Cell(between(difference.sharpe) or "–"),
+        Cell(difference.note or says if math.isnan(low) or difference.note == "" else f"{says}; {difference.note}"),
+    ]
+    return Row(difference.label, cells)
+
+
+def setting_text(value: Any) -> str:
+    """One setting as text; long ones are cut."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _pooled_text(pooled: Interval | None, runs: int) -> str:
+    if pooled is None:
+        return ""
+    value = f"{signed(pooled.estimate)} {between(pooled)}"
+    return (
+        f"Only the seed differs. Over {runs} seeds and all folds the interquartile mean of the fold's annual Sharpe "
+        f"ratio is {value}."
+    )
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Rows as aligned text: labels left, cells right. Control characters of foreign text are shown, not sent."""
+    table = [list(columns), *([row.label, *(cell.text for cell in row.cells)] for row in rows)]
+    table = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in line] for line in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for line in table:
+        cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        lines.append("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def _setting_rows(settings: dict[str, list[Any]]) -> list[Row]:
+    return [Row(key, [Cell(setting_text(value), "text") for value in values]) for key, values in settings.items()]
+
+
+def _text(
+    entries: list[Entry], differences: list[Difference], settings: dict[str, list[Any]], pooled: Interval | None
+) -> str:
+    labels = ["", *(entry.label for entry in entries)]
+    parts = [
+        text_table(COLUMNS, [_run_row(entry, entries[0]) for entry in entries]),
+        f"Minus {entries[0].label}, on the same bars:\n"
+        + text_table(DIFFERENCE_COLUMNS, [_difference_row(difference) for difference in differences]),
+        "Set differently:\n" + text_table(labels, _setting_rows(settings))
+        if settings
+        else "Nothing was set differently.",
+    ]
+    if pooled is not None:
+        parts.append(_pooled_text(pooled, len(entries)))
+    return "\n\n".join(parts)
+
+
+def _page(
+    entries: list[Entry], differences: list[Difference], settings: dict[str, list[Any]], pooled: Interval | None
+) -> str:
+    data = []
+    for order, entry in enumerate(entries):
+        equity = equity_curve(entry.net_return)
+        rows = plotly_figures.rows_to_draw(equity)
+        x, y = plotly_figures.iso_times(entry.time[rows]), plotly_figures.rounded(equity[rows])
+        label = plotly_figures.plain_text(entry.label)
+        data.append(plotly_figures.line(x, y, label, COLOURS[order % len(COLOURS)], width=2.0))
+    layout = {"height": 420, "xaxis": {"type": "date"}, "yaxis": {"title": {"text": "equity (start = 1)"}}}
+    return render(
+        "compare.html.j2",
+        figures={"equity": {"data": data, "layout": layout}},
+        title=f"{len(entries)} runs compared",
+        subtitle=f"The reference is {entries[0].label}.",
+        version=__version__,
+        chart_caption="Equity of every run over time: its stitched test segments, each from its own start.",
+        columns=COLUMNS,
+        rows=[_run_row(entry, entries[0]) for entry in entries],
+        difference_columns=DIFFERENCE_COLUMNS,
+        difference_rows=[_difference_row(difference) for difference in differences],
+        reference=entries[0].label,
+        setting_columns=["", *(entry.label for entry in entries)],
+        setting_rows=_setting_rows(settings),
+        pooled=_pooled_text(pooled, len(entries)),
+    )

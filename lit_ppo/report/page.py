@@ -1,0 +1,111 @@
+"""One self-contained HTML file: templates, escaping, content-security policy.
+
+Names in a report (file, symbol, configuration, error text) are foreign text. They reach the page in two ways only:
+through jinja2 with autoescape on, or inside a JSON block that cannot end its own script element. The policy lets
+nothing run or load that is not hashed here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+TEMPLATES = Path(__file__).parent / "templates"
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+# plotly.js adds an empty style element and removes style attributes; both count as inline styles with this text.
+_EMPTY = ""
+
+
+def json_for_html(data: Any) -> Markup:
+    """JSON that is safe inside a script element: `<`, `>`, `&` and the two line separators are escaped."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    return Markup(re.sub("[<>&\u2028\u2029]", lambda match: _ESCAPES[match[0]], text))
+
+
+def source_hash(text: str) -> str:
+    """What a content-security policy calls this script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def policy(scripts: list[str], styles: list[str]) -> str:
+    """The page may run these scripts and styles and nothing else; it can neither load nor send anything."""
+    style_hashes = " ".join(map(source_hash, [*styles, _EMPTY]))
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src " + " ".join(map(source_hash, scripts)),
+            "style-src-elem " + style_hashes,
+            f"style-src-attr 'unsafe-hashes' {source_hash(_EMPTY)}",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+@cache
+def _plotly() -> tuple[str, tuple[str, ...]]:
+    """The script of plotly.js, and the ids of the style elements that its map code would add when it loads.
+
+    It leaves an element with such an id alone, so an empty one keeps the page inside its policy.
+    """
+    script = get_plotlyjs()
+    return script, tuple(re.findall(r'getElementById\("([0-9a-f]{64})"\)', script))
+
+
+def render(template: str, *, figures: dict[str, Any], **context: Any) -> str:
+    """Fill a template of `templates/` and return the whole page.
+
+    Args:
+        template: file name.
+        figures: charts by name, see `plotly_figures`; the page's script draws each into `#chart-NAME`.
+        context: what else the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "signed": signed, "tint": tint}
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    plotly_script, reserved_styles = _plotly()
+    return environment.get_template(template).render(
+        policy=policy([plotly_script, script], [style]),
+        style=Markup(style),
+        script=Markup(script),
+        plotly_script=Markup(plotly_script),
+        reserved_styles=reserved_styles,
+        figures=figures,
+        figures_json=json_for_html(figures),
+        **context,
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for a table cell: thousands separated; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    if value in (float("inf"), float("-inf")) or abs(value) >= 1e12:
+        return f"{value:.3g}"
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """As `number`, with a plus sign in front of gains."""
+    text = number(value, digits)
+    return "+" + text if value is not None and value > 0 and text.strip("0.,") and text != "–" else text
+
+
+def tint(value: float | None) -> str:
+    """CSS class of a result."""
+    if value is None or value != value or value == 0:
+        return ""
+    return "gain" if value > 0 else "loss"

@@ -1,0 +1,216 @@
+"""`lit-ppo compare --all`: the history of every run under a results directory, in one SQLite file.
+
+The file is a summary that can be deleted at any time: it is made again from the run folders. A run whose folder is gone
+keeps its row, marked as gone, because history is what it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_ppo import __version__
+from lit_ppo.atomic import atomic_write
+from lit_ppo.performance import trading_metrics
+from lit_ppo.report import plotly_figures
+from lit_ppo.report.compare import text_table
+from lit_ppo.report.page import number, render, signed, tint
+from lit_ppo.report.tables import Cell, Row
+from lit_ppo.runs.results import Run, load_run
+
+FILE_NAME = "runs.sqlite"
+# What is kept of a run, in this order; `stamp` tells whether its files changed since.
+_COLUMNS = {
+    "folder": "TEXT PRIMARY KEY",
+    "stamp": "TEXT NOT NULL",
+    "started": "TEXT",
+    "status": "TEXT",
+    "seed": "INTEGER",
+    "data": "TEXT",
+    "sha256": "TEXT",
+    "settings": "TEXT",
+    "code": "TEXT",
+    "cpu": "TEXT",
+    "folds": "INTEGER",
+    "bars": "INTEGER",
+    "timesteps": "INTEGER",
+    "seconds": "REAL",
+    "return_pct": "REAL",
+    "sharpe_annual": "REAL",
+    "max_drawdown_pct": "REAL",
+    "validation_score": "REAL",
+    "present": "INTEGER NOT NULL",
+}
+_STAMPED = ("run.json", "folds.json", "out_of_sample.csv", "config.yaml")
+
+
+def update(root: str | Path) -> list[dict[str, Any]]:
+    """Bring the index of a results directory up to date and return its rows, oldest run first.
+
+    Args:
+        root: directory whose subfolders (at any of two depths) are runs.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: `runs.sqlite` there is not an index of this version.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a directory of runs; give the one that walk-forward got as --results")
+    found = {path.parent.relative_to(root).as_posix(): path.parent for path in _records(root)}
+    with _database(root / FILE_NAME) as database:
+        stamps = dict(database.execute("SELECT folder, stamp FROM runs"))
+        for folder, path in found.items():
+            stamp = _stamp(path)
+            if stamps.get(folder) != stamp:
+                row = _summary(folder, stamp, load_run(path))
+                marks = ", ".join(f":{name}" for name in _COLUMNS)
+                database.execute(f"INSERT OR REPLACE INTO runs ({', '.join(_COLUMNS)}) VALUES ({marks})", row)
+        for folder in stamps:
+            database.execute("UPDATE runs SET present = ? WHERE folder = ?", (int(folder in found), folder))
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM runs ORDER BY started, folder")]
+
+
+def _records(root: Path) -> list[Path]:
+    return sorted([*root.glob("*/run.json"), *root.glob("*/*/run.json")])
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, timeout=30)) as database:
+        try:
+            columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+            database.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
+            present = [row[1] for row in database.execute("PRAGMA table_info(runs)")]
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path} is not an index of runs ({error}); delete it, it is made again") from error
+        if present != list(_COLUMNS):
+            raise ValueError(f"{path} is an index of another version of lit-ppo; delete it, it is made again")
+        with database:  # commits, or rolls back
+            yield database
+
+
+def _stamp(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _STAMPED:
+        path = folder / name
+        digest.update(f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode() if path.is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _summary(folder: str, stamp: str, run: Run) -> dict[str, Any]:
+    record, rows = run.record, run.out_of_sample
+    data = record.get("data", {})
+    figures: dict[str, float] = {}
+    if len(rows) and data.get("bars_per_year"):
+        net, position = (rows[name].to_numpy(np.float64) for name in ("net_return", "position"))
+        figures = trading_metrics(net, position, data["bars_per_year"])
+    scores = [x for fold in run.folds if (x := fold.scores.get("validation/score")) is not None]
+    commit = str(record.get("commit") or "")[:10]
+    return {
+        "folder": folder,
+        "stamp": stamp,
+        "started": record.get("started"),
+        "status": record.get("status"),
+        "seed": record.get("seed"),
+        "data": data.get("path") or f"synthetic {record.get('oracle', {}).get('kind', 'market')}",
+        "sha256": data.get("sha256"),
+        "settings": hashlib.sha256(run.config.encode()).hexdigest()[:10] if run.config else None,
+        "code": commit + ("+" if commit and record.get("dirty") else "") or None,
+        "cpu": record.get("machine", {}).get("cpu"),
+        "folds": sum(fold.status == "done" for fold in run.folds),
+        "bars": len(rows),
+        "timesteps": sum(fold.timesteps for fold in run.folds),
+        "seconds": sum(sum(fold.seconds.values()) for fold in run.folds),
+        **{name: _finite(figures.get(name)) for name in ("return_pct", "sharpe_annual", "max_drawdown_pct")},
+        "validation_score": float(np.mean(scores)) if scores else None,
+        "present": 1,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+COLUMNS = (
+    *("", "Started", "Status", "Data", "Code", "Folds", "Return, %", "Sharpe", "Max. drawdown, %", "Validation score"),
+    *("Timesteps a fold", "Seconds a fold", "Did less, x", "Did it faster, x"),
+)
+
+
+def history(root: str | Path, html_path: str | Path | None = None) -> str:
+    """The history of all runs under `root`, as text; speed is against the oldest run that was measured.
+
+    Args:
+        root: results directory.
+        html_path: also write a page there.
+    """
+    runs = update(root)
+    if not runs:
+        return f"No run under {Path(root).name} yet."
+    reference = next((run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]), None)
+    rows = [_row(run, reference) for run in runs]
+    if html_path is not None:
+        atomic_write(html_path, _page(runs, rows))
+    return text_table(COLUMNS, rows)
+
+
+def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
+    less = faster = per_fold = work = math.nan
+    if run["folds"]:
+        per_fold, work = run["seconds"] / run["folds"], run["timesteps"] / run["folds"]
+    if reference is not None and run["folds"] and run["timesteps"] and run["seconds"]:
+        less = reference["timesteps"] / reference["folds"] / work
+        faster = (run["timesteps"] / run["seconds"]) / (reference["timesteps"] / reference["seconds"])
+    status = str(run["status"] or "unknown") + ("" if run["present"] else ", folder gone")
+    return Row(
+        run["folder"],
+        [
+            Cell((run["started"] or "–")[:16].replace("T", " ")),
+            Cell(status),
+            Cell(str(run["data"] or "–")),
+            Cell(run["code"] or "–"),
+            Cell(str(run["folds"])),
+            Cell(signed(run["return_pct"]), tint(run["return_pct"])),
+            Cell(signed(run["sharpe_annual"])),
+            Cell(number(run["max_drawdown_pct"])),
+            Cell(signed(run["validation_score"], 4)),
+            Cell(number(work, 0)),
+            Cell(number(per_fold, 1)),
+            Cell(number(less)),
+            Cell(number(faster)),
+        ],
+        run is reference,
+    )
+
+
+def _page(runs: list[dict[str, Any]], rows: list[Row]) -> str:
+    measured = [run for run in runs if run["folds"]]
+    labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
+    # One mark per run in the order of their start: two results of a day must not hide each other.
+    sharpe = [math.nan if run["sharpe_annual"] is None else run["sharpe_annual"] for run in measured]
+    figure = plotly_figures.bars(labels, sharpe, "annual Sharpe", "run, oldest first")
+    return render(
+        "compare.html.j2",
+        figures={"equity": figure},
+        title="History of all runs",
+        subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials.",
+        version=__version__,
+        columns=COLUMNS,
+        rows=rows,
+        chart_caption="Annual Sharpe ratio out of sample of every run, oldest first.",
+        difference_columns=(),
+        difference_rows=[],
+        reference="",
+        setting_columns=(),
+        setting_rows=[],
+        pooled="",
+    )
