@@ -8,8 +8,8 @@ import json
 from benchmarks.reliability_table import PAGE, RESULTS, ROOT, ROWS, measured, page
 
 
-def test_every_row_of_the_fault_matrix_names_tests_that_exist():
-    assert [row.number for row in ROWS] == [*(f"C{number}" for number in range(1, 21)), "control"]
+def test_every_fault_of_the_matrix_has_its_row_and_every_row_names_tests_that_exist():
+    assert [row.number for row in ROWS][:21] == [*(f"C{number}" for number in range(1, 21)), "control"]
     for test in (test for row in ROWS for test in row.tests):
         file, _, name = test.partition("::")
         functions = {
