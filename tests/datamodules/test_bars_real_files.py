@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -58,17 +57,6 @@ def test_the_swapped_volumes_of_the_exchange_are_told(bar_file):
     card = read_bars(bar_file("BTCUSD_60min_desc_2018-05_2022-03.csv.gz")).card
     assert any(re.search(r"20143 rows .* 2020-10-12 08:00", warning) for warning in card.warnings)
     assert any("reversed" in note for note in card.notes)
-
-
-def test_the_users_file_reads_in_a_blink(bar_file):
-    path = bar_file(GOLD)
-    read_bars(path)
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
-        read_bars(path)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.3
 
 
 def test_reading_bars_imports_neither_torch_nor_lightning():

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -172,11 +170,3 @@ def test_every_parameter_of_a_kind_changes_its_file():
 def test_a_market_that_cannot_be_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SyntheticMarket(**settings)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_million_bars_take_less_than_two_seconds(kind):
-    start = time.perf_counter()
-    SyntheticMarket(kind=kind, num_bars=1_000_000).frame()
-    assert time.perf_counter() - start < 2
