@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, read
+from benchmarks.oracles import ROWS
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
@@ -44,7 +45,8 @@ def verdict(passed: bool | None) -> str:
 def quality_rows(oracles: dict[str, Any]) -> list[Row]:
     """One row per market: bar, interquartile mean with interval, least and most of the seeds, seconds."""
     rows = []
-    for name, group in oracles.get("rows", {}).items():
+    recorded = oracles.get("rows", {})
+    for name, group in ((name, recorded[name]) for name in (*ROWS, "unseen") if name in recorded):
         if name == "unseen":
             rows.append(unseen_row(group))
             continue
@@ -264,26 +266,35 @@ def optimisation_rows(record: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def optimisation_tables(results: dict[str, dict[str, Any]]) -> str:
-    """The ablation on the market with a known optimum, and on the user's file."""
-    parts = []
-    for name, where in (
-        ("optimisations_regime", "O3 main (optimum 0.1110), base evaluates bar by bar"),
-        ("optimisations_regime_results", "O3 main, every variant evaluates whole sequences"),
-        ("optimisations_file", "the 57,072-bar file, base evaluates bar by bar"),
-    ):
-        record = results[name]
-        titles = ["seconds a fold", "time ratio", "did less", "did it faster", "test score", "change [95 %]"]
-        rows = optimisation_rows(record) or [["all", UNMEASURED, *[""] * 5]]
-        size = f": {len(record['folds'])} folds, {record['seeds']} seeds" if record else ""
-        parts.append(table([f"{where}{size}", *titles], rows))
-        if record.get("original"):
-            original = record["original"]
-            parts.append(
-                f"The first user's recipe in the same run: {original['steps_per_s']:,.0f} steps/s, "
-                f"{original['extrapolated_s_per_fold']:,.0f} s a fold ({original['label']})."
-            )
-    return "\n\n".join(parts)
+OPTIMISATION_TITLES = ("seconds a fold", "time ratio", "did less", "did it faster", "test score", "change [95 %]")
+MEASURED_ON = {
+    "optimisations_regime": "O3 main (optimum 0.1110), base evaluates bar by bar",
+    "optimisations_file": "the 57,072-bar file, base evaluates bar by bar",
+    "optimisations_regime_results": "O3 main, every variant evaluates whole sequences",
+}
+
+
+def optimisations_together(results: dict[str, dict[str, Any]]) -> str:
+    """All of them at once against none, on each market where every variant was measured from bar-by-bar evaluation."""
+    rows: list[Row] = []
+    for name in ("optimisations_regime", "optimisations_file"):
+        found = optimisation_rows(results[name])
+        rows += [[MEASURED_ON[name], *row] for row in found if row[0].startswith("base") or row[0].endswith("all")]
+    return table(["where", "what", *OPTIMISATION_TITLES], rows or [["all", UNMEASURED, *[""] * 6]])
+
+
+def optimisation_table(name: str, record: dict[str, Any]) -> str:
+    """Every variant of one recorded ablation, and the first user's recipe beside it."""
+    size = f": {len(record['folds'])} folds, {record['seeds']} seeds" if record else ""
+    rows = optimisation_rows(record) or [["all", UNMEASURED, *[""] * 5]]
+    text = table([f"{MEASURED_ON[name]}{size}", *OPTIMISATION_TITLES], rows)
+    original = record.get("original")
+    if original:
+        text += (
+            f"\n\nThe first user's recipe in the same run: {original['steps_per_s']:,.0f} steps/s, "
+            f"{original['extrapolated_s_per_fold']:,.0f} s a fold ({original['label']})."
+        )
+    return text
 
 
 def times(ratio: dict[str, float]) -> str:
@@ -344,27 +355,35 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
             "",
             memory_table(results["memory_proofs"]),
             "",
-            "**Optimisations**, one added at a time, then one left out. Test score: mean reward per bar.",
-            "`python -m benchmarks.optimisations`, `--fast_base --ablation`, `--data FILE`.",
+            "**Optimisations**, all against none (`python -m benchmarks.optimisations`, `--data FILE`). Test score: mean",
+            "reward per bar.",
             "",
-            optimisation_tables(results),
+            optimisations_together(results),
             "",
-            "Every seed, commit and load: [docs/benchmarks.md](docs/benchmarks.md).",
+            "One added at a time, then one left out: `python -m benchmarks.optimisations --fast_base --ablation`.",
+            "",
+            optimisation_table("optimisations_regime_results", results["optimisations_regime_results"]),
+            "",
+            "[docs/benchmarks.md](docs/benchmarks.md) has every seed, trainer, optimisation; commits, load.",
         ]
     )
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
-    """docs/benchmarks.md: every seed, every trainer, where it was measured."""
+    """docs/benchmarks.md: every seed, trainer and optimisation, and where it was measured."""
+    groups = results["oracles"].get("rows", {})
     parts = [
         "# What was measured",
         "Generated by `python -m benchmarks.tables` from `benchmarks/results/*.json`; do not edit by hand.",
         "## Every seed",
         "Share of the optimum on the same 1,000,000 fresh bars (mean reward per bar in units for the random walk), the "
         "weights at the end of training; in brackets, timesteps to 80, 90 and 95 % at the first look that showed it.",
-        *(seed_lines(group) for group in results["oracles"].get("rows", {}).values()),
+        *(seed_lines(groups[name]) for name in (*ROWS, "unseen") if name in groups),
         "## Every trainer",
         *(trainer_table(name, setting) for name, setting in results["vs_peers"].get("settings", {}).items()),
+        "## Every optimisation",
+        "Added one at a time, then left out one at a time. Test score: mean reward per bar.",
+        *(optimisation_table(name, results[name]) for name in MEASURED_ON),
         "## Where",
         origin(results),
     ]

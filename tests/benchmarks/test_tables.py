@@ -30,7 +30,7 @@ def test_without_results_every_row_is_unmeasured():
     assert {row[2] for row in rows} == {tables.UNMEASURED}
     lines = part.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("| ---")]
-    assert len(starts) == 7
+    assert len(starts) == 6
     for start in starts:
         body = lines[start + 1 : next(n for n in range(start, len(lines)) if not lines[n].startswith("|"))]
         assert body
