@@ -355,7 +355,7 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
             "",
             memory_table(results["memory_proofs"]),
             "",
-            "**Optimisations**, all against none: `python -m benchmarks.optimisations`, `--data FILE`. Test score: mean",
+            "**Optimisations**, all against none: `python -m benchmarks.optimisations`, `--data FILE`. Score: mean",
             "reward per bar.",
             "",
             optimisations_together(results),
