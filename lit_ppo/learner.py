@@ -225,6 +225,13 @@ class Learner:
     def finished(self) -> bool:
         return self.timesteps >= self.total_timesteps
 
+    def _of_every_rank(self, values: Tensor) -> Tensor:
+        """[K] of this rank -> [ranks, K] of all, in their order, on the host."""
+        own = values.to(next(self.policy.parameters()).device)
+        found = [torch.empty_like(own) for _ in range(self.world_size)]
+        distributed.all_gather(found, own)
+        return torch.stack(found).cpu()
+
     def collect(self) -> Rollout:
         """Collect one rollout with the current policy; its advantages are not normalised yet.
 
@@ -236,6 +243,8 @@ class Learner:
             env = self._collector.env
             rollout = self._collector.collect(config.num_steps, config.gamma, config.gae_lambda, self.rollout_generator)
             if isinstance(env, EpisodicEnv):
+                if self.world_size > 1:  # other statistics would make another policy of the same weights
+                    env.share_statistics(self._of_every_rank)
                 self._collector.policy.set_statistics(*env.observation_statistics)
             return rollout
         if self._market is None:

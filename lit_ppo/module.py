@@ -238,7 +238,9 @@ class LitPPO(pl.LightningModule):
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
         metrics[f"{stage}/score"] = evaluation.score
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self.log(f"{stage}/score", evaluation.score, batch_size=1, logger=False)  # for EarlyStopping and the like
+            # What one rank found is everybody's: callbacks decide by it, and must decide alike on all ranks.
+            metrics = self.trainer.strategy.broadcast(metrics)
+            self.log(f"{stage}/score", metrics[f"{stage}/score"], batch_size=1, logger=False)  # for EarlyStopping etc.
             self._record(metrics)
         else:
             self.log_dict(metrics, batch_size=1)

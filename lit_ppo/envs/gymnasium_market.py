@@ -100,7 +100,10 @@ class GymnasiumMarket(gymnasium.Env[NDArray[np.float32], np.int64]):
             setattr(self.account_market, name, state[name])
 
 
-_ACCOUNT_STATE = ("row", "end", "position", "log_equity", "entry_log_equity", "net_return", "bars_held")
+_ACCOUNT_STATE = (
+    *("row", "end", "position", "bars_held", "net_return"),
+    *("log_equity", "known_log_equity", "entry_log_equity"),
+)
 
 if MARKET_ID not in gymnasium.registry:
     gymnasium.register(MARKET_ID, entry_point="lit_ppo.envs.gymnasium_market:GymnasiumMarket")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_ppo.envs.gymnasium_state import environment_state, restore_environment
 from lit_ppo.envs.protocol import Episode, Transition
-from lit_ppo.envs.running_moments import RewardNormaliser, RunningMoments
+from lit_ppo.envs.running_moments import Gather, RewardNormaliser, RunningMoments
 from lit_ppo.seeding import derive_seed
 from lit_ppo.types import GymnasiumTask
 
@@ -223,6 +223,13 @@ class GymnasiumVectorEnv:
         """Mean and variance [D] float64 of the observations seen so far; 0 and 1 where they are not normalised."""
         moments = self._moments or RunningMoments(self.observation_size)
         return torch.tensor(moments.mean), torch.tensor(moments.variance)
+
+    def share_statistics(self, gather: Gather) -> None:
+        """Merge the statistics of observations and returns with the other ranks', so that all normalise alike."""
+        if self._moments is not None:
+            self._moments.share(gather)
+        if self._rewards is not None:
+            self._rewards.moments.share(gather)
 
     def freeze(self, mean: Tensor, variance: Tensor) -> None:
         """Evaluate from now on: normalise with these `observation_statistics`, learn none, give raw rewards."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -77,6 +78,10 @@ class EpisodicEnv(Protocol):
     @property
     def observation_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance [D] of the observations so far, with which the next ones are normalised."""
+        ...
+
+    def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Merge what this rank has seen with the other ranks'; `gather`: [K] of this rank -> [ranks, K]."""
         ...
 
     def take_episodes(self) -> list[Episode]:

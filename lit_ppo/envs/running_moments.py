@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 FloatArray = NDArray[np.float64]
+Gather = Callable[[Tensor], Tensor]  # [K] of this rank -> [ranks, K] of all of them, in their order
 _EPSILON = 1e-8
 
 
@@ -25,15 +28,36 @@ class RunningMoments:
         self.count = 0
         self.mean = np.zeros(size)
         self.squares = np.zeros(size)  # M2, sum of squared deviations from the mean
+        self._shared = (self.count, self.mean, self.squares)  # what every rank had after the last `share`
 
     def update(self, batch: FloatArray) -> None:
         """Take in the rows of `batch` [B, D]."""
-        rows = len(batch)
         mean = batch.mean(axis=0)
+        self._merge(len(batch), mean, ((batch - mean) ** 2).sum(axis=0))
+
+    def _merge(self, rows: int, mean: FloatArray, squares: FloatArray) -> None:
         delta, total = mean - self.mean, self.count + rows
-        self.squares = self.squares + ((batch - mean) ** 2).sum(axis=0) + delta**2 * (self.count * rows / total)
+        self.squares = self.squares + squares + delta**2 * (self.count * rows / total)
         self.mean = self.mean + delta * (rows / total)
         self.count = total
+
+    def share(self, gather: Gather) -> None:
+        """Take in the rows that the other ranks have seen since the last call: then all have the same statistics.
+
+        This rank's own rows since then are what is left of the sums above without the shared ones.
+        """
+        count, mean, squares = self._shared
+        rows = self.count - count
+        own_mean = mean + (self.mean - mean) * (self.count / max(rows, 1))
+        between = (own_mean - mean) ** 2 * (count * rows / max(self.count, 1))
+        own_squares = np.maximum(self.squares - squares - between, 0.0)  # a rounding error below 0 is 0
+        own = torch.from_numpy(np.concatenate([[float(rows)], own_mean, own_squares]))
+        self.count, self.mean, self.squares = self._shared
+        for part in gather(own).numpy():
+            size, (part_mean, part_squares) = int(part[0]), np.split(part[1:], 2)
+            if size:
+                self._merge(size, part_mean, part_squares)
+        self._shared = (self.count, self.mean, self.squares)
 
     @property
     def variance(self) -> FloatArray:
@@ -59,6 +83,7 @@ class RunningMoments:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = int(state["count"])
         self.mean, self.squares = state["mean"].cpu().numpy().copy(), state["squares"].cpu().numpy().copy()
+        self._shared = (self.count, self.mean, self.squares)  # states are saved between iterations, after a `share`
 
 
 class RewardNormaliser:

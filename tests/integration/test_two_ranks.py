@@ -71,6 +71,14 @@ def test_the_checkpoint_holds_every_ranks_generators(ranks):
     assert not torch.equal(states[0]["rollout_generator"], states[1]["rollout_generator"])
 
 
+def test_two_ranks_in_environments_of_their_own_see_alike_choose_alike_and_stop_together(ranks):
+    first, second = (rank["gymnasium"] for rank in ranks[1])
+    assert same(first["weights"], second["weights"])  # among them the statistics that observations are normalised with
+    assert not torch.equal(first["weights"]["observation_mean"], torch.zeros(2, dtype=torch.float64))
+    assert first["iteration"] == second["iteration"] < 40
+    assert first["chosen"] == second["chosen"]
+
+
 def test_what_two_ranks_wrote_can_be_resumed_by_one_which_says_so(ranks, capsys):
     recipe = {"total_timesteps": 512, "target_kl": 1e-3}
     module = fitted(ranks[0] / "one", ckpt_path=ranks[0] / "cut", **recipe)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 
-from callbacks import TrainingCheckpoint
+from callbacks import ConvergenceEarlyStopping, TrainingCheckpoint, ValidationSelection
+from datamodules.gymnasium_data import GymnasiumDataModule
 from lit_ppo.fabric_trainer import FabricTrainer
 from lit_ppo.learner import Learner
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import Recipe
-from tests.integration.shells import SMALL, small_data, small_trainer, weights
+from tests.integration.shells import ENCODER, SMALL, small_data, small_trainer, weights
 
 DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 RECIPE = {**SMALL, "total_timesteps": 4 * 128, "target_kl": 1e-3}
@@ -46,6 +47,17 @@ def fabric() -> dict:
     return {"weights": dict(trainer.policy.state_dict()), "collected": list(collected)}
 
 
+def gymnasium(directory: Path) -> dict:
+    """Train on CartPole, each rank in environments of its own, and stop at the first validation that is no better."""
+    recipe = {**SMALL, **ENCODER, "num_envs": 2, "num_steps": 16, "total_timesteps": 64 * 40, "learning_rate": 0.01}
+    module = LitPPO(seed=0, **recipe)
+    impatient = ConvergenceEarlyStopping(1, 0.0, smoothing=0.0, min_progress=0.0, wait_for_change=False)
+    trainer = small_trainer(directory, [impatient, ValidationSelection()], **DDP)
+    data = GymnasiumDataModule("CartPole-v1", mask_observations=[1, 3], validation_episodes=3, test_episodes=1)
+    trainer.fit(module, datamodule=data)
+    return {"weights": weights(module), "iteration": module.iteration, "chosen": module.selection["timesteps"]}
+
+
 if __name__ == "__main__":
     Learner.collect = watched_collect  # type: ignore[method-assign]
     where, rank = Path(sys.argv[1]), sys.argv[2]
@@ -53,4 +65,5 @@ if __name__ == "__main__":
     lightning(where / "cut", iterations=2)
     results["resumed"] = lightning(where / "cut", resume=True)
     results["fabric"] = fabric()
+    results["gymnasium"] = gymnasium(where / "gymnasium")
     torch.save(results, where / f"rank_{rank}.pt")

@@ -104,3 +104,13 @@ def test_a_vector_of_gymnasium_markets_resumes_bit_for_bit(market):
         actions = torch.randint(3, (2,), generator=generator)
         for one, other in zip(env.step(actions), resumed.step(actions), strict=True):
             assert torch.equal(one, other)
+
+
+def test_an_environment_in_another_ones_state_observes_what_it_does(market):
+    one, other = (gymnasium.make(MARKET_ID, market=market, account_features=ALL_ACCOUNT).unwrapped for _ in range(2))
+    one.reset(seed=0)
+    for _ in range(9):
+        expected = one.step(2)[0]
+    assert (expected[3:] != 0).all()  # position, unrealised, holding time
+    other.load_state_dict(one.state_dict())
+    np.testing.assert_array_equal(np.asarray(other.account_market.observe(), dtype=np.float32), expected)

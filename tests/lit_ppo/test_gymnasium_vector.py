@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from copy import deepcopy
 from typing import Any
 
 import gymnasium
@@ -221,6 +222,34 @@ def test_running_moments_equal_those_of_all_rows_together(sizes, seed, offset):
         moments.update(batch)
     np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(moments.variance, rows.var(0), rtol=1e-8, atol=1e-8)
+
+
+def test_ranks_that_share_have_the_moments_of_all_their_rows():
+    generator = np.random.default_rng(3)
+    rows = 5 + 2 * generator.normal(size=(2, 3, 4, 7, 3))  # ranks, rollouts, steps, environments, columns
+    ranks = [RunningMoments(3) for _ in range(2)]
+
+    def share() -> None:
+        given: list[torch.Tensor] = []
+        for moments in deepcopy(ranks):
+            moments.share(lambda own: given.append(own) or own[None])
+        for moments in ranks:
+            moments.share(lambda own: torch.stack(given))
+
+    for rollout in range(3):
+        for rank, moments in enumerate(ranks):
+            for step in rows[rank, rollout]:
+                moments.update(step)
+        share()
+        seen = rows[:, : rollout + 1].reshape(-1, 3)
+        for moments in ranks:
+            assert moments.count == len(seen)
+            np.testing.assert_allclose(moments.mean, seen.mean(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(moments.variance, seen.var(axis=0), rtol=1e-11)
+        assert np.array_equal(ranks[0].squares, ranks[1].squares)
+    share()  # nothing new: nothing changes
+    assert ranks[0].count == len(seen)
+    np.testing.assert_allclose(ranks[0].variance, seen.var(axis=0), rtol=1e-11)
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
