@@ -30,8 +30,7 @@ import numpy as np
 import yaml
 
 from datamodules.gymnasium_data import GymnasiumDataModule
-from lit_ppo.checkpoints import load_checkpoint
-from lit_ppo.commands.lightning_cli import SELECTED
+from lit_ppo.checkpoints import SELECTED, load_checkpoint
 from lit_ppo.episode_evaluation import evaluate_episodes
 from lit_ppo.policy import ObservationPolicy
 from lit_ppo.recipe import load_policy

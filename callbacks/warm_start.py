@@ -8,10 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lit_ppo.checkpoints import CheckpointStore
+from lit_ppo.checkpoints import SELECTED, CheckpointStore
 from lit_ppo.types import BarRange, Fold, TrainedFold
 
-SELECTED = "selected.ckpt"
 OWN = "warm_start.ckpt"  # what the chosen weights' file lacks: the optimizer
 
 

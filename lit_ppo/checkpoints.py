@@ -35,6 +35,7 @@ from lit_ppo.atomic import atomic_write, failpoint, remove_temporaries, sha256_f
 SCHEMA = 1
 FACTS = "lit_ppo"  # key of a checkpoint under which the facts for the manifest lie
 MANIFEST = "manifest.json"
+SELECTED = "selected.ckpt"  # the weights that validation chose
 _ROLLING = re.compile(r"checkpoint-(\d{6,})-([0-9a-f]{32})\.ckpt")
 _PLAIN = (bool, int, float, str, type(None))
 

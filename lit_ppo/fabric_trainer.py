@@ -32,7 +32,7 @@ from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
-from lit_ppo.checkpoints import FACTS, CheckpointStore
+from lit_ppo.checkpoints import FACTS, SELECTED, CheckpointStore
 from lit_ppo.commands.class_paths import restrict_class_paths
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.learner import Learner
@@ -91,6 +91,8 @@ class FabricTrainer:
             self.policy, plain, recipe, seed=seed, rank=fabric.global_rank, world_size=fabric.world_size
         )
         self.learner.attach(source)
+        self.best = -math.inf  # validation score ...
+        self.weights: dict[str, Tensor] = {}  # ... and the policy's weights that had it
         self._skipped = SkippedSteps()
 
     def iterate(self) -> dict[str, float]:
@@ -133,6 +135,7 @@ class FabricTrainer:
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "precision": precision,
                 "learner": {"ranks": states},
+                "selection": {"score": self.best, "weights": self.weights},
                 "policy": self.inputs,
                 "hyper_parameters": {"seed": self.seed, **self.recipe.to_dict()},
                 FACTS: {"timesteps": self.learner.timesteps, "iteration": self.learner.iteration},
@@ -162,36 +165,41 @@ class FabricTrainer:
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.learner.load_state_dict(ranks[self.fabric.global_rank])
+        self.best, self.weights = state["selection"]["score"], state["selection"]["weights"]
         return True
+
+    def select(self, score: float) -> None:
+        """Keep the present weights if `score` is the best so far; of equals the later ones, which have learnt more."""
+        if score >= self.best:
+            self.best = score
+            self.weights = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
 
     def evaluate(self, market: MarketTensors) -> Evaluation:
         """Trade `market` greedily, from flat."""
         return evaluate(self.policy, market, self.recipe.account_features)
 
 
-def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every: int) -> dict[str, torch.Tensor]:
-    """Train to the end, keep the weights that do best on validation; returns them.
+def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every: int) -> None:
+    """Train to the end, and leave the weights that did best on validation in the policy.
 
     Raises:
         Interrupted: a signal came; everything is saved.
     """
-    best, weights = -math.inf, {}
     while not trainer.learner.finished:
         metrics = trainer.iterate()
-        score = trainer.evaluate(validation).score
-        if score >= best:  # of equals the later one: it has learnt more
-            best = score
-            weights = {name: value.detach().clone() for name, value in trainer.policy.state_dict().items()}
+        score = fabric.broadcast(trainer.evaluate(validation).score)
+        trainer.select(score)
         fabric.log_dict({**metrics, "validation/score": score}, step=trainer.learner.timesteps)
         fabric.print(
-            f"{trainer.learner.timesteps:,} / {trainer.recipe.total_timesteps:,} bars  "
+            f"{trainer.learner.timesteps:,} / {trainer.learner.total_timesteps:,} bars  "
             f"{metrics['time/steps_per_s']:,.0f} steps/s  validation score {score:+.4f}"
         )
         stop = fabric.strategy.reduce_boolean_decision(interrupts.requested(), all=False)  # type: ignore[attr-defined]
         if stop or trainer.learner.iteration % every == 0 or trainer.learner.finished:
             trainer.save()
         interrupts.raise_if_requested()
-    return weights or trainer.policy.state_dict()
+    if trainer.weights:  # none where every score was no number
+        trainer.policy.load_state_dict(trainer.weights)
 
 
 def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | None = None) -> int:
@@ -229,13 +237,16 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
         torch.set_num_threads(suitable_threads(recipe))
         fold = data.fold_data(data.fold)
         trainer = FabricTrainer(fabric, recipe, fold.train, config.seed_everything, directory)
-        if fabric.is_global_zero:
-            announce(fabric.logger.experiment, parser.dump(config))  # type: ignore[attr-defined]
         if config.resume and not trainer.resume():
             raise FileNotFoundError(f"--resume: there is no checkpoint in {directory}")
-        trainer.policy.load_state_dict(run(fabric, trainer, fold.validation, config.save_every))
+        if config.resume and trainer.learner.finished and (directory / SELECTED).is_file():
+            fabric.print(f"{directory} is finished, its weights are {SELECTED}: nothing to do")
+            return 0
+        if fabric.is_global_zero:
+            announce(fabric.logger.experiment, parser.dump(config))  # type: ignore[attr-defined]
+        run(fabric, trainer, fold.validation, config.save_every)
         result = trainer.evaluate(data.test_segment(data.fold))
-        trainer.save("selected.ckpt")
+        trainer.save(SELECTED)
         figures = {"score": result.score, **result.metrics}
         plain = {f"test/{name}": value if math.isfinite(value) else None for name, value in figures.items()}
         fabric.print(json.dumps(plain))

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lit_ppo.atomic import atomic_write
-from lit_ppo.checkpoints import AtomicCheckpointIO, CheckpointStore
+from lit_ppo.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
 from lit_ppo.commands.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.commands.config_check import check_files, known_keys
 from lit_ppo.commands.data_choice import configuration_files
@@ -36,7 +36,6 @@ from lit_ppo.runs.files import utc_cells
 from lit_ppo.tensorboard import Announcement
 from lit_ppo.walk_forward.optimisation_guard import guard, is_strict
 
-SELECTED = "selected.ckpt"
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # model.total_timesteps ends a training
     "num_sanity_val_steps": 0,

@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 
 from lit_ppo.atomic import sha256_file
-from lit_ppo.checkpoints import CheckpointStore, local_path
+from lit_ppo.checkpoints import SELECTED, CheckpointStore, local_path
 from lit_ppo.recipe import Policy, Recipe, load_policy
 from lit_ppo.runs.files import shown_path
 from lit_ppo.runs.results import load_run
-from lit_ppo.walk_forward.candidates import SELECTED
 
 DATA_STATE = "WalkForwardDataModule"  # key under which Lightning keeps the datamodule's state
 REMEDY = "Give a run's folder (results/<seed>), a fold's folder in it, or a checkpoint file"

@@ -47,14 +47,6 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return given.as_posix()
 
 
-def text_cell(text: object) -> str:
-    """Return a text cell of a CSV file, quoted where needed; one that a spreadsheet would execute starts with `'`."""
-    cell = str(text)
-    if cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        cell = "'" + cell
-    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell
-
-
 def utc_cells(time: NDArray[np.int64]) -> list[str]:
     """[N] nanoseconds since 1970 -> 2024-01-02T00:15:00Z (ISO 8601, UTC); with a fraction only where it matters."""
     moments = time.astype("datetime64[ns]")

@@ -24,12 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ppo.atomic import atomic_write
-from lit_ppo.checkpoints import CheckpointStore
+from lit_ppo.checkpoints import SELECTED, CheckpointStore
 from lit_ppo.recipe import Recipe
 from lit_ppo.significance import backtest_overfitting
 
 TRAINED = "candidate.json"
-SELECTED = "selected.ckpt"
 LEAST_BLOCK = 4  # bars in a block of the cross-validation
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from lit_ppo import interrupts
 from lit_ppo.accounting import Ledger, trades
-from lit_ppo.checkpoints import CheckpointError, CheckpointStore
+from lit_ppo.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.evaluation import Evaluation, evaluate
 from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneyBook
@@ -35,7 +35,7 @@ from lit_ppo.runs.results import FoldRecord, RunFolder
 from lit_ppo.seeding import derive_seed
 from lit_ppo.timing import Stopwatch
 from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors, TrainedFold
-from lit_ppo.walk_forward.candidates import SELECTED, Trained, best, candidate_path, keep
+from lit_ppo.walk_forward.candidates import Trained, best, candidate_path, keep
 from lit_ppo.walk_forward.monitor import Monitor
 from lit_ppo.walk_forward.optimisation_summary import bars_seen, note_fold, write_summary
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.fabric import Fabric
 
+from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.checkpoints import load_checkpoint
-from lit_ppo.fabric_trainer import FabricTrainer
+from lit_ppo.fabric_trainer import FabricTrainer, main
 from lit_ppo.recipe import Recipe, load_policy
 from tests.integration.shells import ENCODER, HEADS_SAMPLED, SMALL, fitted, same, small_data, weights
 
@@ -48,6 +52,39 @@ def test_a_resumed_fabric_training_equals_the_uninterrupted_one(tmp_path, kind):
         resumed.iterate()
     assert same(whole.policy.state_dict(), resumed.policy.state_dict())
     assert not fabric_trainer(tmp_path / "empty").resume()
+
+
+def command(directory, *more: str) -> list[str]:
+    sizes = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
+    sizes += ["--data.step_size", "100", "--data.warmup_bars", "20", "--data.cache", "false"]
+    market = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760", "--data.synthetic.seed", "3"]
+    small = [f"--model.{name}={json.dumps(value)}" for name, value in SMALL.items()]
+    devices = ["--accelerator", "cpu", "--devices", "1", "--save_every", "1", "--model.total_timesteps", "640"]
+    return [*market, *sizes, *small, *devices, "--directory", str(directory), *more]
+
+
+def selected(directory) -> dict[str, torch.Tensor]:
+    return load_checkpoint(directory / "selected.ckpt")["state_dict"]
+
+
+def test_a_resumed_run_chooses_among_all_its_weights_as_the_uninterrupted_one_does(tmp_path, monkeypatch, capsys):
+    scores = iter([0.0, 0.3, 0.9, 0.2, *[0.1] * 6, -0.2])  # ten iterations, the third is best; the test
+
+    def scored(trainer, market, original=FabricTrainer.evaluate):
+        return replace(original(trainer, market), score=next(scores))
+
+    monkeypatch.setattr(FabricTrainer, "evaluate", scored)
+    assert main(WalkForwardDataModule, command(tmp_path / "whole")) == 0
+    scores = iter([0.0, 0.3, 0.9, 0.2])  # then it ends: as if killed
+    with pytest.raises(StopIteration):
+        main(WalkForwardDataModule, command(tmp_path / "cut"))
+    scores = iter([*[0.1] * 6, -0.2])
+    assert main(WalkForwardDataModule, command(tmp_path / "cut", "--resume")) == 0
+    assert same(selected(tmp_path / "whole"), selected(tmp_path / "cut"))
+    before = (tmp_path / "cut" / "selected.ckpt").stat()
+    assert main(WalkForwardDataModule, command(tmp_path / "cut", "--resume")) == 0  # finished: nothing is evaluated
+    assert "nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "cut" / "selected.ckpt").stat() == before
 
 
 def test_a_resume_with_other_settings_is_refused(tmp_path):

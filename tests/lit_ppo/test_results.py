@@ -222,22 +222,6 @@ def test_the_previous_folds_equity_goes_on_from_fold_to_fold_and_a_repeated_appe
     assert len(load_run(folder.path).baseline_equity) == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "cell"),
-    [
-        ("=1+1", "'=1+1"),
-        ("+x", "'+x"),
-        ("-x", "'-x"),
-        ("@SUM(A1)", "'@SUM(A1)"),
-        ("\tx", "'\tx"),
-        ('a,"b"', '"a,""b"""'),
-        ("gold", "gold"),
-    ],
-)
-def test_text_cells_cannot_become_formulas(text, cell):
-    assert files.text_cell(text) == cell
-
-
 @pytest.mark.parametrize("seed", ["../../x", "1", 1.0, -1, True, None, "/etc"])
 def test_only_a_whole_number_names_a_runs_folder(tmp_path, seed):
     with pytest.raises(ValueError, match="a whole number >= 0"):
