@@ -102,8 +102,12 @@ class AdaptiveTimesteps(pl.Callback):
             self.best_score = score
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        record, learner = pl_module.optimisations[self.optimisation], pl_module.learner
+        if learner is not None:  # `max_passes` may have cut the whole budget too
+            whole = learner.within_passes(pl_module.recipe.total_timesteps)
+            record["timesteps_saved"] = whole - learner.total_timesteps
         if self.first_score is not None and math.isfinite(self.best_score - self.first_score):
-            pl_module.optimisations[self.optimisation]["improvement"] = self.best_score - self.first_score
+            record["improvement"] = self.best_score - self.first_score
 
     def state_dict(self) -> dict[str, Any]:
         return {"first_score": self.first_score, "best_score": self.best_score}

@@ -273,7 +273,6 @@ class ObservationPolicy(nn.Module):
         hold_column, positions: on a market, the observation column with the held position and the position grid: the
             logit of keeping it gets the learned bias `hold_bias`. None: no such bias.
         recurrent: False gives the memoryless control: the state is zeroed before every step.
-        orthogonal: orthogonal heads with a small last policy layer; False: uniform in +-1 / sqrt(inputs) (torch's).
         hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation, init, generator: as in
             `MarketPolicy`.
     """
@@ -297,7 +296,6 @@ class ObservationPolicy(nn.Module):
         activation: str = "tanh",
         hold_bias: float = 3.0,
         recurrent: bool = True,
-        orthogonal: bool = True,
         init: InitScheme = "orthogonal",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -319,12 +317,6 @@ class ObservationPolicy(nn.Module):
         outputs = num_actions if num_actions is not None else action_size
         self.policy_head = mlp(hidden_size, policy_layers, activation, outputs, 0.01, generator)
         self.value_head = mlp(hidden_size, value_layers, activation, 1, 1.0, generator)
-        if not orthogonal:
-            for layer in (*self.policy_head, *self.value_head):
-                if isinstance(layer, nn.Linear):
-                    bound = layer.in_features**-0.5
-                    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         self.log_std = nn.Parameter(torch.zeros(action_size)) if action_size else None
         self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias))) if hold_column is not None else None
 

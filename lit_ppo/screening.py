@@ -77,8 +77,9 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
         threshold[others] = _threshold(family, rest, derive_seed(seed, 0, "screening of the others"))
         _select(averages, rest, others, threshold, gain, score)
     parity = np.array(market.feature_parity)
-    mirror_sign = np.where((parity < 0) | ((parity == 0) & (gain > 0)), -1.0, 1.0)
-    mirror_sign[main] = -1.0
+    moves = gain > 0
+    moves[main] = True
+    mirror_sign = np.where((parity < 0) | ((parity == 0) & moves), -1.0, 1.0)
     return InputScreen(
         torch.from_numpy(gain).float(),
         torch.from_numpy(mirror_sign).float(),

@@ -61,8 +61,7 @@ def test_weights_come_from_the_given_generator_alone():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.networks[0].encoder.policy.weight_ih[0], third.networks[0].encoder.policy.weight_ih[0])
     state = torch.get_rng_state()
-    for orthogonal in (True, False):
-        ObservationPolicy(4, 2, orthogonal=orthogonal, generator=make_generator(0))
+    ObservationPolicy(4, 2, generator=make_generator(0))
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -87,3 +87,10 @@ def test_without_a_screen_declared_parities_count():
     screen = keep_all_features(market)
     assert screen.gain.tolist() == [1.0, 1.0, 1.0]
     assert screen.mirror_sign.tolist() == [-1.0, 1.0, 1.0]
+
+
+def test_a_feature_declared_even_keeps_its_sign_under_the_mirror_even_where_no_feature_is_odd():
+    market = market_tensors(num_bars=2500, seed=0, mean=0.2)
+    columns = [market.features[:, 0].numpy(), market.features[:, 0].abs().numpy()]
+    for parity, sign in (((1, 1), (1.0, 1.0)), ((0, 1), (-1.0, 1.0)), ((-1, 1), (-1.0, 1.0))):
+        assert tuple(screen_features(with_features(market, columns, parity), 0).mirror_sign.tolist()) == sign
