@@ -239,16 +239,17 @@ def memory_table(record: dict[str, Any]) -> str:
                 continue
             reward = f"{summary['mean_test_reward']:.1f} (worst {summary['worst_test_reward']:.1f})"
             reached = f"{summary['seeds_at_goal']} of {summary['seeds']} at {goal:g}"
-            steps, cpu = summary["median_timesteps_to_goal"], summary["median_cpu_s_to_goal"]
-            rows.append(
-                [title, label, reward, reached, "never" if steps is None else f"{steps:,.0f}", cpu_seconds(cpu)]
-            )
-    titles = ["task, 100,000 timesteps", "who", "mean reward, 100 test episodes", "seeds", "timesteps to the goal"]
-    return table([*titles, "CPU seconds to it"], rows)
+            budget = max(run["curve"][-1]["timesteps"] for run in record["runs"][task][kind])
+            points = [run["reached"] for run in record["runs"][task][kind] if run["reached"]]
+            steps, cpu = (median_and_ends([point[name] for point in points]) for name in ("timesteps", "cpu_s"))
+            rows.append([title, f"{label}, {budget:,} timesteps", reward, reached, steps or "never", cpu])
+    titles = ["task", "who", "mean reward, 100 test episodes", "seeds", "timesteps to the goal", "CPU seconds to it"]
+    return table(titles, rows)
 
 
-def cpu_seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}"
+def median_and_ends(values: Sequence[float]) -> str:
+    """Median, least and most; "" of nothing."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})" if values else ""
 
 
 # Optimisations
