@@ -382,7 +382,7 @@ def page(recorded: dict[str, Any]) -> str:
         files: dict[str, list[str]] = {}
         for test in row.tests:
             file, _, name = test.partition("::")
-            files.setdefault(file.removeprefix("tests/"), []).append(name.removeprefix("test_").replace("_", " "))
+            files.setdefault(file, []).append(name.removeprefix("test_").replace("_", " "))
         named = "; ".join(f"`{file}`: {', '.join(names)}" for file, names in files.items())
         found = measured([tests.get(test) for test in row.tests])
         lines.append(f"| {row.number} | {row.fault} | {row.promise} | {named} | {found} |")

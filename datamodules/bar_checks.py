@@ -15,7 +15,7 @@ from datamodules.dialects import PRICES
 
 TOLERANCE = 1e-9  # relative; a high below the close by less is rounding of the writer
 YEAR = 365.25 * DAY  # nanoseconds
-FIX_ROWS = "Fix the rows or pass --drop-bad-rows (drop_bad_rows; at most 0.1 % of the rows)."
+FIX_ROWS = "Fix the rows or pass --drop_bad_rows (at most 0.1 % of the rows)."
 MOST_DIGITS = 8
 
 
@@ -95,7 +95,9 @@ def check_order(
     different = same[differs]
     jumps = np.concatenate([back, different])
     clock_changed = naive and bar > 0 and len(jumps) and bool((steps[jumps - 1] == bar - 3600 * SECOND).all())
-    remedy = "An hour that repeats is the end of summer time: pass --tz ZONE, for example --tz Europe/Berlin."
+    remedy = (
+        "An hour that repeats is the end of summer time: pass --timezone ZONE, for example --timezone Europe/Berlin."
+    )
     if not clock_changed:
         remedy = "Sort the file, or pass --sort."
     book.add("time goes back", lines[back], lambda i: _goes_back(time, back[i]), remedy)

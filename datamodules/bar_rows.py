@@ -89,10 +89,10 @@ def read_rows(
         book.add_file(
             "day or month",
             f"times like {dialect.first_time!r} may have day or month first, and no row settles it",
-            "Pass --date-format, for example '%d/%m/%Y %H:%M'.",
+            "Pass --date_format, for example '%d/%m/%Y %H:%M'.",
         )
     elif defect is not None:
-        book.add_file("times", defect, "Give the column of times its name, or pass --date-format.")
+        book.add_file("times", defect, "Give the column of times its name, or pass --date_format.")
     late = np.flatnonzero(bad_time & ~bad)
     book.add(
         "time",
@@ -122,7 +122,7 @@ def _time_column(dialect: Dialect, source: BarSource, date_format: str | None) -
         try:
             pd.to_datetime(pd.Series(["x"]), format=date_format, errors="coerce", utc=True)
         except ValueError as error:
-            raise source.refuse(f"--date-format {date_format!r} is not valid ({error})", "See strptime.") from error
+            raise source.refuse(f"--date_format {date_format!r} is not valid ({error})", "See strptime.") from error
         return FormatTimes(date_format)
     if dialect.epoch:
         return EpochTimes()
@@ -130,7 +130,7 @@ def _time_column(dialect: Dialect, source: BarSource, date_format: str | None) -
         return TextTimes(dialect.first_time)
     except ValueError as error:
         raise source.refuse(
-            f"{error}", "Pass --date-format, for example '%d %b %Y %H:%M'.", dialect.first_row
+            f"{error}", "Pass --date_format, for example '%d %b %Y %H:%M'.", dialect.first_row
         ) from error
 
 
@@ -222,7 +222,7 @@ def _parse(
     bad[rows] = True
     expected = f"like the first one, {dialect.first_time!r}"
     if isinstance(times, FormatTimes):
-        expected = "as --date-format says"
+        expected = "as --date_format says"
 
     def no_time(i: int) -> str:
         text = " ".join(field(int(rows[i]), role) for role in ("time", "clock") if role in columns)

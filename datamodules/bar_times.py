@@ -182,7 +182,7 @@ def looks_compact(text: str) -> bool:
 
 
 def is_time(text: str) -> bool:
-    """True when `text` is a date, with or without a clock, in one of the forms that need no --date-format."""
+    """True when `text` is a date, with or without a clock, in one of the forms that need no --date_format."""
     try:
         _recognise(text)
     except ValueError:

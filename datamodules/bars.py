@@ -34,7 +34,7 @@ from datamodules.dialects import PRICES
 
 __all__ = ["BarFileError", "Bars", "read_bars"]
 
-MOST_BAD_ROWS = 0.001  # share of the rows that --drop-bad-rows may leave out
+MOST_BAD_ROWS = 0.001  # share of the rows that --drop_bad_rows may leave out
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def read_bars(
         raise
     order_book.cut_line = row_book.cut_line
     if zone is not None and rows.aware:
-        order_book.add_file("zone", "the times carry their own offset from UTC", "Leave --tz out.")
+        order_book.add_file("zone", "the times carry their own offset from UTC", "Leave --timezone out.")
     bad = rows.bad | check_rows(rows.columns, rows.lines, ~rows.bad, row_book)
     too_many = _settle_bad_rows(rows, bad, row_book, dropped, drop_bad_rows)
     order = np.flatnonzero(~bad)
@@ -209,7 +209,7 @@ def _in_order(
     if zone is not None:
         wall = time[order]
         utc, never, unknown = zone.to_utc(wall)
-        remedy = "The file is in another zone: pass the right --tz, or --tz UTC."
+        remedy = "The file is in another zone: pass the right --timezone, or --timezone UTC."
         never_rows, unknown_rows = order[never], order[unknown]
         book.add(
             "time that never was",
@@ -308,7 +308,7 @@ def _bars(
     warnings += oddities(time, columns, point)
     notes = [*rows.dialect.notes, *notes]
     if not rows.aware and zone is None:
-        notes.append("the times carry no offset and are taken for UTC; pass --tz if they are local")
+        notes.append("the times carry no offset and are taken for UTC; pass --timezone if they are local")
     if time[-1] - time[0] < 14 * 86_400 * SECOND:
         notes.append("less than two weeks of bars: the number of bars per year is rough")
     volume = columns["volume"] if volume_role is not None else np.zeros(len(time))

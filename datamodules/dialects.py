@@ -148,7 +148,7 @@ def find_dialect(
     if style == "HistData" and timezone is None:
         raise source.refuse(
             "this looks like HistData (no header, YYYYMMDD hhmmss): its times are EST without summer time, not UTC",
-            "Pass --tz EST (timezone: EST in a configuration), or --tz UTC if the times were converted.",
+            "Pass --timezone EST (timezone: EST in a configuration), or --timezone UTC if the times were converted.",
         )
     prices = [fields[columns[role]] for _, fields in good for role in PRICES]
     decimal = decimal or _find_decimal(prices, separator, thousands, source)
@@ -360,7 +360,7 @@ def _is_epoch(text: str) -> bool:
 def _unknown_time(text: str, where: str, line: int, source: BarSource) -> NoReturn:
     raise source.refuse(
         f"{where} holds {shown(repr(text[:40]))}, which is no time stamp in a known form",
-        "Pass --date-format, for example '%d %b %Y %H:%M'.",
+        "Pass --date_format, for example '%d %b %Y %H:%M'.",
         line,
     )
 

@@ -38,6 +38,12 @@ COMMANDS = {
     "run": "run a Fabric script on several devices or machines (= fabric run)",
 }
 
+# After a signal: what the command saved, and how to go on.
+WAY_ON = {
+    "walk-forward": "everything is saved; --resume goes on from here",
+    "fit": "everything is saved; --ckpt_path last goes on from here",
+}
+
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
@@ -79,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave.code if isinstance(leave.code, int) else 2
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         return _failed(command, error, 2)
+    except PermissionError as error:
+        hint = "Give this user the right to read and write there, or name another place"
+        return _failed(command, PermissionError(f"{error}. {hint}"), 1)
     except OSError as error:
         return _failed(command, error, 1)
 
@@ -120,7 +129,7 @@ def _train(command: str, rest: list[str]) -> int:
             raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule
     cli = LitPPOCLI(command, rest, data)
-    interrupts.install()
+    interrupts.install(WAY_ON.get(command, "nothing is kept"))
     try:
         if command == "walk-forward":
             from lit_ppo.commands.walk_forward import walk_forward
@@ -211,7 +220,7 @@ def _oracle(rest: list[str]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", boring)
-    interrupts.install()
+    interrupts.install("nothing is kept")
     try:
         return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
     except interrupts.Interrupted as stopped:
@@ -262,13 +271,16 @@ def _data(rest: list[str]) -> int:
 
     from datamodules.bars import read_bars
 
-    parser = argparse.ArgumentParser(prog="lit-ppo data", description="Check a bar file and print its data card.")
+    parser = argparse.ArgumentParser(
+        prog="lit-ppo data", description="Check a bar file and print its data card.", allow_abbrev=False
+    )
     parser.add_argument("file")
     parser.add_argument("--point", type=float, help="size of a point in price units; default: from the digits")
     parser.add_argument("--timezone", help="time zone of naive times; default: UTC")
     parser.add_argument("--date_format", help="strptime format where dates are ambiguous")
     parser.add_argument("--separator", help="between columns; default: detected")
     parser.add_argument("--decimal", help="decimal mark; default: detected")
+    parser.add_argument("--thousands", help="mark that groups thousands; default: such numbers are refused")
     parser.add_argument("--drop_bad_rows", action="store_true", help="leave out a few defective rows")
     parser.add_argument("--sort", action="store_true", help="sort an unordered file by time")
     options = vars(parser.parse_args(rest))
@@ -282,7 +294,9 @@ def _cache(rest: list[str]) -> int:
 
     from datamodules import cache
 
-    parser = argparse.ArgumentParser(prog="lit-ppo cache", description="The disk cache of computed features.")
+    parser = argparse.ArgumentParser(
+        prog="lit-ppo cache", description="The disk cache of computed features.", allow_abbrev=False
+    )
     parser.add_argument("action", choices=("info", "clear", "prune"))
     parser.add_argument("--cache_dir", help="default: the user's cache home")
     parser.add_argument(
@@ -307,7 +321,9 @@ def _report(rest: list[str]) -> int:
 
     from lit_ppo.report.build import write_report
 
-    parser = argparse.ArgumentParser(prog="lit-ppo report", description="Write report.html into a run folder.")
+    parser = argparse.ArgumentParser(
+        prog="lit-ppo report", description="Write report.html into a run folder.", allow_abbrev=False
+    )
     parser.add_argument("directory", help="results/<seed>")
     print(write_report(parser.parse_args(rest).directory))
     return 0
@@ -320,7 +336,9 @@ def _compare(rest: list[str]) -> int:
     from lit_ppo.report.compare import compare
     from lit_ppo.report.run_index import history
 
-    parser = argparse.ArgumentParser(prog="lit-ppo compare", description="Compare runs with the first of them.")
+    parser = argparse.ArgumentParser(
+        prog="lit-ppo compare", description="Compare runs with the first of them.", allow_abbrev=False
+    )
     parser.add_argument("directories", nargs="*", help="results/<seed>, two or more")
     parser.add_argument("--all", action="store_true", help="the history of every run under RESULTS instead")
     parser.add_argument("--results", help="where --all looks; default: results")

@@ -49,6 +49,7 @@ from lit_ppo.recipe import (
     suitable_threads,
 )
 from lit_ppo.runs.diagnosis import diagnosed
+from lit_ppo.runs.one_training import make_room
 from lit_ppo.tensorboard import announce
 from lit_ppo.types import MarketTensors
 
@@ -204,7 +205,7 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
 
 def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | None = None) -> int:
     """Parse the command line and train one fold; returns the exit code."""
-    parser = ArgumentParser(prog="fabric_trainer.py", description="Train one fold under Fabric.")
+    parser = ArgumentParser(prog="fabric_trainer.py", description="Train one fold under Fabric.", allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--seed_everything", "--seed", type=int, default=0)
     parser.add_argument("--accelerator", type=str, default="auto")
@@ -215,6 +216,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     parser.add_argument("--directory", type=str, default="results/fabric", help="of checkpoints and TensorBoard events")
     parser.add_argument("--save_every", type=int, default=10, help="PPO iterations between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="delete the training that is there")
     parser.add_class_arguments(Recipe, "model")
     parser.add_class_arguments(datamodule_class, "data")
     restrict_class_paths()
@@ -236,6 +238,8 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
         data, recipe = made.data, made.model
         torch.set_num_threads(suitable_threads(recipe))
         fold = data.fold_data(data.fold)
+        if not config.resume and (fabric.is_global_zero or not config.overwrite):  # all refuse, one deletes
+            make_room(directory, config.overwrite, "--resume")
         trainer = FabricTrainer(fabric, recipe, fold.train, config.seed_everything, directory)
         if config.resume and not trainer.resume():
             raise FileNotFoundError(f"--resume: there is no checkpoint in {directory}")
@@ -253,7 +257,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     except interrupts.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"fabric_trainer.py: {error}", file=sys.stderr)
         return 2
     return 0

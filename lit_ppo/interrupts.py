@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _installed: list[int] = []  # the signals that are ours
+_way_on = [""]
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 
 
@@ -27,7 +28,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}; --resume goes on from here")
+        super().__init__(f"Stopped by {signal.Signals(number).name}; {_way_on[-1]}")
         self.exit_code = 128 + number
 
 
@@ -36,14 +37,15 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)  # every file is whole or absent at any moment, so leaving at once is safe
     _received.append(number)
     name = signal.Signals(number).name
-    message = f"\n{name}: stopping after this PPO iteration, with everything saved; once more to leave at once.\n"
+    message = f"\n{name}: stopping after this PPO iteration; once more to leave at once.\n"
     with contextlib.suppress(OSError):  # the terminal may be gone: that is what SIGHUP says
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
 
 
-def install() -> None:
-    """Take these signals over for this process (main thread, by the command line only)."""
+def install(way_on: str = "everything is saved; --resume goes on from here") -> None:
+    """Take these signals over for this process (main thread, by the command line only); `way_on`: what to do after."""
     _received.clear()
+    _way_on[:] = [way_on]
     _installed[:] = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # `nohup` means it
     _take_over()
 

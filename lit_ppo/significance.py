@@ -248,6 +248,11 @@ Statistic = Callable[[Floats], float]
 Influence = Callable[[Floats], Floats]
 
 
+def draws_for(net_returns: ArrayLike) -> int:
+    """Bootstrap draws for whatever is said of these returns: table, report and comparison say the same numbers."""
+    return 2_000 if len(np.asarray(net_returns)) <= 20_000 else 1_000  # of long runs fewer, to be quick
+
+
 def sharpe_interval(
     net_returns: ArrayLike, bars_per_year: float, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:

@@ -62,12 +62,15 @@ class AuditedData(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the audit: what was looked at, what was seen, whether it is as it must be, and what it is if not."""
+    """One line of the audit: what was looked at, what was seen, whether it is as it must be, and what it is if not.
+
+    `holds` is None where nothing could be measured: no proof, and no fault.
+    """
 
     check: str
     subject: str
     detail: str
-    holds: bool
+    holds: bool | None
     fault: str = "LEAK"
 
 
@@ -267,8 +270,8 @@ def memory_finding(
     enough = next((f"after {bars} bars of warm-up" for bars in tried if bars > last), f"not even after {last} bars")
     at = max(bars for bars in tried if bars <= warmup_bars)
     if not active:
-        detail = "the model stayed flat, so its memory decided nothing: not measured; more --timesteps may show it"
-        return Finding("warm-up", "LSTM state", detail, True)
+        detail = "the model stayed flat, so its memory decided nothing; more --timesteps may show it"
+        return Finding("warm-up", "LSTM state", detail, None)
     share = differ[at] / decisions
     detail = f"equal actions {enough}; after {at} (data.warmup_bars {warmup_bars}) {100 * share:.1f} % differ; "
     detail += f"{100 * active / decisions:.0f} % of {decisions} decisions not flat"

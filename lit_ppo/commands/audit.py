@@ -62,11 +62,15 @@ def audit(cli: LitPPOCLI, console: Console | None = None) -> int:
     findings += prefix_findings(data, policy, sees, config["points"], draws, delay)
     findings += warmup_findings(data)
     findings.append(memory_finding(data.fold_data(0).train, chosen.policy, sees, data.warmup_bars))
-    findings += _null_findings(cli, draws)
+    trades = bool(np.any(chosen.evaluate(data.test_segment(0)).positions))
+    findings += _null_findings(cli, draws, trades)
     console.print(_rows(row_table(data), len(data.folds)))
     console.print(_table(findings))
-    leaks = [finding for finding in findings if not finding.holds]
-    summary = f"{len(leaks)} of {len(findings)} checks failed" if leaks else f"all {len(findings)} checks hold"
+    measured = [finding for finding in findings if finding.holds is not None]
+    leaks = [finding for finding in measured if not finding.holds]
+    summary = f"{len(leaks)} of {len(measured)} checks failed" if leaks else f"all {len(measured)} checks hold"
+    if len(measured) < len(findings):
+        summary += f", {len(findings) - len(measured)} could not be measured"
     console.print(
         f"{summary}; {config['points']} random t, {config['null_seeds']} seeds on each null market", highlight=False
     )
@@ -89,7 +93,8 @@ def _weights(module: LitPPO) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu() for name, value in module.policy.state_dict().items()}
 
 
-def _null_findings(cli: LitPPOCLI, draws: np.random.Generator) -> list[Finding]:
+def _null_findings(cli: LitPPOCLI, draws: np.random.Generator, trades: bool) -> list[Finding]:
+    """Null controls; `trades`: whether this budget leads to trades on the real bars. Without any they say nothing."""
     data, findings = cli.datamodule, []
     end = data.folds[0].test.stop + fill_delay(data.fill) + 1
     for kind in NULLS if cli.config["null_seeds"] else ():
@@ -101,7 +106,9 @@ def _null_findings(cli: LitPPOCLI, draws: np.random.Generator) -> list[Finding]:
             p_values.append(edge_p_value(ledger.position, ledger.price_return))
             traded += bool(np.any(ledger.position))
         result = NullResult(kind, p_values, traded)
-        findings.append(Finding("null control", kind, result.detail, result.holds))
+        told = trades or traded > 0
+        detail = result.detail + ("" if told else ", nor does this budget trade on the real bars; more --timesteps may")
+        findings.append(Finding("null control", kind, detail, result.holds if told else None))
     return findings
 
 
@@ -121,6 +128,7 @@ def _table(findings: list[Finding]) -> Table:
     for name in ("check", "subject", "found", ""):
         table.add_column(name, overflow="fold")
     for finding in findings:
-        verdict = "[green]holds[/]" if finding.holds else f"[bold red]{finding.fault}[/]"
+        fault = "not measured" if finding.holds is None else f"[bold red]{finding.fault}[/]"
+        verdict = "[green]holds[/]" if finding.holds else fault
         table.add_row(finding.check, finding.subject, finding.detail, verdict)
     return table

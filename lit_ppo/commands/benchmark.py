@@ -58,7 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of its own; all others are those of walk-forward."""
     parser = argparse.ArgumentParser(
         prog="lit-ppo benchmark",
-        description="Original against optimised, on the same folds. Further flags are those of lit-ppo walk-forward.",
+        description="Original against optimised, on the same folds. Further flags are those of lit-ppo walk-forward; "
+        f"budgets are the comparison's own: {BUDGET:,} timesteps a fold, adaptive ones as the recipe or half as many.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -33,6 +33,7 @@ KEYS: dict[str, tuple[str, Any, str]] = {
     "min_lots": ("money.min_lots", float, "least lots of an order"),
     "max_lots": ("money.max_lots", float, "most lots of an order"),
     "contract_size": ("money.contract_size", float, "units per lot"),
+    "spread": ("data.costs.spread", float, "price units; default: the file's column"),
     "point_value": ("data.point", float, "size of a point in price units; default: from the quotes' digits"),
     "total_timesteps": ("model.total_timesteps", int, "bars visited in the first fold"),
     "learning_rate": ("model.learning_rate", float, "at the start"),

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lit_ppo.atomic import atomic_write
@@ -33,6 +34,7 @@ from lit_ppo.module import LitPPO
 from lit_ppo.money import MoneySettings
 from lit_ppo.recipe import suitable_threads
 from lit_ppo.runs.files import utc_cells
+from lit_ppo.runs.one_training import make_room
 from lit_ppo.tensorboard import Announcement
 from lit_ppo.walk_forward.optimisation_guard import guard, is_strict
 
@@ -95,7 +97,7 @@ class LitPPOCLI(LightningCLI):
                 save_config_callback=None,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
-                parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False},
+                parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False, "allow_abbrev": False},
                 parser_class=ConfigParser,
                 args=list(arguments),
                 run=False,
@@ -174,14 +176,16 @@ class LitPPOCLI(LightningCLI):
                 "--null_seeds", type=int, default=5, help="trainings on each null market; 100 for a verdict"
             )
             parser.add_argument(
-                "--timesteps", type=int, default=20_000, help="bars visited by each training (the model's, if fewer)"
+                "--timesteps", type=int, default=100_000, help="bars visited by each training (the model's, if fewer)"
             )
         else:
+            if self.command == "fit":
+                parser.add_argument("--overwrite", action="store_true", help="delete the training that is there")
             parser.add_argument(
                 "--ckpt_path",
                 type=str | None,
                 default=None if self.command == "fit" else "selected",
-                help="a checkpoint, a directory of them (its newest), `last`, or `selected`",
+                help="a checkpoint, a directory of them (its newest), `last`, or `selected` (= `best`)",
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -267,7 +271,7 @@ class LitPPOCLI(LightningCLI):
             FileNotFoundError: there is no such checkpoint: never a silent start from scratch.
         """
         asked = self.config["ckpt_path"]
-        if asked == "selected":
+        if asked in ("selected", "best"):  # Lightning says best
             asked = str(self.directory / SELECTED)
         if asked == "last":
             asked = str(self.directory)
@@ -302,6 +306,8 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
         (decisions,) = trainer.predict(module, **bound) or []
         _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
     else:
+        if checkpoint is None and getattr(rank_zero_only, "rank", 0) == 0:
+            make_room(cli.directory, cli.config["overwrite"], "--ckpt_path last")
         try:
             trainer.fit(module, **bound)
         except Exception as error:
@@ -309,9 +315,12 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
                 _end_other_ranks(trainer)
             raise
         trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
-        timesteps = module.selection.get("timesteps", module.timesteps)
+        timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
+        why = f" ({module.stop_reason})" if module.stop_reason else ""
+        chosen = "" if score is None else f", validation score {score:+.4f},"
         module.print(
-            f"{module.timesteps:,} timesteps done; the weights after {timesteps:,} are in {cli.directory / SELECTED}"
+            f"{module.timesteps:,} timesteps done{why}; the weights after {timesteps:,}{chosen} are in "
+            f"{cli.directory / SELECTED}"
         )
 
 

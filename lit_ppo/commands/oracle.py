@@ -169,7 +169,9 @@ def oracle(arguments: Sequence[str], make: MarketMaker) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    parser = ArgumentParser(prog="lit-ppo oracle", description="Train on a market with a known optimum.")
+    parser = ArgumentParser(
+        prog="lit-ppo oracle", description="Train on a market with a known optimum.", allow_abbrev=False
+    )
     parser.add_argument("--market", choices=("regime", "predictor", "random_walk"), default="regime")
     for name, text in (
         ("q", "regime: chance per bar that it flips"),

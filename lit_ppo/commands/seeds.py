@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,4 +95,4 @@ def print_pooled(record: dict[str, Any], console: Console | None = None) -> None
 
 
 def _cell(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:,.{digits}f}"
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"

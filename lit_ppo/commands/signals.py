@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     reader.add_argument("--date_format", help="strptime format where dates are ambiguous")
     reader.add_argument("--separator", help="between columns")
     reader.add_argument("--decimal", help="decimal mark")
+    reader.add_argument("--thousands", help="mark that groups thousands")
     return parser
 
 

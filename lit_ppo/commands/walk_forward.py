@@ -57,7 +57,8 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
     with RunLock(folder.path):
         tuned = _tune(cli, folder)
         text = _stored(cli.config_text())
-        if folder.begin(resume=config["resume"], overwrite=config["overwrite"]):
+        resumed = folder.begin(resume=config["resume"], overwrite=config["overwrite"])
+        if resumed:
             if _go_on(cli, folder, text, command):
                 return exit_code(summarise(folder.folds(), len(data.folds), {}))
         else:
@@ -70,6 +71,9 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
             with _side_by_side(cli, loop), _monitor(cli, loop):
                 loop.run()
         except BaseException as error:
+            if not resumed and isinstance(error, ValueError) and not any(folder.path.glob("fold_*/*.ckpt")):
+                folder.remove()  # settings that only the training could refuse: the corrected command starts anew
+                raise
             folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
             raise
         folder.update_run(status="done", cache=data.get_optimization_info())
@@ -234,5 +238,7 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
     if found.refused or found.inexact:
         note = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
         notes = {"changed_at_resume": [*before.get("changed_at_resume", []), note]}
+    if not found.refused:
+        folder.write_config(text)  # what may change (more folds, say) is what a rerun repeats
     folder.update_run(status="running", **notes)
     return False

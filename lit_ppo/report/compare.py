@@ -27,6 +27,7 @@ from lit_ppo.runs.files import shown_path
 from lit_ppo.runs.results import Run, load_run
 from lit_ppo.significance import (
     Interval,
+    draws_for,
     interquartile_mean_interval,
     paired_difference_interval,
     sharpe_difference_interval,
@@ -141,7 +142,7 @@ def _read(path: str | Path) -> Entry:
         net,
         float(bars_per_year),
         trading_metrics(net, position, bars_per_year, costs=cost, trades=run.trades["result"].to_numpy(np.float64)),
-        sharpe_interval(net, bars_per_year, draws=1000),
+        sharpe_interval(net, bars_per_year, draws=draws_for(net)),
         flatten(yaml.safe_load(run.config) or {}) if run.config else {},
     )
 
@@ -160,9 +161,11 @@ def _difference(reference: Entry, other: Entry) -> Difference:
         return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair")
     pair = (other.net_return[ours], reference.net_return[theirs], other.bars_per_year)
     prints = [entry.run.record.get("data", {}).get("sha256") for entry in (reference, other)]
+    if np.array_equal(pair[0], pair[1]):
+        return Difference(other.label, len(ours), nothing, nothing, "equal on every one of these bars")
     note = "" if prints[0] == prints[1] else "the bar files differ: prices of the same bar may too"
-    mean = paired_difference_interval(*pair, draws=1000)
-    return Difference(other.label, len(ours), mean, sharpe_difference_interval(*pair, draws=1000), note)
+    mean = paired_difference_interval(*pair, draws=draws_for(pair[0]))
+    return Difference(other.label, len(ours), mean, sharpe_difference_interval(*pair, draws=draws_for(pair[0])), note)
 
 
 def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
@@ -181,7 +184,8 @@ def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
 
 def _pooled(entries: Sequence[Entry], settings: dict[str, list[Any]]) -> Interval | None:
     """Interquartile mean over seeds and folds of the fold's annual Sharpe ratio, if only the seed differs."""
-    if not set(settings) <= SEED_KEYS:
+    seeds = {entry.run.record.get("seed") for entry in entries}
+    if not set(settings) <= SEED_KEYS or len(seeds) != len(entries):
         return None
     scores = []
     for entry in entries:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -85,7 +86,8 @@ def _records(root: Path) -> list[Path]:
 
 @contextmanager
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, timeout=30)) as database:
+    writable = os.access(path if path.exists() else path.parent, os.W_OK)
+    with closing(sqlite3.connect(path if writable else ":memory:", timeout=30)) as database:
         try:
             columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
             database.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")

@@ -15,7 +15,7 @@ from lit_ppo.report.analysis import recorded_baselines
 from lit_ppo.report.fills import read_fills
 from lit_ppo.report.replay import baseline_positions, random_traders, replay
 from lit_ppo.runs.results import FoldRecord, Run
-from lit_ppo.significance import mean_interval, moments, probabilistic_sharpe
+from lit_ppo.significance import draws_for, mean_interval, moments, probabilistic_sharpe
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
 COLUMNS = ("return_pct", "sharpe_annual", "max_drawdown_pct", "trades", "turnover_per_bar", "cost_pct")
@@ -34,6 +34,10 @@ def print_summary(run: Run, console: Console | None = None) -> None:
         console = Console(width=140)
     done = [record for record in run.folds if record.status == "done"]
     console.print(_folds(run, done))
+    if "oracle" in run.record:
+        console.print(
+            "Of the optimum: what the best trader earns on average; on the bars of one fold luck adds or takes."
+        )
     console.print(_paths(run, done))
     for line in _statistics(run):
         console.print(line, highlight=False)
@@ -101,7 +105,7 @@ def _statistics(run: Run) -> list[str]:
     lines = [f"{len(net):,} test bars. Folds: {len(run.folds)}."]
     if net.std() == 0:
         return [*lines, "It never traded: there is nothing to test."]
-    interval = mean_interval(net, bars_per_year, draws=500)
+    interval = mean_interval(net, bars_per_year, draws=draws_for(net))
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
@@ -110,7 +114,7 @@ def _statistics(run: Run) -> list[str]:
     certainty = probabilistic_sharpe(found.sharpe, 0.0, len(net), found.skew, found.kurtosis)
     lines.append(f"Probability of a true Sharpe ratio above 0: {100 * certainty:.1f} % (before counting trials).")
     done = [record.index for record in run.folds if record.status == "done"]
-    rank = random_traders(position, read_fills(run.path, done), seed=0, draws=200).rank
+    rank = random_traders(position, read_fills(run.path, done), seed=0).rank
     lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
     return lines
 

@@ -20,7 +20,6 @@ from lit_ppo.significance import Interval
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 ENOUGH = 0.95  # probability that a deflated Sharpe ratio must reach
-LONG = 20_000  # bars from which fewer bootstrap draws are taken, to keep the report quick
 
 
 class Oracle(NamedTuple):
@@ -99,8 +98,7 @@ def weigh(
         rank, oracle, ruined: see `Evidence`.
         seed: of the bootstrap.
     """
-    draws = 2000 if len(net_returns) <= LONG else 1000
-    settings = {"confidence": CONFIDENCE, "draws": draws, "seed": seed}
+    settings = {"confidence": CONFIDENCE, "draws": significance.draws_for(net_returns), "seed": seed}
     found, count = significance.moments(net_returns), len(net_returns)
     probabilistic = deflated = math.nan
     track = math.inf

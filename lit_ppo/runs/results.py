@@ -160,15 +160,19 @@ class RunFolder:
         if present and not (resume or overwrite):
             raise FileExistsError(
                 f"{self.path} holds a run already. Continue it with --resume, delete it with --overwrite, or choose "
-                "another --seed or --results directory"
+                "another seed or results directory"
             )
         remove_temporaries(self.path)
         if present and overwrite:
-            for name in _RUN_FILES:
-                (self.path / name).unlink(missing_ok=True)
-            for own in (*self.path.glob("fold_[0-9]*"), *self.path.glob("monitor")):
-                own.unlink() if own.is_symlink() or own.is_file() else shutil.rmtree(own)
+            self.remove()
         return present and resume
+
+    def remove(self) -> None:
+        """Delete the run's own files; what else lies in the folder stays."""
+        for name in _RUN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for own in (*self.path.glob("fold_[0-9]*"), *self.path.glob("monitor")):
+            own.unlink() if own.is_symlink() or own.is_file() else shutil.rmtree(own)
 
     def file(self, name: str) -> Path:
         """Path of a file of the run; the name is checked, a symbolic link refused."""

@@ -97,7 +97,7 @@ class Case(NamedTuple):
 
 
 REFUSED: dict[str, Case] = {
-    "price empty": Case(edit(12, 4, ""), ("line 12:", "close is ''", "--drop-bad-rows")),
+    "price empty": Case(edit(12, 4, ""), ("line 12:", "close is ''", "--drop_bad_rows")),
     "price null": Case(edit(12, 1, "null"), ("line 12:", "open is 'null'")),
     "price dash": Case(edit(12, 1, "-"), ("line 12:", "open is '-'")),
     "price nan": Case(edit(12, 2, "NaN"), ("line 12:", "high is 'NaN'")),
@@ -126,7 +126,7 @@ REFUSED: dict[str, Case] = {
     "after 2100": Case(edit(61, 0, "2123-03-14 22:00:00"), ("line 61:", "1970 and 2100")),
     "naive and aware": Case(edit(12, 0, "2023-03-15 00:30:00Z"), ("line 12:", "with or without offset alike")),
     "day or month": Case(
-        times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-02-01"), ("day or month", "--date-format")
+        times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-02-01"), ("day or month", "--date_format")
     ),
     "day and month": Case(
         lambda text: edit(12, 0, "04/14/2023 00:30")(times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-03-14")(text)),
@@ -145,7 +145,7 @@ REFUSED: dict[str, Case] = {
     ),
     "time twice": Case(edit(13, 0, "2023-03-15 00:30:00"), ("line 13:", "also that of line 12", "another open")),
     "unsorted": Case(swap(12, 20), ("line 13:", "time 2023-03-15 00:45:00 after 2023-03-15 02:30:00", "--sort")),
-    "clock change": Case(repeated_autumn_hour, ("--tz Europe/Berlin", "summer time")),
+    "clock change": Case(repeated_autumn_hour, ("--timezone Europe/Berlin", "summer time")),
     "wrong zone, hour that never was": Case(
         times(str, "2023-03-26 00:00"),
         ("line 10:", "02:00:00 does not exist in 'Europe/Berlin'"),
@@ -156,7 +156,7 @@ REFUSED: dict[str, Case] = {
         ("line 10:", "02:00:00 was twice in 'Europe/Berlin'"),
         {"timezone": "Europe/Berlin"},
     ),
-    "zone for aware times": Case(times(lambda t: f"{t}Z"), ("own offset", "--tz"), {"timezone": "Europe/Berlin"}),
+    "zone for aware times": Case(times(lambda t: f"{t}Z"), ("own offset", "--timezone"), {"timezone": "Europe/Berlin"}),
     "daily, then hourly": Case(mixed_resolution("1D", "1h", 25), ("line 26:", "row 25", "1 day apart", "1 h")),
     "hourly, then daily": Case(mixed_resolution("1h", "1D", 40), ("spacing of the bars changes", "1 h apart", "1 day")),
     "hourly, then quarters": Case(mixed_resolution("1h", "15min", 40), ("spacing of the bars changes", "15 min")),
@@ -168,8 +168,8 @@ REFUSED: dict[str, Case] = {
     "column twice": Case(header("time,open,high,low,close,close,spread"), ("'close' appears more than once",)),
     "header too short": Case(header("time,open,high,low,close,volume"), ("6 names", "7 fields")),
     "text above the header": Case(lambda text: "Gold, 15 minutes\n" + text, ("line 1: 'Gold'", "neither a header")),
-    "another date format": Case(str, ("line 2:", "as --date-format says"), {"date_format": "%d.%m.%Y %H:%M"}),
-    "no date format": Case(str, ("--date-format '%Q' is not valid",), {"date_format": "%Q"}),
+    "another date format": Case(str, ("line 2:", "as --date_format says"), {"date_format": "%d.%m.%Y %H:%M"}),
+    "no date format": Case(str, ("--date_format '%Q' is not valid",), {"date_format": "%Q"}),
     "thousands": Case(
         lambda text: re.sub(r"(?<=[,])1(\d{3}\.\d+)", r"1'\1", text).replace(",", ";").replace("'", ","),
         ("groups thousands", "--thousands"),
@@ -190,7 +190,7 @@ REFUSED: dict[str, Case] = {
         lambda text: re.sub(r"(?m)$", ",7,8,9", text.split("\n", 1)[1].strip()) + "\n", ("no header", "header line")
     ),
     "HistData without zone": Case(
-        lambda text: "".join(f"20230314 22{m:02}00;1;1;1;1;0\n" for m in range(30)), ("HistData", "--tz EST")
+        lambda text: "".join(f"20230314 22{m:02}00;1;1;1;1;0\n" for m in range(30)), ("HistData", "--timezone EST")
     ),
     "header only": Case(lambda text: HEADER + "\n", ("no row of data",)),
     "blank": Case(lambda text: "\n \n\n", ("empty",)),

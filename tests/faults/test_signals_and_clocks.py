@@ -31,7 +31,7 @@ def test_a_signal_saves_and_leaves_with_its_code_and_the_resume_equals_uninterru
     os.kill(pid, getattr(signal, name))
     ended = launch.end()
     assert ended.code == code, ended.output
-    assert f"Stopped by {name}; --resume goes on from here" in ended.output
+    assert f"Stopped by {name}; everything is saved; --resume goes on from here" in ended.output
     assert "Traceback" not in ended.output
     ended = launch(*command("--resume"))
     assert ended.code == 0, ended.output

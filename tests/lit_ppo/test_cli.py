@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_ppo import __version__
 from lit_ppo.cli import COMMANDS, main
@@ -149,3 +151,59 @@ def test_the_seed_flag_is_the_seed_of_everything(tmp_path, monkeypatch, capsys):
 def test_precision_is_a_flag(tmp_path, monkeypatch, precision):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", *SYNTHETIC, *SMALL, "--trainer.precision", precision]) == 0
+
+
+RUN = ["walk-forward", *SYNTHETIC, *SMALL, "--trainer.logger", "false", "--data.fold_limit", "1"]
+
+
+def test_a_flag_cut_short_is_no_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*RUN, "--model.learning_rat", "0.001"]) == 2
+    assert "did you mean model.learning_rate?" in capsys.readouterr().err
+    assert main(["fit", *SYNTHETIC, *SMALL, "--over"]) == 2
+    assert main(["compare", "--al"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_only_the_training_can_refuse_leave_no_run_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong = [*RUN, "--model.positions", "[0, 1]"]
+    assert main(wrong) == 2
+    assert "mirror" in capsys.readouterr().err
+    assert main([*wrong, "--model.mirror", "false"]) == 0
+
+
+def test_a_run_resumed_with_more_folds_is_repeated_with_as_many(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(RUN) == 0
+    assert main([*RUN[:-1], "2", "--resume"]) == 0
+    assert yaml.safe_load(Path("results/0/config.yaml").read_text())["data"]["fold_limit"] == 2
+    capsys.readouterr()
+    assert main(["walk-forward", "--from", "results/0/run.json"]) == 0
+    assert "equals the original's, byte for byte (200 decisions)" in capsys.readouterr().out
+
+
+def test_a_training_is_not_replaced_unless_that_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", *SYNTHETIC, *SMALL, "--trainer.callbacks+=callbacks.MetricsLog"]
+    assert main(fit) == 0
+    before = {path: path.read_bytes() for path in Path("results/fit").iterdir()}
+    assert main([*fit, "--model.hidden_size", "8"]) == 2
+    message = capsys.readouterr().err
+    assert "--ckpt_path last" in message
+    assert "--overwrite" in message
+    assert {path: path.read_bytes() for path in Path("results/fit").iterdir()} == before
+    assert main([*fit, "--model.hidden_size", "8", "--overwrite"]) == 0
+    assert main(["test", *SYNTHETIC, *SMALL, "--model.hidden_size", "8", "--ckpt_path", "best"]) == 0
+    assert len(list(Path("results/fit").glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_run_and_its_copy_are_no_two_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(RUN) == 0
+    shutil.copytree("results/0", "copy/0")
+    capsys.readouterr()
+    assert main(["compare", "results/0", "copy/0"]) == 0
+    told = capsys.readouterr().out
+    assert "equal on every one of these bars" in told
+    assert "seeds and all folds" not in told
