@@ -182,7 +182,22 @@ def fold_rows(walk_forward: dict[str, Any], original: dict[str, Any] | None) -> 
             whole = f"{run['total_s']:.0f} s, {run['folds']} folds, {run['timesteps']:,} timesteps"
             met = verdict(run["total_s"] <= target) if run["folds"] > 100 else ""
             rows.append([what, f"<= {target} s", whole, met])
+            rows += outcome_rows(f"its result out of sample, {run['folds']} folds", run.get("out_of_sample"))
     return rows
+
+
+def outcome_rows(what: str, outcome: dict[str, Any] | None) -> list[Row]:
+    """What the walk-forward of real bars earned: no target, and no claim."""
+    if outcome is None:
+        return [[what, "shown", UNMEASURED, ""]]
+    hold = f"buy and hold {outcome['buy_and_hold_return_pct']:+.1f} %"
+    if not outcome["trades"]:
+        return [[what, "shown", f"never traded: no edge found, 0.0 %; {hold}", ""]]
+    sharpe, low, high = outcome["sharpe_annual"]
+    told = (
+        f"{outcome['return_pct']:+.1f} %, {outcome['trades']:,} trades, Sharpe {sharpe:+.2f} [{low:+.2f}, {high:+.2f}]"
+    )
+    return [[what, "shown", f"{told}; {hold}", ""]]
 
 
 def evaluation_row(record: dict[str, Any]) -> Row:

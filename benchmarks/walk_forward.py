@@ -21,7 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import RESULTS, provenance, read, write
+from lit_ppo.performance import trading_metrics
+from lit_ppo.report.fills import read_fills
+from lit_ppo.report.replay import replay
+from lit_ppo.runs.results import load_run
+from lit_ppo.significance import draws_for, sharpe_interval
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_FILE = ROOT / ".." / "shared" / "data" / "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz"
@@ -43,6 +50,7 @@ def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
             raise SystemExit(done.stderr[-2000:])
         (ledger,) = Path(results).glob("*/folds.json")
         records = json.loads(ledger.read_text(encoding="utf-8"))["folds"]
+        out_of_sample = outcome(ledger.parent)
     of_folds = [sum(record["seconds"].values()) for record in records]
     stages = sorted({stage for record in records for stage in record["seconds"]})
     return {
@@ -56,6 +64,25 @@ def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
         },
         "timesteps": sum(record["timesteps"] for record in records),
         "steps_per_s": round(sum(record["timesteps"] for record in records) / seconds, 1),
+        "out_of_sample": out_of_sample,
+    }
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What the stitched test decisions earned, beside buy and hold on the same bars."""
+    found = load_run(folder)
+    rows, bars_per_year = found.out_of_sample, found.record["data"]["bars_per_year"]
+    net = rows["net_return"].to_numpy()
+    metrics = trading_metrics(net, rows["position"].to_numpy(), bars_per_year)
+    fills = read_fills(folder, [record.index for record in found.folds])
+    hold = replay(np.ones(len(net)), fills, restart=False)
+    interval = sharpe_interval(net, bars_per_year, draws=draws_for(net)) if net.std() > 0 else None
+    return {
+        "bars": len(net),
+        "trades": len(found.trades),
+        "return_pct": round(metrics["return_pct"], 2),
+        "sharpe_annual": None if interval is None else [round(x, 2) for x in interval[:3]],
+        "buy_and_hold_return_pct": round(100 * (float(np.prod(1 + hold.net_return)) - 1), 2),
     }
 
 
