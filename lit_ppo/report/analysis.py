@@ -115,7 +115,7 @@ def analyse(run_dir: str | Path) -> Analysis:
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
     trades = _trades(run.trades)
     metrics = trading_metrics(net, position, bars_per_year, costs=cost, trades=trades.result)
-    seed = int(run.record.get("seed", 0))
+    seed = 0  # of the bootstrap and the random traders: terminal, page and comparison draw alike
     fills, missing = _fills(run, time, fold)
     recomputed = math.nan
     contenders: list[Contender] = []
