@@ -35,10 +35,9 @@ class Recorder:
         entry["seconds"] = round(entry["seconds"] + report.duration, 1)
         for key, value in report.user_properties if report.passed else ():
             entry["counts"][key] = entry["counts"].get(key, 0) + value
-        self.write()
 
-    def write(self) -> None:
-        """After each test: a session that is cut short has recorded what it did."""
+    def pytest_sessionfinish(self) -> None:
+        """At the end, also of a session that was stopped: meanwhile a test compares the record with the page of it."""
         before = json.loads(RESULTS.read_text())["tests"] if RESULTS.is_file() else {}
         tests = before | {name: {**entry, **self.origin} for name, entry in self.tests.items()}
         tests = {name: entry for name, entry in tests.items() if name in NAMED}  # a test may have got another name
