@@ -57,8 +57,9 @@ class RunProgress(pl.Callback):
         total = pl_module.total_timesteps
         pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)
         left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1)
+        where = f"fold {fold} of {num_folds}: " if num_folds > 1 else ""  # `fit` knows of the one that it trains
         return (
-            f"fold {fold} of {num_folds}: {pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "
+            f"{where}{pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "
             f"{timedelta(seconds=round(left / max(pace, 1e-9)))} left, validation score {self._score:.4f}"
         )
 
