@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.atomic import failpoint, room_for, sync_directory, write_all
+from lit_ppo.atomic import TEMPORARY_SUFFIX, failpoint, room_for, sync_directory, write_all
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
@@ -45,6 +46,29 @@ def shown_path(path: str | os.PathLike[str]) -> str:
         here = Path.cwd()
         given = given.relative_to(here) if given.is_relative_to(here) else Path(given.name)
     return given.as_posix()
+
+
+def make_writable(directory: Path, whose: str, other: str) -> None:
+    """Make a folder, and try to write there, before any training.
+
+    Args:
+        directory: made if absent.
+        whose: "run", for the message.
+        other: what is to be chosen instead.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    probe = directory / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The {whose} cannot write to {directory} ({error.strerror}). Make it writable or choose another {other}",
+        ) from error
 
 
 def utc_cells(time: NDArray[np.int64]) -> list[str]:

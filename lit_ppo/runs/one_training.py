@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 
-from lit_ppo.atomic import TEMPORARY_SUFFIX
 from lit_ppo.checkpoints import MANIFEST, SELECTED
+from lit_ppo.runs.files import make_writable
 
 PRESENT = (MANIFEST, SELECTED, "metrics.jsonl", "checkpoint-*.ckpt")  # by these a training is known
 FILES = (*PRESENT, "timing.jsonl", "predictions.csv", "events.out.tfevents.*", "diagnosis")
@@ -25,16 +24,7 @@ def make_room(directory: Path, overwrite: bool, way_on: str) -> None:
         FileExistsError: there is a training and `overwrite` is False.
         OSError: the folder cannot be made or written to.
     """
-    probe = directory / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"The training cannot write to {directory} ({error.strerror}). Make it writable or choose another",
-        ) from error
+    make_writable(directory, "training", "folder")
     if not overwrite and any(found for name in PRESENT for found in directory.glob(name)):
         raise FileExistsError(
             f"{directory} holds a training already. Continue it with {way_on}, delete it with --overwrite, or choose "

@@ -17,7 +17,6 @@ import io
 import json
 import operator
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,8 +28,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lit_ppo.accounting import Ledger, Trades
-from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, remove_temporaries
-from lit_ppo.runs.files import FoldCsv, check_name, json_bytes, shown_path, utc_cells
+from lit_ppo.atomic import atomic_write, remove_temporaries
+from lit_ppo.runs.files import FoldCsv, check_name, json_bytes, make_writable, shown_path, utc_cells
 from lit_ppo.runs.provenance import code_state, machine, package_versions
 
 SCHEMA = 1  # of run.json and folds.json
@@ -131,16 +130,7 @@ class RunFolder:
         self.path = Path(root).resolve() / str(number)
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise ValueError(f"{self.path} is a link or a file, but a run needs a folder there. Move it away")
-        probe = self.path / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"The run cannot write to {self.path} ({error.strerror}). Make it writable or choose another --results",
-            ) from error
+        make_writable(self.path, "run", "--results")
         self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
         self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
         self._baselines = FoldCsv(self.path / "baselines.csv", BASELINE_COLUMNS)
