@@ -82,7 +82,9 @@ def outcome(folder: Path) -> dict[str, Any]:
         "trades": len(found.trades),
         "return_pct": round(metrics["return_pct"], 2),
         "sharpe_annual": None if interval is None else [round(x, 2) for x in interval[:3]],
-        "buy_and_hold_return_pct": round(100 * (float(np.prod(1 + hold.net_return)) - 1), 2),
+        "buy_and_hold_return_pct": round(
+            trading_metrics(hold.net_return, hold.position, bars_per_year)["return_pct"], 2
+        ),
     }
 
 

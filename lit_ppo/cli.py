@@ -38,12 +38,6 @@ COMMANDS = {
     "run": "run a Fabric script on several devices or machines (= fabric run)",
 }
 
-# After a signal: what the command saved, and how to go on.
-WAY_ON = {
-    "walk-forward": "everything is saved; --resume goes on from here",
-    "fit": "everything is saved; --ckpt_path last goes on from here",
-}
-
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
@@ -85,9 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave.code if isinstance(leave.code, int) else 2
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         return _failed(command, error, 2)
-    except PermissionError as error:
-        hint = "Give this user the right to read and write there, or name another place"
-        return _failed(command, PermissionError(f"{error}. {hint}"), 1)
     except OSError as error:
         return _failed(command, error, 1)
 
@@ -97,6 +88,8 @@ def _failed(command: str, error: Exception, code: int) -> int:
         raise error
     # A file's name may hold escape sequences: what a terminal would obey is shown instead.
     text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in out_of_memory(error) or str(error))
+    if isinstance(error, PermissionError) and error.filename is not None:  # the system's; ours say what to do
+        text += ". Give this user the right to read and write there, or name another place"
     print(f"lit-ppo {command}: {text}", file=sys.stderr)
     return code
 
@@ -129,7 +122,7 @@ def _train(command: str, rest: list[str]) -> int:
             raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule
     cli = LitPPOCLI(command, rest, data)
-    interrupts.install(WAY_ON.get(command, "nothing is kept"))
+    interrupts.install(interrupts.WAYS_ON.get(command, interrupts.NOTHING_KEPT))
     try:
         if command == "walk-forward":
             from lit_ppo.commands.walk_forward import walk_forward
@@ -220,7 +213,7 @@ def _oracle(rest: list[str]) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for boring in (".*does not have many workers.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", boring)
-    interrupts.install("nothing is kept")
+    interrupts.install(interrupts.NOTHING_KEPT)
     try:
         return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
     except interrupts.Interrupted as stopped:
@@ -270,17 +263,13 @@ def _data(rest: list[str]) -> int:
     import argparse
 
     from datamodules.bars import read_bars
+    from lit_ppo.commands.reader_flags import add_reader_flags
 
     parser = argparse.ArgumentParser(
         prog="lit-ppo data", description="Check a bar file and print its data card.", allow_abbrev=False
     )
     parser.add_argument("file")
-    parser.add_argument("--point", type=float, help="size of a point in price units; default: from the digits")
-    parser.add_argument("--timezone", help="time zone of naive times; default: UTC")
-    parser.add_argument("--date_format", help="strptime format where dates are ambiguous")
-    parser.add_argument("--separator", help="between columns; default: detected")
-    parser.add_argument("--decimal", help="decimal mark; default: detected")
-    parser.add_argument("--thousands", help="mark that groups thousands; default: such numbers are refused")
+    add_reader_flags(parser.add_argument_group("how to read the file; default: detected, UTC, no thousands"))
     parser.add_argument("--drop_bad_rows", action="store_true", help="leave out a few defective rows")
     parser.add_argument("--sort", action="store_true", help="sort an unordered file by time")
     options = vars(parser.parse_args(rest))

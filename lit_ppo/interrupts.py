@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _installed: list[int] = []  # the signals that are ours
-_way_on = [""]
+RESUMES, NOTHING_KEPT = "everything is saved; --resume goes on from here", "nothing is kept"
+WAYS_ON = {"walk-forward": RESUMES, "fit": "everything is saved; --ckpt_path last goes on from here"}  # by command
+_way_on = [RESUMES]  # what the message says; of the command that has installed
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 
 
@@ -28,7 +30,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}; {_way_on[-1]}")
+        super().__init__(f"Stopped by {signal.Signals(number).name}; {_way_on[0]}")
         self.exit_code = 128 + number
 
 
@@ -42,7 +44,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
 
 
-def install(way_on: str = "everything is saved; --resume goes on from here") -> None:
+def install(way_on: str = RESUMES) -> None:
     """Take these signals over for this process (main thread, by the command line only); `way_on`: what to do after."""
     _received.clear()
     _way_on[:] = [way_on]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_ppo.commands.class_paths import take_allowed_modules
+from lit_ppo.commands.reader_flags import add_reader_flags
 from lit_ppo.runs.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
 from lit_ppo.runs.files import shown_path, utc_cells
 from lit_ppo.runs.run_lock import alone_in
@@ -75,12 +76,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", help=f"what is carried from call to call; default: OUTPUT{STATE_SUFFIX}")
     parser.add_argument("--allow-module", metavar="NAME", help="a module that features may be imported from")
     reader = parser.add_argument_group("how to read the file; default: as the run did")
-    reader.add_argument("--point", type=float, help="size of a point in price units")
-    reader.add_argument("--timezone", help="time zone of naive times")
-    reader.add_argument("--date_format", help="strptime format where dates are ambiguous")
-    reader.add_argument("--separator", help="between columns")
-    reader.add_argument("--decimal", help="decimal mark")
-    reader.add_argument("--thousands", help="mark that groups thousands")
+    add_reader_flags(reader)
     return parser
 
 

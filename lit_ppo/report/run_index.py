@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -87,6 +88,8 @@ def _records(root: Path) -> list[Path]:
 @contextmanager
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
     writable = os.access(path if path.exists() else path.parent, os.W_OK)
+    if not writable:
+        warnings.warn(f"{path} cannot be written: every run is read again each time", stacklevel=4)
     with closing(sqlite3.connect(path if writable else ":memory:", timeout=30)) as database:
         try:
             columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
