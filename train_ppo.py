@@ -5,7 +5,7 @@ python train_ppo.py --data_path bars.csv
 
 import sys
 
-from lit_ppo.commands.drop_in import main
+from lit_ppo.compat.drop_in import main
 
 if __name__ == "__main__":
     sys.exit(main("train_ppo.py", default_profile="original"))

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from lit_ppo.atomic import atomic_write
-from lit_ppo.runs.provenance import code_state, machine, package_versions
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.provenance import code_state, machine, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 SGEMM_SIZE = 1024

@@ -19,9 +19,9 @@ import torch
 from benchmarks.common import RESULTS, provenance, spread, timed, write
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.evaluation import Evaluation, evaluate, evaluate_bar_by_bar
+from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.recipe import Policy, Recipe, build_policy, policy_inputs
-from lit_ppo.types import MarketTensors
+from lit_ppo.scoring.evaluation import Evaluation, evaluate, evaluate_bar_by_bar
 
 
 def _evaluate_all(how: Callable[..., Evaluation], policies: Sequence[Policy], market: MarketTensors) -> None:

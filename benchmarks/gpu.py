@@ -18,9 +18,9 @@ from benchmarks.common import RESULTS, provenance, write
 from benchmarks.lit_ppo_peer import weights_multiplied
 from datamodules.oracle_bars import train_fold
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.learner import Learner
+from lit_ppo.market.tensors import MarketTensors
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
-from lit_ppo.types import MarketTensors
 
 BATCHES = (256, 1024, 4096, 16_384)  # sequences side by side
 ITERATIONS, WARMUP = 10, 3

@@ -19,10 +19,10 @@ from benchmarks.common import RESULTS, peak_memory_mb, provenance, spread, timed
 from datamodules.fresh import fresh_segment
 from datamodules.oracle_bars import train_fold
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.accounting import money_account
-from lit_ppo.evaluation import Evaluation, evaluate, evaluate_bar_by_bar
-from lit_ppo.oracles.score import PER_BAR
+from lit_ppo.lab.oracle_score import PER_BAR
+from lit_ppo.market.books import money_account
 from lit_ppo.recipe import Recipe, build_policy, policy_inputs
+from lit_ppo.scoring.evaluation import Evaluation, evaluate, evaluate_bar_by_bar
 
 FEATURES = 36
 

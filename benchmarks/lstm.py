@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_ppo.lstm import LSTM
-from lit_ppo.runs.provenance import code_state, machine, package_versions
+from lit_ppo.nets.lstm import LSTM
 from lit_ppo.seeding import make_generator
+from lit_ppo.store.provenance import code_state, machine, package_versions
 from lit_ppo.timing import Stopwatch
 
 RESULTS = Path(__file__).parent / "results" / "lstm.json"

@@ -30,11 +30,11 @@ import numpy as np
 import yaml
 
 from datamodules.gymnasium_data import GymnasiumDataModule
-from lit_ppo.checkpoints import SELECTED, load_checkpoint
-from lit_ppo.episode_evaluation import evaluate_episodes
-from lit_ppo.policy import ObservationPolicy
+from lit_ppo.nets.policy import ObservationPolicy
 from lit_ppo.recipe import load_policy
-from lit_ppo.runs.provenance import code_state, machine, package_versions
+from lit_ppo.scoring.episode_evaluation import evaluate_episodes
+from lit_ppo.store.checkpoints import SELECTED, load_checkpoint
+from lit_ppo.store.provenance import code_state, machine, package_versions
 from lit_ppo.timing import Stopwatch
 
 REPOSITORY = Path(__file__).parents[1]

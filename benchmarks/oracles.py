@@ -32,7 +32,7 @@ from datamodules.synthetic import SyntheticMarket
 from lit_ppo.commands.oracle import MarketMaker, OracleTask, rule_controls, summarise
 from lit_ppo.oracles import optima
 from lit_ppo.recipe import Recipe
-from lit_ppo.runs.provenance import code_state
+from lit_ppo.store.provenance import code_state
 
 PATH = RESULTS / "oracles.json"
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ from benchmarks.common import sgemm_gflops
 from benchmarks.lit_ppo_peer import SETTINGS, reference_market, weights_multiplied
 from datamodules.oracle_bars import train_fold
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.learner import Learner
-from lit_ppo.policy import ObservationPolicy
+from lit_ppo.nets.policy import ObservationPolicy
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, experience, policy_inputs
 
 

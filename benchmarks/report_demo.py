@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_ppo.accounting import account, trades
-from lit_ppo.report.fills import FillTable, write_fills
-from lit_ppo.runs.files import utc_cells
-from lit_ppo.runs.results import FoldRecord, RunFolder, run_record
+from lit_ppo.market.books import account, trades
+from lit_ppo.scoring.fills import FillTable, write_fills
+from lit_ppo.store.files import utc_cells
+from lit_ppo.store.results import FoldRecord, RunFolder, run_record
 
 BAR = 900 * 10**9  # 15 minutes, nanoseconds
 START = np.datetime64("2023-01-02T00:00", "ns").astype(np.int64)

@@ -29,7 +29,7 @@ ITERATIONS, WARMUP_ITERATIONS = 12, 3
 def measure(path: str, train_size: int | None) -> dict[str, Any]:
     """Read, compute features, build fold 0, train; in this process."""
     from datamodules.walk_forward import WalkForwardDataModule
-    from lit_ppo.learner import Learner
+    from lit_ppo.ppo.learner import Learner
     from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
 
     torch.set_num_threads(1)

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, provenance, read, write
-from lit_ppo.performance import trading_metrics
-from lit_ppo.report.fills import read_fills
-from lit_ppo.report.replay import replay
-from lit_ppo.runs.results import load_run
-from lit_ppo.significance import draws_for, sharpe_interval
+from lit_ppo.scoring.fills import read_fills
+from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.scoring.replay import replay
+from lit_ppo.scoring.significance import draws_for, sharpe_interval
+from lit_ppo.store.results import load_run
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_FILE = ROOT / ".." / "shared" / "data" / "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz"

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lit_ppo.atomic import room_for, write_all
+from lit_ppo.store.atomic import room_for, write_all
 
 
 def _reopened(path: Path, lines: int) -> FileIO:

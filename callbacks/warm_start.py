@@ -8,8 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lit_ppo.checkpoints import SELECTED, CheckpointStore
-from lit_ppo.types import BarRange, Fold, TrainedFold
+from lit_ppo.market.tensors import BarRange, Fold, TrainedFold
+from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
 
 OWN = "warm_start.ckpt"  # what the chosen weights' file lacks: the optimizer
 

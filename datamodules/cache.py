@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, atomic_write
 
 SCHEMA = "1"
 SUFFIX = ".safetensors"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from datamodules.bars import Bars
-from datamodules.features import compute_features, warmup_bars
-from datamodules.scaling import Scaler
+from datamodules.bars.read import Bars
+from datamodules.features.compute import compute_features, warmup_bars
+from datamodules.features.scaling import Scaler
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.costs import bar_times, fill_arrays, fill_delay
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.costs import bar_times, fill_arrays, fill_delay
+from lit_ppo.market.tensors import MarketTensors
 
 
 def fresh_segment(datamodule: WalkForwardDataModule, fold: int, bars: Bars) -> MarketTensors:

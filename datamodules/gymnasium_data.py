@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lit_ppo.types import GymnasiumTask
+from lit_ppo.market.tensors import GymnasiumTask
 
 
 class OneTask:

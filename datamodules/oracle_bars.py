@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.fresh import fresh_segment
 from datamodules.synthetic import SIGNAL_COLUMN, SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.tensors import MarketTensors
 
 _EVALUATED = 8  # bars of the validation and test segments, which an oracle does not use
 

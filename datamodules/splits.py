@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_ppo.types import BarRange, Fold
+from lit_ppo.market.tensors import BarRange, Fold
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from datamodules.bar_checks import calendar_of, duration, oddities, when
-from datamodules.bars import Bars
-from datamodules.data_card import DataCard
-from lit_ppo.atomic import atomic_write
+from datamodules.bars.checks import calendar_of, duration, oddities, when
+from datamodules.bars.data_card import DataCard
+from datamodules.bars.read import Bars
+from lit_ppo.store.atomic import atomic_write
 
 Kind = Literal["regime", "predictor", "random_walk"]
 NuisanceKind = Literal["iid", "random_walk", "lagged", "noisy", "mixed"]

@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 
 from datamodules import cache as disk_cache
-from datamodules.bars import Bars, read_bars
-from datamodules.features import FeatureSpec, compute_features, features_key, load_features, warmup_bars
-from datamodules.fingerprint import content_hash, differences
-from datamodules.scaling import Scaler
+from datamodules.bars.fingerprint import content_hash, differences
+from datamodules.bars.read import Bars, read_bars
+from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.features.scaling import Scaler
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
-from lit_ppo.types import BarRange, Fold, FoldData, MarketTensors
+from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
+from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
 
 DEFAULT_COSTS = Costs()
 
@@ -58,7 +58,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             of a segment is known before the next segment starts.
         expand_train: keep all earlier bars in train.
         fill: next_open, next_close or same_close: the price a decision is executed at.
-        features: "default", "full", a YAML file, or a list of entries; see `datamodules.features`.
+        features: "default", "full", a YAML file, or a list of entries; see `datamodules.features.compute`.
         costs: what trading costs.
         warmup_bars: bars before each segment that only warm the LSTM up (as far as there are any).
         cache: keep computed features on disk.

@@ -107,7 +107,7 @@ def _train(command: str, rest: list[str]) -> int:
     from lit_ppo.commands import rerun
     from lit_ppo.commands.data_choice import asks_for_environment
     from lit_ppo.commands.lightning_cli import LitPPOCLI, run_on_one_fold
-    from lit_ppo.runs.run_lock import RunLockedError
+    from lit_ppo.store.run_lock import RunLockedError
 
     # Its devices, tips and module summaries, once for every fold.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -156,8 +156,8 @@ def _predict(rest: list[str]) -> int:
 
     if not is_signals(rest):
         return _train("predict", rest)
-    from datamodules.feed import Feed
-    from lit_ppo.checkpoints import CheckpointError
+    from datamodules.features.feed import Feed
+    from lit_ppo.store.checkpoints import CheckpointError
 
     try:
         return predict(rest, Feed.of)
@@ -167,9 +167,9 @@ def _predict(rest: list[str]) -> int:
 
 def _export(rest: list[str]) -> int:
     """`lit-ppo export --ckpt RUN --output DIR`."""
-    from datamodules.feed import Feed
-    from lit_ppo.checkpoints import CheckpointError
+    from datamodules.features.feed import Feed
     from lit_ppo.signals.export import MissingPackageError, export
+    from lit_ppo.store.checkpoints import CheckpointError
 
     try:
         return export(rest, Feed.of)
@@ -262,7 +262,7 @@ def _data(rest: list[str]) -> int:
     """`lit-ppo data FILE`: read and check a bar file."""
     import argparse
 
-    from datamodules.bars import read_bars
+    from datamodules.bars.read import read_bars
     from lit_ppo.commands.reader_flags import add_reader_flags
 
     parser = argparse.ArgumentParser(

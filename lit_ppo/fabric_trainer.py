@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":  # run by its path: `lit_ppo/types.py` must not stand in for Python's own `types`
+if __name__ == "__main__":  # run by its path: `lit_ppo/market/tensors.py` must not stand in for Python's own `types`
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import json
@@ -32,10 +32,10 @@ from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
-from lit_ppo.checkpoints import FACTS, SELECTED, CheckpointStore
-from lit_ppo.commands.class_paths import restrict_class_paths
-from lit_ppo.evaluation import Evaluation, evaluate
-from lit_ppo.learner import Learner
+from lit_ppo.class_paths import restrict_class_paths
+from lit_ppo.market.tensors import MarketTensors
+from lit_ppo.ppo.diagnosis import diagnosed
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps, scales_loss
 from lit_ppo.recipe import (
     Policy,
@@ -48,10 +48,10 @@ from lit_ppo.recipe import (
     policy_inputs,
     suitable_threads,
 )
-from lit_ppo.runs.diagnosis import diagnosed
-from lit_ppo.runs.one_training import make_room
+from lit_ppo.scoring.evaluation import Evaluation, evaluate
+from lit_ppo.store.checkpoints import FACTS, SELECTED, CheckpointStore
+from lit_ppo.store.one_training import make_room
 from lit_ppo.tensorboard import announce
-from lit_ppo.types import MarketTensors
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The Lightning shell: one `training_step` is one PPO iteration of the `Learner`, and one epoch.
 
-Everything that learns is in `lit_ppo.learner`; here are Lightning's optimizer step and precision, loggers, checkpoints,
+Everything that learns is in `ppo.learner`; here are Lightning's optimizer step and precision, loggers, checkpoints,
 and the end of the training.
 """
 
@@ -15,11 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
-from lit_ppo.checkpoints import FACTS
-from lit_ppo.episode_evaluation import EpisodeEvaluation, evaluate_episodes
-from lit_ppo.evaluation import Evaluation, evaluate
-from lit_ppo.learner import Learner
-from lit_ppo.policy import ObservationPolicy
+from lit_ppo.market.tensors import GymnasiumTask, MarketTensors, TrainedFold
+from lit_ppo.nets.policy import ObservationPolicy
+from lit_ppo.ppo.diagnosis import diagnosed
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.precision import SkippedSteps, scales_loss
 from lit_ppo.recipe import (
     NETWORK,
@@ -32,9 +31,10 @@ from lit_ppo.recipe import (
     experience,
     policy_inputs,
 )
-from lit_ppo.runs.diagnosis import diagnosed
+from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
+from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.seeding import derive_seed
-from lit_ppo.types import GymnasiumTask, MarketTensors, TrainedFold
+from lit_ppo.store.checkpoints import FACTS
 
 
 class LitPPO(pl.LightningModule):

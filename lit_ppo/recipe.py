@@ -15,11 +15,11 @@ import torch
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.protocol import VectorEnv
-from lit_ppo.initialisation import InitScheme
-from lit_ppo.learner import PPOConfig
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.market.tensors import GymnasiumTask, MarketTensors
+from lit_ppo.nets.initialisation import InitScheme
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.ppo.learner import PPOConfig
 from lit_ppo.seeding import make_generator
-from lit_ppo.types import GymnasiumTask, MarketTensors
 
 Policy = MarketPolicy | ObservationPolicy
 Source = MarketTensors | VectorEnv

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lit_ppo.performance import equity_curve
+from lit_ppo.scoring.performance import equity_curve
 
 Floats = NDArray[np.float64]
 # Group -> chart -> keys; TensorBoard's "Custom Scalars" page.

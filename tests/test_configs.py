@@ -11,7 +11,7 @@ from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import fabric_trainer
 from lit_ppo.cli import main
-from lit_ppo.runs.results import load_run
+from lit_ppo.store.results import load_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = ["--model.total_timesteps", "4096", "--data.cache", "false"]

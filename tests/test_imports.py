@@ -13,11 +13,35 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("lit_ppo", "datamodules", "callbacks")
-SHARED = {"types", "costs", "schedules", "checkpoints", "timing", "seeding", "atomic"}
+SHARED = {"market", "store.atomic", "store.checkpoints", "ppo.schedules", "timing", "seeding", "__version__"}
 # The two command lines name the datamodule; nothing else of lit_ppo may.
 COMMAND_LINES = {"lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
-# The one import upwards, inside a function: a process that trains a candidate builds its loop as the command does.
-UPWARDS = {("lit_ppo.walk_forward.candidate_processes", "lit_ppo.commands.walk_forward")}
+# The floors of lit_ppo, top first: a file imports from its own folder and from floors below it.
+FLOORS = (
+    ("compat", "__main__"),
+    ("cli",),
+    ("commands",),
+    ("report",),
+    ("lab",),
+    ("signals",),
+    ("folds",),
+    ("module", "fabric_trainer"),
+    ("recipe", "tensorboard", "interrupts", "precision", "class_paths"),
+    ("ppo",),
+    ("scoring",),
+    ("store",),
+    ("nets",),
+    ("envs",),
+    ("market",),
+    ("oracles",),
+    ("seeding", "timing"),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+# A process that trains a candidate builds its loop as the command does; the shells share one floor.
+UPWARDS = {
+    ("lit_ppo.folds.candidate_processes", "lit_ppo.commands.walk_forward"),
+    ("lit_ppo.folds.candidate_processes", "lit_ppo.commands.lightning_cli"),
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -46,7 +70,7 @@ def test_datamodules_and_callbacks_import_only_the_small_shared_modules(package)
             parts = name.split(".")
             assert parts[0] != other, f"{path.name} imports {name}"
             if parts[0] == "lit_ppo":
-                assert parts[1] in SHARED | {"__version__"}, f"{path.name} imports {name}"
+                assert {parts[1], ".".join(parts[1:3])} & SHARED, f"{path.name} imports {name}"
 
 
 def test_lit_ppo_imports_neither_but_in_its_command_lines():
@@ -62,6 +86,19 @@ def test_callbacks_do_not_know_each_other():
     for path in files("callbacks"):
         if path.name != "__init__.py":
             assert not any(name.startswith("callbacks") for name in imports(path)), path.name
+
+
+def test_every_import_within_lit_ppo_goes_down_a_floor_or_stays_in_its_folder():
+    found = set()
+    for path in files("lit_ppo"):
+        own = path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "lit_ppo" or own == "lit_ppo.__init__" or parts[1] in ("__version__", own.split(".")[1]):
+                continue
+            if FLOOR[parts[1]] < FLOOR[own.split(".")[1]]:
+                found.add((own, ".".join(parts[:3])))
+    assert found == UPWARDS
 
 
 def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
@@ -91,8 +128,9 @@ def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
         walk(name, ())
 
 
-LIGHT = ("bars", "data_card", "cache")
-LIGHT_OF_LIT_PPO = ("atomic", "performance", "cli", "runs.provenance", "runs.results", "runs.run_lock", "report.build")
+LIGHT = ("bars.read", "bars.data_card", "cache")
+LIGHT_OF_LIT_PPO = ("store.atomic", "store.provenance", "store.results", "store.run_lock", "scoring.performance", "cli")
+LIGHT_OF_LIT_PPO += ("report.build",)
 
 
 def test_light_modules_start_without_torch_and_lightning():

@@ -12,7 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_ppo.audit.checks import (
+from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
+from lit_ppo.lab.audit import (
     Finding,
     lively,
     memory_finding,
@@ -23,9 +24,8 @@ from lit_ppo.audit.checks import (
     selection_finding,
     warmup_findings,
 )
-from lit_ppo.audit.nulls import NULLS, NullResult, edge_p_value, null_frame
-from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
-from lit_ppo.costs import fill_delay
+from lit_ppo.lab.null_controls import NULLS, NullResult, edge_p_value, null_frame
+from lit_ppo.market.costs import fill_delay
 from lit_ppo.module import LitPPO
 from lit_ppo.seeding import derive_seed, make_generator
 

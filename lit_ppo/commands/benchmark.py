@@ -27,8 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo import interrupts
-from lit_ppo.atomic import atomic_write
-from lit_ppo.commands.benchmark_variants import (
+from lit_ppo.commands.lightning_cli import LitPPOCLI
+from lit_ppo.commands.walk_forward import make_loop
+from lit_ppo.folds.loop import WalkForward
+from lit_ppo.lab.benchmark_variants import (
     BUDGET,
     EVERY,
     FAST_EVALUATION,
@@ -38,18 +40,16 @@ from lit_ppo.commands.benchmark_variants import (
     as_configured,
     variants,
 )
-from lit_ppo.commands.lightning_cli import LitPPOCLI
-from lit_ppo.commands.walk_forward import make_loop
-from lit_ppo.evaluation import evaluate_bar_by_bar
-from lit_ppo.learner import Learner
 from lit_ppo.module import LitPPO
 from lit_ppo.oracles.optima import solve
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import build_optimizer, experience
-from lit_ppo.runs.provenance import code_state, machine, package_versions
-from lit_ppo.runs.results import RunFolder
-from lit_ppo.significance import Interval
+from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
+from lit_ppo.scoring.significance import Interval
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.provenance import code_state, machine, package_versions
+from lit_ppo.store.results import RunFolder
 from lit_ppo.timing import Stopwatch
-from lit_ppo.walk_forward.loop import WalkForward
 
 TIMED_BARS = 200  # bars of the original network's single-step evaluation that are timed
 

@@ -24,19 +24,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from lit_ppo.atomic import atomic_write
-from lit_ppo.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
-from lit_ppo.commands.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
+from lit_ppo.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.commands.config_check import check_files, known_keys
 from lit_ppo.commands.data_choice import configuration_files
+from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
-from lit_ppo.money import MoneySettings
 from lit_ppo.recipe import suitable_threads
-from lit_ppo.runs.files import utc_cells
-from lit_ppo.runs.one_training import make_room
+from lit_ppo.scoring.money import MoneySettings
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
+from lit_ppo.store.files import utc_cells
+from lit_ppo.store.one_training import make_room
 from lit_ppo.tensorboard import Announcement
-from lit_ppo.walk_forward.optimisation_guard import guard, is_strict
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # model.total_timesteps ends a training

@@ -21,16 +21,16 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from lit_ppo.atomic import atomic_write
+from lit_ppo.lab.oracle_score import FreshBars
+from lit_ppo.lab.oracle_training import LEVELS, SeedResult, train_seed
+from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.oracles import optima, rules
-from lit_ppo.oracles.score import FreshBars
-from lit_ppo.oracles.training import LEVELS, SeedResult, train_seed
 from lit_ppo.recipe import Recipe, suitable_threads
-from lit_ppo.runs.files import shown_path
-from lit_ppo.runs.provenance import code_state, machine, package_versions
+from lit_ppo.scoring.significance import interquartile_mean, interquartile_mean_interval
 from lit_ppo.seeding import derive_seed
-from lit_ppo.significance import interquartile_mean, interquartile_mean_interval
-from lit_ppo.types import MarketTensors
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import shown_path
+from lit_ppo.store.provenance import code_state, machine, package_versions
 
 MARKET_KEYS = ("q", "mu", "rho", "beta", "cost", "noise", "dof", "nuisances", "nuisance_kind")
 

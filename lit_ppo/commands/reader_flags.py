@@ -6,7 +6,7 @@ import argparse
 
 
 def add_reader_flags(parser: argparse._ActionsContainer) -> None:
-    """Add the options of `datamodules.bars.read_bars` that say what is in the file; None where not given."""
+    """Add the options of `datamodules.bars.read.read_bars` that say what is in the file; None where not given."""
     parser.add_argument("--point", type=float, help="size of a point in price units")
     parser.add_argument("--timezone", help="time zone of naive times")
     parser.add_argument("--date_format", help="strptime format where dates are ambiguous")

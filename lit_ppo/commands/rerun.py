@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_ppo.runs.files import shown_path
-from lit_ppo.runs.results import Run, load_run, run_record
+from lit_ppo.store.files import shown_path
+from lit_ppo.store.results import Run, load_run, run_record
 
 COMPARED = ("versions", "commit", "dirty", "machine", "data")
 SUFFIX = "_again"

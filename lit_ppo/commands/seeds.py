@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lit_ppo.commands.memory_errors import out_of_memory
 from lit_ppo.report.build import write_report
-from lit_ppo.report.pooling import FILE_NAME, POOLED, pool, pooled_text
+from lit_ppo.scoring.pooling import FILE_NAME, POOLED, pool, pooled_text
 
 RUN_FAILED = (RuntimeError, ArithmeticError, MemoryError, ValueError, OSError)
 # Title of the table's column, key, digits; columns that no seed has are left out.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_ppo.commands.class_paths import take_allowed_modules
+from lit_ppo.class_paths import take_allowed_modules
 from lit_ppo.commands.reader_flags import add_reader_flags
-from lit_ppo.runs.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
-from lit_ppo.runs.files import shown_path, utc_cells
-from lit_ppo.runs.run_lock import alone_in
+from lit_ppo.signals.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
 from lit_ppo.signals.decisions import DecisionStep
-from lit_ppo.signals.live import BarFeed, SignalState, append_rows, decide, missing_bytes, write_state
+from lit_ppo.signals.live import (
+    BarFeed,
+    MakeFeed,
+    SignalState,
+    append_rows,
+    decide,
+    missing_bytes,
+    warn_of_other_code,
+    write_state,
+)
+from lit_ppo.store.files import shown_path, utc_cells
+from lit_ppo.store.run_lock import alone_in
 
 OUTPUT = "signals.csv"
 STATE_SUFFIX = ".state"
-
-MakeFeed = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], Sequence[str]], BarFeed]
 
 
 def is_signals(arguments: Sequence[str]) -> bool:
@@ -85,7 +91,7 @@ def predict(arguments: Sequence[str], make_feed: MakeFeed) -> int:
 
     Args:
         arguments: what follows `predict`.
-        make_feed: `datamodules.feed.Feed.of`.
+        make_feed: `datamodules.features.feed.Feed.of`.
 
     Raises:
         ValueError, FileNotFoundError: the checkpoint, the bars or the state cannot be used; nothing was written.
@@ -149,13 +155,3 @@ def origin_of(chosen: ChosenCheckpoint) -> dict[str, Any]:
 
 def _named(origin: Mapping[str, Any]) -> str:
     return f"{origin['checkpoint']} ({origin['sha256'][:12]})"
-
-
-def warn_of_other_code(feed: BarFeed) -> None:
-    """Say so where the numbers might not be those of the training."""
-    if feed.other_code:
-        warnings.warn(
-            "The features are computed by other code, or another TA-Lib, numpy or pandas, than in training: they may "
-            "differ a little. Install the versions of the run's run.json to be sure",
-            stacklevel=2,
-        )

@@ -14,21 +14,21 @@ import torch
 import yaml
 
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
-from lit_ppo.money import MoneyBook, money_line
+from lit_ppo.folds.autotune import Choice, autotune, overrides, stored_choice
+from lit_ppo.folds.candidate_processes import CandidateProcesses, Job, number_of_processes
+from lit_ppo.folds.candidates import overfitting_probability, overlays_of
+from lit_ppo.folds.loop import WalkForward
+from lit_ppo.folds.monitor import Monitor, read_baseline
+from lit_ppo.folds.optimisation_summary import exit_code, summarise, summary_lines, write_summary
 from lit_ppo.oracles.optima import solve
 from lit_ppo.report.build import write_report
 from lit_ppo.report.summary import print_summary
-from lit_ppo.runs.provenance import source_sha256
-from lit_ppo.runs.results import RunFolder, load_run, run_record
-from lit_ppo.runs.resume_check import changes
-from lit_ppo.runs.run_lock import RunLock
+from lit_ppo.scoring.money import MoneyBook, money_line
+from lit_ppo.store.provenance import source_sha256
+from lit_ppo.store.results import RunFolder, load_run, run_record
+from lit_ppo.store.resume_check import changes
+from lit_ppo.store.run_lock import RunLock
 from lit_ppo.tensorboard import write_test
-from lit_ppo.walk_forward.autotune import Choice, autotune, overrides, stored_choice
-from lit_ppo.walk_forward.candidate_processes import CandidateProcesses, Job, number_of_processes
-from lit_ppo.walk_forward.candidates import overfitting_probability, overlays_of
-from lit_ppo.walk_forward.loop import WalkForward
-from lit_ppo.walk_forward.monitor import Monitor, read_baseline
-from lit_ppo.walk_forward.optimisation_summary import exit_code, summarise, summary_lines, write_summary
 
 
 def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_ppo.rewards import RUIN_RETURN
+from lit_ppo.market.rewards import RUIN_RETURN
 
 # `position` is the held exposure itself; the others are what `Account.features` adds beside it.
 ACCOUNT_FEATURES = ("position", "unrealised", "holding_time")

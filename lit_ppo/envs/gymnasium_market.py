@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ppo.envs.scalar_market import ScalarMarket
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.tensors import MarketTensors
 
 MARKET_ID = "LitPPO/Market-v0"
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from lit_ppo.envs.gymnasium_state import environment_state, restore_environment
 from lit_ppo.envs.protocol import Episode, Transition
 from lit_ppo.envs.running_moments import Gather, RewardNormaliser, RunningMoments
+from lit_ppo.market.tensors import GymnasiumTask
 from lit_ppo.seeding import derive_seed
-from lit_ppo.types import GymnasiumTask
 
 
 def make_environments(env_id: str, num_envs: int, **env_arguments: Any) -> SyncVectorEnv:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lit_ppo.envs.account import Account, check_account_features, checked_positions
 from lit_ppo.envs.protocol import Transition
-from lit_ppo.rewards import sampled_rewards
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.rewards import sampled_rewards
+from lit_ppo.market.tensors import MarketTensors
 
 
 def window_length(market: MarketTensors, episode_bars: int | None) -> int:
@@ -45,7 +45,7 @@ class MarketEnv:
     """B accounts trading windows of the same bars. No step waits for the device.
 
     An observation is [F market features of bar t, held exposure, other account features]. Action a at bar t means
-    "hold positions[a]"; its reward is that of `lit_ppo.rewards.sampled_rewards`. The window's end truncates, and the
+    "hold positions[a]"; its reward is that of `market.rewards.sampled_rewards`. The window's end truncates, and the
     final observation is the bar after its last decision; ruin terminates. Both start a new window at once.
 
     Args:

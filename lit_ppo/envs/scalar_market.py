@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from lit_ppo.envs.market import checked_grid, window_length
-from lit_ppo.rewards import RUIN_RETURN
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.rewards import RUIN_RETURN
+from lit_ppo.market.tensors import MarketTensors
 
 
 class ScalarMarket:

@@ -12,20 +12,20 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from lit_ppo.accounting import Ledger, MoneyLedger, Trades, money_account
-from lit_ppo.performance import trading_metrics
+from lit_ppo.market.books import Ledger, MoneyLedger, Trades, money_account
 from lit_ppo.report.breakdown import Group, Month, WithoutBest, monthly, splits, without_best
-from lit_ppo.report.fills import FillTable, read_fills
-from lit_ppo.report.pooling import read_pooled
-from lit_ppo.report.replay import (
+from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, judge, weigh
+from lit_ppo.scoring.fills import FillTable, read_fills
+from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.scoring.pooling import read_pooled
+from lit_ppo.scoring.replay import (
     RandomTraders,
     baseline_positions,
     delayed,
     random_traders,
     replay,
 )
-from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, judge, weigh
-from lit_ppo.runs.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
+from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.performance import sharpe_annual
+from lit_ppo.scoring.performance import sharpe_annual
 
 Floats = NDArray[np.float64]
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -14,17 +14,17 @@ import numpy as np
 import yaml
 
 from lit_ppo import __version__
-from lit_ppo.atomic import atomic_write
-from lit_ppo.performance import drawdown, equity_curve
 from lit_ppo.report import captions, plotly_figures, tables
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
-from lit_ppo.report.pooling import pooled_text
-from lit_ppo.report.replay import fold_starts
 from lit_ppo.report.tables import Row, without_directories
 from lit_ppo.report.verdict import CONFIDENCE
-from lit_ppo.runs.files import shown_path
+from lit_ppo.scoring.performance import drawdown, equity_curve
+from lit_ppo.scoring.pooling import pooled_text
+from lit_ppo.scoring.replay import fold_starts
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import shown_path
 
 SECTIONS = (
     ("verdict", "Verdict"),

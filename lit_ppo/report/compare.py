@@ -18,14 +18,11 @@ import yaml
 from numpy.typing import NDArray
 
 from lit_ppo import __version__
-from lit_ppo.atomic import atomic_write
-from lit_ppo.performance import equity_curve, sharpe_annual, trading_metrics
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row, between, without_directories
-from lit_ppo.runs.files import shown_path
-from lit_ppo.runs.results import Run, load_run
-from lit_ppo.significance import (
+from lit_ppo.scoring.performance import equity_curve, sharpe_annual, trading_metrics
+from lit_ppo.scoring.significance import (
     Interval,
     draws_for,
     interquartile_mean_interval,
@@ -33,6 +30,9 @@ from lit_ppo.significance import (
     sharpe_difference_interval,
     sharpe_interval,
 )
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import shown_path
+from lit_ppo.store.results import Run, load_run
 
 Floats = NDArray[np.float64]
 COLOURS = ("agent", "hold", "short", "cross", "oracle", "flat")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.accounting import Trades
+from lit_ppo.market.books import Trades
 
 Figure = dict[str, Any]
 Floats = NDArray[np.float64]

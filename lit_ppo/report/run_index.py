@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from lit_ppo import __version__
-from lit_ppo.atomic import atomic_write
-from lit_ppo.performance import trading_metrics
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.compare import text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
-from lit_ppo.runs.results import Run, load_run
+from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.results import Run, load_run
 
 FILE_NAME = "runs.sqlite"
 # What is kept of a run, in this order; `stamp` tells whether its files changed since.

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.performance import trading_metrics
 from lit_ppo.report.analysis import recorded_baselines
-from lit_ppo.report.fills import read_fills
-from lit_ppo.report.replay import baseline_positions, random_traders, replay
-from lit_ppo.runs.results import FoldRecord, Run
-from lit_ppo.significance import draws_for, mean_interval, moments, probabilistic_sharpe
+from lit_ppo.scoring.fills import read_fills
+from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
+from lit_ppo.scoring.significance import draws_for, mean_interval, moments, probabilistic_sharpe
+from lit_ppo.store.results import FoldRecord, Run
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
 COLUMNS = ("return_pct", "sharpe_annual", "max_drawdown_pct", "trades", "turnover_per_bar", "cost_pct")

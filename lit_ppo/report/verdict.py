@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo import significance
-from lit_ppo.baselines import Percentile
+from lit_ppo.market.baselines import Percentile
 from lit_ppo.oracles.optima import fraction_of_optimum, looks_ahead
-from lit_ppo.significance import Interval
+from lit_ppo.scoring import significance
+from lit_ppo.scoring.significance import Interval
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95

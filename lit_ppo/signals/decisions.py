@@ -1,6 +1,6 @@
 """One decision of a market policy as a function of tensors alone: what signals step through and ONNX holds.
 
-`lit_ppo.evaluation` does the same bar by bar; tests hold the two together.
+`lit_ppo.scoring.evaluation` does the same bar by bar; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_ppo.evaluation import sum_of_votes, views_of_market
-from lit_ppo.lstm import LSTM, LSTMState
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.lstm import LSTM, LSTMState
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.recipe import Policy
+from lit_ppo.scoring.evaluation import sum_of_votes, views_of_market
 
 
 class Decision(NamedTuple):

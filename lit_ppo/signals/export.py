@@ -22,14 +22,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from lit_ppo import __version__
-from lit_ppo.atomic import atomic_write
-from lit_ppo.commands.class_paths import take_allowed_modules
-from lit_ppo.commands.signals import MakeFeed, warn_of_other_code
-from lit_ppo.policy import MarketPolicy
+from lit_ppo.class_paths import take_allowed_modules
+from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import Recipe
-from lit_ppo.runs.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
-from lit_ppo.runs.files import json_bytes, shown_path
+from lit_ppo.signals.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
 from lit_ppo.signals.decisions import Decision, DecisionStep
+from lit_ppo.signals.live import MakeFeed, warn_of_other_code
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import json_bytes, shown_path
 
 FORMAT = 1
 OPSET = 17
@@ -230,7 +230,7 @@ def export(arguments: Sequence[str], make_feed: MakeFeed) -> int:
 
     Args:
         arguments: what follows `export`.
-        make_feed: `datamodules.feed.Feed.of`.
+        make_feed: `datamodules.features.feed.Feed.of`.
 
     Raises:
         ValueError, FileNotFoundError: the checkpoint cannot be used, or the output is no folder.

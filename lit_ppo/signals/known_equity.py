@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lit_ppo.costs import FillArrays, net_return
-from lit_ppo.rewards import RUIN_RETURN
+from lit_ppo.market.costs import FillArrays, net_return
+from lit_ppo.market.rewards import RUIN_RETURN
 
 
 class KnownEquity:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,12 +29,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write, failpoint, room_for, sync_directory, write_all
-from lit_ppo.costs import FillArrays
 from lit_ppo.envs.account import Account
-from lit_ppo.runs.files import shown_path, utc_cells
+from lit_ppo.market.costs import FillArrays
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.known_equity import KnownEquity
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, atomic_write, failpoint, room_for, sync_directory, write_all
+from lit_ppo.store.files import shown_path, utc_cells
 
 SCHEMA = 1
 HEADER = "time,position,change,probability"
@@ -43,7 +44,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 class BarFeed(Protocol):
-    """What signals ask of the way from bars to inputs: `datamodules.feed.Feed`."""
+    """What signals ask of the way from bars to inputs: `datamodules.features.feed.Feed`."""
 
     @property
     def bar_seconds(self) -> float:
@@ -312,3 +313,16 @@ def _digest(tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def _moment(time: np.integer[Any] | int) -> str:
     return utc_cells(np.array([time], dtype=np.int64))[0]
+
+
+MakeFeed = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], Sequence[str]], BarFeed]
+
+
+def warn_of_other_code(feed: BarFeed) -> None:
+    """Say so where the numbers might not be those of the training."""
+    if feed.other_code:
+        warnings.warn(
+            "The features are computed by other code, or another TA-Lib, numpy or pandas, than in training: they may "
+            "differ a little. Install the versions of the run's run.json to be sure",
+            stacklevel=2,
+        )

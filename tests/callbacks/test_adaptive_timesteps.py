@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from callbacks import AdaptiveTimesteps, TrainingCheckpoint, WarmStart
+from lit_ppo.market.tensors import BarRange, TrainedFold
 from lit_ppo.module import LitPPO
-from lit_ppo.types import BarRange, TrainedFold
 from tests.integration.shells import SMALL, fitted, small_data, small_trainer
 
 

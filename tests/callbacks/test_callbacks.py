@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, RunProgress, TrainingCheckpoint, ValidationSelection
-from lit_ppo.checkpoints import CheckpointStore, load_checkpoint
-from lit_ppo.evaluation import evaluate
+from lit_ppo.scoring.evaluation import evaluate
+from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
 from tests.integration.shells import fitted, same, small_data, weights
 
 

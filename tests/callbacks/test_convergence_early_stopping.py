@@ -8,7 +8,7 @@ import math
 import torch
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
-from lit_ppo.evaluation import evaluate
+from lit_ppo.scoring.evaluation import evaluate
 from tests.callbacks.test_callbacks import validated
 from tests.integration.shells import fitted, same, small_data, weights
 

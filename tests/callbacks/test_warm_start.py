@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from callbacks import WarmStart
-from lit_ppo.checkpoints import CheckpointStore, load_checkpoint
 from lit_ppo.cli import main
+from lit_ppo.folds import loop as walk_forward
+from lit_ppo.market.tensors import BarRange, Fold, TrainedFold
 from lit_ppo.module import LitPPO
-from lit_ppo.runs.results import load_run
-from lit_ppo.types import BarRange, Fold, TrainedFold
-from lit_ppo.walk_forward import loop as walk_forward
+from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
+from lit_ppo.store.results import load_run
 from tests.integration.shells import SMALL, small_data
 
 CONFIG = """

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.bars import Bars, read_bars
+from datamodules.bars.read import Bars, read_bars
 
 
 class Written(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.bars import BarFileError, Bars, read_bars
+from datamodules.bars.read import BarFileError, Bars, read_bars
 
 PRICES = ["open", "high", "low", "close"]
 NASTY = (
@@ -252,7 +252,7 @@ def test_ten_million_rows_need_at_most_six_times_their_numbers(tmp_path, record_
             frame["volume"] = rng.integers(1, 5000, block)
             frame.to_csv(file, header=False, index=False, float_format="%.3f")
     code = (
-        "import resource, sys; from datamodules.bars import read_bars; "
+        "import resource, sys; from datamodules.bars.read import read_bars; "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; bars = read_bars(sys.argv[1]); "
         "print(len(bars), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from datamodules.bars import BarFileError, read_bars
+from datamodules.bars.read import BarFileError, read_bars
 
 GOLD = "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz"
 FILES = {  # name: rows, first, last, point, bar_seconds, bars per year (rounded to 100)
@@ -60,6 +60,7 @@ def test_the_swapped_volumes_of_the_exchange_are_told(bar_file):
 
 
 def test_reading_bars_imports_neither_torch_nor_lightning():
-    code = "import sys, datamodules.bars, datamodules.data_card; print({'torch', 'lightning'} & set(sys.modules))"
+    code = "import sys, datamodules.bars.read, datamodules.bars.data_card\n"
+    code += "print({'torch', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

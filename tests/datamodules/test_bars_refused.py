@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.bar_source import BarSource
-from datamodules.bars import BarFileError, read_bars
-from datamodules.data_card import describe
+from datamodules.bars.data_card import describe
+from datamodules.bars.read import BarFileError, read_bars
+from datamodules.bars.source import BarSource
 
 HEADER = "time,open,high,low,close,volume,spread"
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from datamodules.bars import read_bars
-from datamodules.data_card import describe
+from datamodules.bars.data_card import describe
+from datamodules.bars.read import read_bars
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules import features as module
-from datamodules.features import FEATURE_SETS, compute_features, features_key, load_features, warmup_bars
+from datamodules.features import compute as module
+from datamodules.features.compute import FEATURE_SETS, compute_features, features_key, load_features, warmup_bars
 
 SECONDS = 900.0
 
@@ -200,8 +200,8 @@ def test_a_module_that_is_not_allowed_is_not_even_imported(user_module):
     ("class_path", "message"),
     [
         ("os.system", "lies outside lit_ppo, datamodules, callbacks"),
-        ("datamodules.features.importlib", "defines no class"),
-        ("datamodules.features.Path", "defines no class"),
+        ("datamodules.features.compute.importlib", "defines no class"),
+        ("datamodules.features.compute.Path", "defines no class"),
         ("trusted_features.Popen", "defines no class 'Popen'"),
         ("trusted_features.Nothing", "defines no class 'Nothing'"),
         ("trusted_features.NoFeature", "needs attributes `warmup` and `parity`"),
@@ -244,7 +244,9 @@ def test_the_key_changes_with_the_list_its_order_the_code_and_a_users_code(user_
 
 
 def test_features_need_neither_torch_nor_lightning():
-    code = "import sys, datamodules.features, datamodules.cache; print({'torch', 'lightning'} & set(sys.modules))"
-    root = Path(module.__file__).parents[1]
+    code = (
+        "import sys, datamodules.features.compute, datamodules.cache; print({'torch', 'lightning'} & set(sys.modules))"
+    )
+    root = Path(module.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"

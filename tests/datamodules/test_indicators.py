@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.features import FeatureSpec, load_features
-from datamodules.indicators import REGISTRY, BarArrays
+from datamodules.features.compute import FeatureSpec, load_features
+from datamodules.features.indicators import REGISTRY, BarArrays
 
 FULL = load_features("full")
 EVERY = load_features([{"name": name} for name in REGISTRY])

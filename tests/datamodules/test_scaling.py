@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules import scaling
-from datamodules.scaling import CLIP, Scaler
+from datamodules.features import scaling
+from datamodules.features.scaling import CLIP, Scaler
 
 
 def rows(count: int = 1000) -> np.ndarray:

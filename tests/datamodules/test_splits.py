@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.splits import WalkForwardSplit
-from lit_ppo.types import BarRange, Fold
+from lit_ppo.market.tensors import BarRange, Fold
 
 SPLIT = WalkForwardSplit(train_size=10, validation_size=4, test_size=3, step_size=3, purged_size=2, embargo_size=1)
 

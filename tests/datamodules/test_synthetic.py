@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from datamodules.bars import read_bars
+from datamodules.bars.read import read_bars
 from datamodules.synthetic import POINT, SyntheticMarket
-from lit_ppo.costs import Costs, fill_arrays
+from lit_ppo.market.costs import Costs, fill_arrays
 
 KINDS = ("regime", "predictor", "random_walk")
 

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules import walk_forward as module
-from datamodules.features import compute_features, load_features
+from datamodules.features.compute import compute_features, load_features
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.costs import Costs, fill_arrays
-from lit_ppo.types import BarRange, Fold, MarketTensors
+from lit_ppo.market.costs import Costs, fill_arrays
+from lit_ppo.market.tensors import BarRange, Fold, MarketTensors
 
 FEATURES = [
     {"name": "log_return"},

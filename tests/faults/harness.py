@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_ppo.atomic import TEMPORARY_SUFFIX
-from lit_ppo.checkpoints import MANIFEST
-from lit_ppo.runs.diagnosis import FOLDER as DIAGNOSIS
+from lit_ppo.ppo.diagnosis import FOLDER as DIAGNOSIS
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX
+from lit_ppo.store.checkpoints import MANIFEST
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = 7

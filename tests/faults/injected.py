@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from lit_ppo.commands import walk_forward as walk_forward_command
-from lit_ppo.learner import Learner
-from lit_ppo.losses import PPOLoss
 from lit_ppo.module import LitPPO
-from lit_ppo.rollout import Rollout
-from lit_ppo.runs import results
+from lit_ppo.ppo.learner import Learner
+from lit_ppo.ppo.losses import PPOLoss
+from lit_ppo.ppo.rollout import Rollout
+from lit_ppo.store import results
 
 NAN_UPDATE = 20  # minibatch updates: 8 an iteration, so this is in the third iteration of the first fold
 

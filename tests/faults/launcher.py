@@ -16,13 +16,13 @@ import traceback
 
 import torch
 
-from lit_ppo import atomic
 from lit_ppo.cli import main
-from lit_ppo.lstm import LSTM
-from lit_ppo.runs.provenance import source_sha256
+from lit_ppo.nets.lstm import LSTM
+from lit_ppo.store import atomic
+from lit_ppo.store.provenance import source_sha256
 
 # What a run imports on its way; forked runs then start at once.
-OWN = ("commands.walk_forward", "commands.lightning_cli", "report.build", "report.summary", "kernels.numba_layer")
+OWN = ("commands.walk_forward", "commands.lightning_cli", "report.build", "report.summary", "nets.kernels.numba_layer")
 OTHER = ("datamodules.walk_forward", "callbacks", "lightning.pytorch", "torch._dynamo")
 for name in (*(f"lit_ppo.{name}" for name in OWN), *OTHER):
     importlib.import_module(name)

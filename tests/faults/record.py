@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks.reliability_table import RESULTS, ROWS
-from lit_ppo.atomic import atomic_write
-from lit_ppo.runs.provenance import code_state, machine
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.provenance import code_state, machine
 
 NAMED = {test for row in ROWS for test in row.tests}
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from lit_ppo.checkpoints import MANIFEST, CheckpointStore
+from lit_ppo.store.checkpoints import MANIFEST, CheckpointStore
 from tests.faults.harness import SEED, assert_same_run, command
 
 LEARNER = ("learner", "ranks", 0)

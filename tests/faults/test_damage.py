@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules.cache import cache_directory
-from lit_ppo.checkpoints import MANIFEST, CheckpointError, CheckpointStore
+from lit_ppo.store.checkpoints import MANIFEST, CheckpointError, CheckpointStore
 from tests.faults.harness import SEED, assert_same_run, command
 
 

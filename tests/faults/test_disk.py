@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_ppo.checkpoints import CheckpointStore
+from lit_ppo.store.checkpoints import CheckpointStore
 from tests.faults.harness import SEED, assert_same_run, command, leftovers
 
 NO_CAPABILITIES = ("tests.faults.injected:no_capabilities",) if os.geteuid() == 0 else ()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_ppo.checkpoints import CheckpointStore
-from lit_ppo.runs.results import load_run
+from lit_ppo.store.checkpoints import CheckpointStore
+from lit_ppo.store.results import load_run
 from tests.faults.harness import FOLDS, SEED, Launcher, assert_same_run, command, new_process
 
 # One for each failpoint, in the order in which a run reaches them: all can hit one run, one after the other.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lit_ppo.checkpoints import load_checkpoint
-from lit_ppo.runs.diagnosis import FOLDER, RECORD, TENSORS
+from lit_ppo.ppo.diagnosis import FOLDER, RECORD, TENSORS
+from lit_ppo.store.checkpoints import load_checkpoint
 from tests.faults.harness import SEED, assert_same_run, command, leftovers
 
 

@@ -17,10 +17,10 @@ import pytest
 
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.checkpoints import CheckpointStore, load_checkpoint
-from lit_ppo.evaluation import evaluate
 from lit_ppo.recipe import Recipe, load_policy
-from lit_ppo.runs.results import load_run
+from lit_ppo.scoring.evaluation import evaluate
+from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
+from lit_ppo.store.results import load_run
 
 RELEASES = sorted(path for path in Path(__file__).with_name("releases").iterdir() if path.is_dir())
 

@@ -9,8 +9,8 @@ import pytest
 
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.report.build import write_report
-from lit_ppo.runs.provenance import source_sha256
-from lit_ppo.runs.resume_check import changes
+from lit_ppo.store.provenance import source_sha256
+from lit_ppo.store.resume_check import changes
 from tests.faults.harness import CONFIG, SEED, assert_same_run, command
 
 KILL = {"LIT_PPO_FAILPOINT": "after_replace@manifest.json:7"}  # in the second fold

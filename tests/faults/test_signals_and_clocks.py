@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lit_ppo.checkpoints import CheckpointStore, load_checkpoint
+from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
 from tests.faults.harness import SEED, assert_same_run, command
 
 SLOW = ["tests.faults.injected:slow_iterations"]

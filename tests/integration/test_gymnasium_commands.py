@@ -11,11 +11,11 @@ import torch
 
 from callbacks import MetricsLog, TrainingCheckpoint, ValidationSelection
 from datamodules.gymnasium_data import GymnasiumDataModule
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
 from lit_ppo.commands.data_choice import asks_for_environment
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import load_policy
+from lit_ppo.store.checkpoints import load_checkpoint
 from tests.integration.shells import same, small_trainer, weights
 
 CONFIGS = Path(__file__).parents[2] / "configs"

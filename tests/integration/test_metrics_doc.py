@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from callbacks import MetricsLog
 from lit_ppo.cli import main
-from lit_ppo.runs.results import load_run
+from lit_ppo.store.results import load_run
 from lit_ppo.tensorboard import CONFIGURATION, EQUITY, LAYOUT, draw
 from tests.integration.shells import fitted
 from tests.lit_ppo.test_walk_forward import CONFIG

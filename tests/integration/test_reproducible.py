@@ -12,9 +12,9 @@ import torch
 
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
-from lit_ppo.runs.results import load_run
+from lit_ppo.store.checkpoints import load_checkpoint
+from lit_ppo.store.results import load_run
 
 # Enough learning that the agent trades, so that equal files mean equal decisions. No selection: it needs validation.
 CONFIG = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_ppo.checkpoints import load_checkpoint
+from lit_ppo.store.checkpoints import load_checkpoint
 from tests.integration.shells import fitted, same, weights
 
 REPOSITORY = Path(__file__).parents[2]

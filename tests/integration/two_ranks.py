@@ -11,8 +11,8 @@ from lightning.fabric import Fabric
 from callbacks import ConvergenceEarlyStopping, TrainingCheckpoint, ValidationSelection
 from datamodules.gymnasium_data import GymnasiumDataModule
 from lit_ppo.fabric_trainer import FabricTrainer
-from lit_ppo.learner import Learner
 from lit_ppo.module import LitPPO
+from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe
 from tests.integration.shells import ENCODER, SMALL, small_data, small_trainer, weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.tensors import MarketTensors
 
 
 def market_tensors(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_ppo.accounting import Ledger, account, money_account, stitch, trades
-from lit_ppo.costs import net_return
+from lit_ppo.market.books import Ledger, account, money_account, stitch, trades
+from lit_ppo.market.costs import net_return
 
 
 def random_market(size: int, seed: int, *, carry: float = 1e-5) -> dict[str, np.ndarray]:

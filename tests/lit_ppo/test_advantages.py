@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_ppo.advantages import counterfactual_advantage, generalized_advantage
+from lit_ppo.ppo.advantages import counterfactual_advantage, generalized_advantage
 
 T, S, P = 12, 4, 3
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from datamodules.scaling import Scaler
+from datamodules.features.scaling import Scaler
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.audit.checks import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
-from lit_ppo.audit.nulls import NULLS, NullResult, edge_p_value, null_frame
 from lit_ppo.cli import main
 from lit_ppo.commands.audit import audit
 from lit_ppo.commands.lightning_cli import LitPPOCLI
-from lit_ppo.costs import FILLS, fill_delay
 from lit_ppo.envs.account import ACCOUNT_FEATURES, Account
+from lit_ppo.lab.audit import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
+from lit_ppo.lab.null_controls import NULLS, NullResult, edge_p_value, null_frame
+from lit_ppo.market.costs import FILLS, fill_delay
+from lit_ppo.market.tensors import BarRange
 from lit_ppo.module import LitPPO
-from lit_ppo.types import BarRange
 
 SIZES = {"train_size": 300, "validation_size": 100, "test_size": 100, "step_size": 100, "warmup_bars": 20}
 NETWORK = {"hidden_size": 4, "policy_layers": (8,), "value_layers": (8,)}

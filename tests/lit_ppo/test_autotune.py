@@ -10,9 +10,9 @@ import yaml
 
 from lit_ppo.cli import main
 from lit_ppo.commands import walk_forward as walk_forward_command
+from lit_ppo.folds import autotune as module
+from lit_ppo.folds.autotune import Setting, autotune, batches, steps_per_second, stored_choice, thread_counts
 from lit_ppo.recipe import Recipe
-from lit_ppo.walk_forward import autotune as module
-from lit_ppo.walk_forward.autotune import Setting, autotune, batches, steps_per_second, stored_choice, thread_counts
 from tests.lit_ppo.markets import market_tensors
 from tests.lit_ppo.test_walk_forward import CONFIG
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_ppo.baselines import (
+from lit_ppo.market.baselines import (
     always_short,
     buy_and_hold,
     flat,

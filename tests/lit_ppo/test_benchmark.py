@@ -11,8 +11,8 @@ import yaml
 from lit_ppo.cli import main
 from lit_ppo.commands import benchmark as benchmark_command
 from lit_ppo.commands.benchmark import paired_interval, results
-from lit_ppo.commands.benchmark_variants import BUDGET, FAST_EVALUATION, OPTIMISATIONS, Variant, as_configured, variants
-from lit_ppo.walk_forward.monitor import read_baseline
+from lit_ppo.folds.monitor import read_baseline
+from lit_ppo.lab.benchmark_variants import BUDGET, FAST_EVALUATION, OPTIMISATIONS, Variant, as_configured, variants
 from tests.lit_ppo.test_walk_forward import CONFIG
 
 NAMES = [optimisation.name for optimisation in OPTIMISATIONS]
@@ -89,7 +89,7 @@ def test_an_interval_of_equal_runs_is_zero():
 
 
 def test_from_flags_to_json(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lit_ppo.commands.benchmark_variants.BUDGET", 128)
+    monkeypatch.setattr("lit_ppo.lab.benchmark_variants.BUDGET", 128)
     rows = [Variant("base", ()), Variant("stopping", ("early stopping", "fast evaluation"))]
     monkeypatch.setattr(benchmark_command, "variants", lambda ablation, fast: rows)
     given = ["--config", CONFIG, "--data.fold_limit", "2", "--results", str(tmp_path / "runs"), "--seeds", "2"]

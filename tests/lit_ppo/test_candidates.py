@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from lit_ppo.cli import main
-from lit_ppo.runs.results import load_run
-from lit_ppo.walk_forward import candidate_processes
-from lit_ppo.walk_forward.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
+from lit_ppo.folds import candidate_processes
+from lit_ppo.folds.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
+from lit_ppo.store.results import load_run
 from tests.lit_ppo.test_walk_forward import CONFIG
 
 TINY = yaml.safe_load(CONFIG)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_ppo import atomic
-from lit_ppo.atomic import TEMPORARY_SUFFIX, atomic_write
-from lit_ppo.checkpoints import (
+from lit_ppo.store import atomic
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, atomic_write
+from lit_ppo.store.checkpoints import (
     MANIFEST,
     AtomicCheckpointIO,
     CheckpointError,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lit_ppo.costs import Costs, bar_interval, fill_arrays, fill_delay, net_return, nights_charged
+from lit_ppo.market.costs import Costs, bar_interval, fill_arrays, fill_delay, net_return, nights_charged
 
 
 def frame_of(times, opens, closes, spreads=None) -> pd.DataFrame:

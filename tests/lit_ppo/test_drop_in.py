@@ -14,9 +14,9 @@ import yaml
 
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.cli import main as lit_ppo_main
-from lit_ppo.commands import drop_in
-from lit_ppo.commands.drop_in import PROFILES, configuration, main, make_parser
-from lit_ppo.runs.results import load_run
+from lit_ppo.compat import drop_in
+from lit_ppo.compat.drop_in import PROFILES, configuration, main, make_parser
+from lit_ppo.store.results import load_run
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTED = ["--device", "--seed", "--initial_balance", "--initial_window", "--validation_size", "--step_size"]

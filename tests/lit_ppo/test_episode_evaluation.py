@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lit_ppo.envs.gymnasium_vector import environment_of
-from lit_ppo.episode_evaluation import evaluate_episodes
-from lit_ppo.policy import ObservationPolicy
+from lit_ppo.market.tensors import GymnasiumTask
+from lit_ppo.nets.policy import ObservationPolicy
+from lit_ppo.scoring.episode_evaluation import evaluate_episodes
 from lit_ppo.seeding import derive_seed, make_generator
-from lit_ppo.types import GymnasiumTask
 
 CARTPOLE = GymnasiumTask("CartPole-v1", mask_observations=(1, 3), role="test", num_episodes=6)
 PENDULUM = GymnasiumTask("Pendulum-v1", mask_observations=(2,), role="test", num_episodes=3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lit_ppo.evaluation import decision_table, evaluate, evaluate_bar_by_bar
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.scoring.evaluation import decision_table, evaluate, evaluate_bar_by_bar
 from lit_ppo.seeding import make_generator
 from tests.lit_ppo.markets import market_tensors
 
@@ -64,7 +64,7 @@ def test_a_long_segment_is_encoded_in_chunks_without_a_seam(monkeypatch):
     policy = lively(MarketPolicy(3, generator=make_generator(0)))
     market = market_tensors(num_bars=500, warmup=20)
     whole = decision_table(policy, market)
-    monkeypatch.setattr("lit_ppo.evaluation.CHUNK", 64)
+    monkeypatch.setattr("lit_ppo.scoring.evaluation.CHUNK", 64)
     assert torch.equal(decision_table(policy, market), whole)
 
 

@@ -10,9 +10,9 @@ import torch
 from lightning.fabric import Fabric
 
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.fabric_trainer import FabricTrainer, main
 from lit_ppo.recipe import Recipe, load_policy
+from lit_ppo.store.checkpoints import load_checkpoint
 from tests.integration.shells import ENCODER, HEADS_SAMPLED, SMALL, fitted, same, small_data, weights
 
 KINDS = {"counterfactual": {}, "sampled": HEADS_SAMPLED, "encoder": ENCODER}

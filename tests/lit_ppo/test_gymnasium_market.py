@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from lit_ppo.envs.gymnasium_market import MARKET_ID
 from lit_ppo.envs.gymnasium_vector import GymnasiumVectorEnv, make_environments
 from lit_ppo.envs.market import MarketEnv
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.tensors import MarketTensors
 
 ALL_ACCOUNT = ("position", "unrealised", "holding_time")
 

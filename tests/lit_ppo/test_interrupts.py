@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lit_ppo import interrupts
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
 from lit_ppo.module import LitPPO
-from lit_ppo.runs.results import load_run
+from lit_ppo.store.checkpoints import load_checkpoint
+from lit_ppo.store.results import load_run
 from tests.lit_ppo.test_walk_forward import CONFIG, bytes_of, final_weights
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-import lit_ppo.advantages as advantages_module
-from lit_ppo.advantages import counterfactual_advantage
-from lit_ppo.kernels.activations import Tanh
-from lit_ppo.losses import PPOLoss, ppo_loss
+import lit_ppo.ppo.advantages as advantages_module
+from lit_ppo.nets.kernels.activations import Tanh
+from lit_ppo.ppo.advantages import counterfactual_advantage
+from lit_ppo.ppo.losses import PPOLoss, ppo_loss
 
 pytest.importorskip("numba", reason="the fused kernels need numba")
-from lit_ppo.kernels.counterfactual import counterfactual_loss
+from lit_ppo.ppo.fused_objective import counterfactual_loss
 
 COEFFICIENTS = {"clip_coef": 0.2, "vf_coef": 0.1, "ent_coef": 0.05}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lit_ppo.envs.market import MarketEnv
-from lit_ppo.evaluation import evaluate
-from lit_ppo.learner import Learner, PPOConfig
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.ppo.learner import Learner, PPOConfig
+from lit_ppo.scoring.evaluation import evaluate
 from lit_ppo.seeding import make_generator
 from tests.lit_ppo.markets import market_tensors
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_ppo.losses import ppo_loss
+from lit_ppo.ppo.losses import ppo_loss
 
 
 def loss_of(ratio, advantage, **changes):

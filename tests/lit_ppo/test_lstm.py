@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_ppo import lstm as lstm_module
-from lit_ppo.lstm import LSTM, LSTMState
+from lit_ppo.nets import lstm as lstm_module
+from lit_ppo.nets.lstm import LSTM, LSTMState
 
 CPU_IMPLEMENTATIONS = ["reference", "torch", "numba"]
 SIZES = [(1, 3), (5, 64), (16, 1), (32, 64), (33, 3), (64, 3), (256, 1), (256, 3)]  # (H, S)

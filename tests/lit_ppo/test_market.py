@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_ppo.accounting import account
-from lit_ppo.costs import FILLS, Costs, fill_arrays
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.scalar_market import ScalarMarket
-from lit_ppo.rewards import RUIN_RETURN, sampled_rewards
-from lit_ppo.types import MarketTensors
+from lit_ppo.market.books import account
+from lit_ppo.market.costs import FILLS, Costs, fill_arrays
+from lit_ppo.market.rewards import RUIN_RETURN, sampled_rewards
+from lit_ppo.market.tensors import MarketTensors
 
 ALL_ACCOUNT = ("position", "unrealised", "holding_time")
 COSTS = Costs(commission_rate=2e-5, slippage_rate=1e-5, swap_long_rate=7e-5, swap_short_rate=-3e-5)

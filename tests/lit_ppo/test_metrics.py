@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchmetrics import Metric, MetricCollection
 
-from lit_ppo import metrics
-from lit_ppo.performance import trading_metrics
+from lit_ppo.scoring import metrics
+from lit_ppo.scoring.performance import trading_metrics
 
 BARS_PER_YEAR = 23_000.0
 KEYS = {

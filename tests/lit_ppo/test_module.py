@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
-from lit_ppo.checkpoints import CheckpointStore, load_checkpoint
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import Recipe
+from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
 from tests.integration.shells import ENCODER, HEADS_SAMPLED, SMALL, fitted, same, small_data, small_trainer, weights
 
 KINDS = {"counterfactual": {}, "sampled": HEADS_SAMPLED, "encoder": ENCODER}

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lit_ppo.accounting import account
-from lit_ppo.money import COLUMNS, MoneyBook, MoneySettings, money_line
-from lit_ppo.runs.results import RunFolder
+from lit_ppo.market.books import account
+from lit_ppo.scoring.money import COLUMNS, MoneyBook, MoneySettings, money_line
+from lit_ppo.store.results import RunFolder
 
 SETTINGS = MoneySettings(initial_balance=1000.0, balance_per_lot=500.0, min_lots=0.1, max_lots=5.0, contract_size=10.0)
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_ppo.runs.results import FoldRecord
-from lit_ppo.walk_forward.machine_load import MachineLoad, available_memory
-from lit_ppo.walk_forward.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
-from lit_ppo.walk_forward.optimisation_summary import pace_in_words, work_in_words
+from lit_ppo.folds.machine_load import MachineLoad, available_memory
+from lit_ppo.folds.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
+from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
+from lit_ppo.store.results import FoldRecord
 
 CACHE = {"hits": 2}
 

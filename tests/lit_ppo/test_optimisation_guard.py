@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from callbacks import ProgressiveHyperparameters
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
+from lit_ppo.folds import optimisation_guard
+from lit_ppo.folds.optimisation_guard import is_strict
 from lit_ppo.module import LitPPO
-from lit_ppo.walk_forward import optimisation_guard
-from lit_ppo.walk_forward.optimisation_guard import is_strict
+from lit_ppo.store.checkpoints import load_checkpoint
 
 CONFIG = """
 seed_everything: 7

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lit_ppo.runs.results import FoldRecord, RunFolder
-from lit_ppo.walk_forward.optimisation_summary import bars_seen, exit_code, summarise, summary_lines, write_summary
+from lit_ppo.folds.optimisation_summary import bars_seen, exit_code, summarise, summary_lines, write_summary
+from lit_ppo.store.results import FoldRecord, RunFolder
 
 OLD_KEYS = {"optimization_completed", "total_speedup_achieved", "total_timesteps_saved", "early_stops", "warm_starts"}
 OLD_KEYS |= {"avg_iteration_time_minutes", "estimated_time_saved_hours", "completion_timestamp", "measured"}

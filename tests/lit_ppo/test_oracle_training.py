@@ -13,9 +13,9 @@ from datamodules.oracle_bars import fresh_bars, train_fold
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo import cli
 from lit_ppo.commands.oracle import MarketMaker, OracleTask, rule_controls, summarise
+from lit_ppo.lab.oracle_score import FreshBars, belief_probe
+from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.oracles import optima
-from lit_ppo.oracles.score import FreshBars, belief_probe
-from lit_ppo.policy import MarketPolicy
 from lit_ppo.seeding import make_generator
 
 MAKE = MarketMaker(SyntheticMarket, train_fold, fresh_bars)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from lit_ppo import performance
-from lit_ppo.performance import trading_metrics
+from lit_ppo.scoring import performance
+from lit_ppo.scoring.performance import trading_metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
 BARS_PER_YEAR = 23_000.0

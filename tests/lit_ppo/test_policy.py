@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.seeding import make_generator
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_ppo.runs import provenance
+from lit_ppo.store import provenance
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,6 @@ def test_the_machine_is_described_without_host_user_or_directory():
 
 def test_provenance_needs_no_torch():
     code = (
-        "import sys, lit_ppo.runs.provenance as p; p.machine(); p.package_versions(); sys.exit('torch' in sys.modules)"
+        "import sys, lit_ppo.store.provenance as p; p.machine(); p.package_versions(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

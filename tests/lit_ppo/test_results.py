@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_ppo import accounting
-from lit_ppo.runs import files
-from lit_ppo.runs.results import OUT_OF_SAMPLE_COLUMNS, FoldRecord, RunFolder, load_run, run_record
+from lit_ppo.market import books as accounting
+from lit_ppo.store import files
+from lit_ppo.store.results import OUT_OF_SAMPLE_COLUMNS, FoldRecord, RunFolder, load_run, run_record
 
 pytestmark = pytest.mark.filterwarnings("error")
 ROOT = Path(__file__).parents[2]
@@ -316,5 +316,5 @@ def test_a_record_may_hold_plain_values_only():
 
 
 def test_reading_results_needs_no_torch():
-    code = "import sys, lit_ppo.runs.results; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    code = "import sys, lit_ppo.store.results; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from lit_ppo.envs.market import MarketEnv
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
-from lit_ppo.rollout import StepwiseCollector, collect_counterfactual, collect_sampled, draw_stretches
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.ppo.rollout import StepwiseCollector, collect_counterfactual, collect_sampled, draw_stretches
 from lit_ppo.seeding import make_generator
 from tests.lit_ppo.markets import market_tensors
 

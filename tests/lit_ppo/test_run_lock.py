@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from lit_ppo.runs.run_lock import LOCK_NAME, RunLock, RunLockedError
+from lit_ppo.store.run_lock import LOCK_NAME, RunLock, RunLockedError
 
 ROOT = Path(__file__).parents[2]
 HOLD = (
-    "import sys; from lit_ppo.runs.run_lock import RunLock; lock = RunLock(sys.argv[1]); lock.acquire();"
+    "import sys; from lit_ppo.store.run_lock import RunLock; lock = RunLock(sys.argv[1]); lock.acquire();"
     "print('held', flush=True); sys.stdin.read(); lock.release()"
 )
 # Every process races for the lock; the winner notes its entry and exit, which must not interleave.
 RACE = """
 import sys, time
-from lit_ppo.runs.run_lock import RunLock, RunLockedError
+from lit_ppo.store.run_lock import RunLock, RunLockedError
 directory, rounds = sys.argv[1], int(sys.argv[2])
 won = 0
 while won < rounds:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from lit_ppo.screening import keep_all_features, screen_features
+from lit_ppo.ppo.screening import keep_all_features, screen_features
 from tests.lit_ppo.markets import market_tensors
 
 

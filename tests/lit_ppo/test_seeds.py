@@ -10,13 +10,13 @@ import pytest
 
 from lit_ppo import interrupts
 from lit_ppo.cli import main
+from lit_ppo.folds.loop import WalkForward
 from lit_ppo.module import LitPPO
 from lit_ppo.report.analysis import analyse
 from lit_ppo.report.build import write_report
-from lit_ppo.report.pooling import pool, pooled_text, read_pooled
-from lit_ppo.runs.results import load_run
-from lit_ppo.significance import interquartile_mean
-from lit_ppo.walk_forward.loop import WalkForward
+from lit_ppo.scoring.pooling import pool, pooled_text, read_pooled
+from lit_ppo.scoring.significance import interquartile_mean
+from lit_ppo.store.results import load_run
 from tests.lit_ppo.test_walk_forward import CONFIG
 
 TRADING = ("--model.hold_bias", "-3", "--model.screen_features", "false", "--data.fold_limit", "2")

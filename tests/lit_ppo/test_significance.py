@@ -11,8 +11,8 @@ from arch.bootstrap import optimal_block_length
 from scipy import stats
 from scipy.signal import lfilter
 
-from lit_ppo import significance
-from lit_ppo.significance import deflated_sharpe, minimum_track_record, probabilistic_sharpe
+from lit_ppo.scoring import significance
+from lit_ppo.scoring.significance import deflated_sharpe, minimum_track_record, probabilistic_sharpe
 
 pytestmark = pytest.mark.filterwarnings("error")
 DAYS = 250

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_ppo.learner import Learner, PPOConfig
-from lit_ppo.policy import ObservationPolicy
+from lit_ppo.nets.policy import ObservationPolicy
+from lit_ppo.ppo.learner import Learner, PPOConfig
+from lit_ppo.ppo.threaded_loss import count_pieces, loss_in_threads, share_threads
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, experience, policy_inputs
-from lit_ppo.threaded_loss import count_pieces, loss_in_threads, share_threads
 from tests.lit_ppo.markets import market_tensors
 
 RECIPE = Recipe(

@@ -14,16 +14,16 @@ import yaml
 
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.checkpoints import load_checkpoint
 from lit_ppo.cli import main
-from lit_ppo.costs import Costs
-from lit_ppo.evaluation import evaluate_bar_by_bar
+from lit_ppo.folds import loop as walk_forward
+from lit_ppo.folds.loop import WalkForward
+from lit_ppo.market.costs import Costs
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import load_policy
 from lit_ppo.report.analysis import analyse
-from lit_ppo.runs.results import load_run
-from lit_ppo.walk_forward import loop as walk_forward
-from lit_ppo.walk_forward.loop import WalkForward
+from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
+from lit_ppo.store.checkpoints import load_checkpoint
+from lit_ppo.store.results import load_run
 
 CONFIG = """
 seed_everything: 7

@@ -8,8 +8,8 @@ import textwrap
 import pytest
 import yaml
 
+from lit_ppo.class_paths import ALLOWED, restrict_class_paths, take_allowed_modules
 from lit_ppo.cli import main
-from lit_ppo.commands.class_paths import ALLOWED, restrict_class_paths, take_allowed_modules
 
 CONFIG = """
 model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 64}
@@ -78,7 +78,7 @@ HOSTILE = {
     "a profiler": ("trainer.profiler", {"class_path": "foreign_code.Watcher"}),
     "code from the network": ("trainer.callbacks", [{"class_path": "torch.hub.load", "init_args": {"repo": "x"}}]),
     "a compiler": ("trainer.strategy", {"class_path": "torch.utils.cpp_extension.load", "init_args": {"name": "x"}}),
-    "what a module imported": ("trainer.callbacks", [{"class_path": "lit_ppo.runs.provenance.subprocess.Popen"}]),
+    "what a module imported": ("trainer.callbacks", [{"class_path": "lit_ppo.store.provenance.subprocess.Popen"}]),
     "a market": ("data.synthetic", {"class_path": "foreign_code.Gap"}),
     "a feature": ("data.features", [{"class_path": "foreign_code.Gap"}]),
     "a feature's command": ("data.features", [{"class_path": "os.system", "command": "touch imported"}]),
@@ -97,7 +97,7 @@ def test_a_class_path_outside_the_allowed_packages_is_refused_before_it_is_impor
     named = (
         value["class_path"] if isinstance(value, dict) else value if isinstance(value, str) else value[0]["class_path"]
     )
-    assert named.removeprefix("lit_ppo.runs.provenance.") in message
+    assert named.removeprefix("lit_ppo.store.provenance.") in message
     assert "--allow-module" in message
 
 

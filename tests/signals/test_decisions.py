@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lit_ppo.evaluation import _Trader, evaluate, sum_of_votes
-from lit_ppo.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.scoring.evaluation import _Trader, evaluate, sum_of_votes
 from lit_ppo.seeding import make_generator
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.export import OUTPUTS, PolicyGraph, to_onnx

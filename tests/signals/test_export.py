@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from lit_ppo.cli import main
-from lit_ppo.runs.checkpoint_choice import choose_checkpoint
 from lit_ppo.signals import export
+from lit_ppo.signals.checkpoint_choice import choose_checkpoint
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'lit-ppo[export]'")
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.bars import read_bars
-from datamodules.features import compute_features
-from datamodules.feed import Feed
+from datamodules.bars.read import read_bars
+from datamodules.features.compute import compute_features
+from datamodules.features.feed import Feed
 from datamodules.fresh import fresh_segment
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.audit.checks import lively
-from lit_ppo.checkpoints import CheckpointStore
 from lit_ppo.cli import main
 from lit_ppo.commands import signals as signals_command
-from lit_ppo.costs import Costs
-from lit_ppo.evaluation import evaluate
-from lit_ppo.runs.checkpoint_choice import choose_checkpoint
+from lit_ppo.lab.audit import lively
+from lit_ppo.market.costs import Costs
+from lit_ppo.scoring.evaluation import evaluate
+from lit_ppo.signals.checkpoint_choice import choose_checkpoint
 from lit_ppo.signals.known_equity import KnownEquity
 from lit_ppo.signals.live import SignalState
+from lit_ppo.store.checkpoints import CheckpointStore
 from tests.signals.conftest import LIVELY
 
 WARMUP = 24 + 30  # bars: the longest feature window, and the LSTM's
@@ -341,7 +341,7 @@ def test_a_policy_that_sees_its_account_goes_on_with_it(new_bars, tmp_path, monk
     data = WalkForwardDataModule(path=source, fill=fill, costs=Costs(**costs), cache=False, **SIZES)
     market = fresh_segment(data, 0, read_bars(new_bars))
     policy = lively(policy, market, seen, torch.Generator().manual_seed(3))  # an untrained policy hardly trades
-    monkeypatch.setattr("lit_ppo.runs.checkpoint_choice.load_policy", lambda content: (policy, recipe))
+    monkeypatch.setattr("lit_ppo.signals.checkpoint_choice.load_policy", lambda content: (policy, recipe))
     once, pieces, broke = (tmp_path / name for name in ("once", "pieces", "broke"))
     for home in (once, pieces, broke):
         home.mkdir()

@@ -1,0 +1,275 @@
+"""The rows of a bar file as arrays of numbers, block by block, with the line number of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from datamodules.bars.checks import FIX_ROWS
+from datamodules.bars.dialects import NUMBERS, QUOTED_SEPARATOR, SEPARATOR_NAMES, Dialect, find_dialect
+from datamodules.bars.errors import ProblemBook, shown
+from datamodules.bars.source import BarSource, Block
+from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColumn
+
+# pandas 3.1 reads every decimal as the nearest float and warns about the option; older ones need it for that
+_EXACT = {} if tuple(int(x) for x in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
+
+
+@dataclass
+class Rows:
+    """All rows of the file that have the right number of fields, in file order.
+
+    Attributes:
+        columns: role, or name of a further column -> [N] float64 (NaN where the text is no number).
+        time: [N] int64 nanoseconds since 1970; the wall clock when not `aware`.
+        lines: [N] int64 line numbers.
+        bad: [N] bool, rows with a field that cannot be read.
+        rows_read: N and the rows with a wrong number of fields.
+        last_field: text of the last field of a last line without line end.
+    """
+
+    dialect: Dialect
+    columns: dict[str, np.ndarray]
+    time: np.ndarray
+    lines: np.ndarray
+    bad: np.ndarray
+    rows_read: int
+    aware: bool
+    time_format: str
+    last_field: str
+
+
+def read_rows(
+    source: BarSource, book: ProblemBook, detected: dict[str, object], date_format: str | None, **options: str | None
+) -> Rows:
+    """Parse the whole file; what cannot be read goes into `book`, what was detected into `detected`."""
+    blocks = source.blocks()
+    first = next(blocks, None)
+    if first is None:  # a byte order mark and nothing else
+        raise source.refuse("the file is empty (no text in it)", "Export the bars again.")
+    detected["encoding"] = source.encoding
+    detected["compression"] = source.compression
+    dialect = find_dialect(first.data, source, date_format=date_format, **options)
+    detected["separator"] = SEPARATOR_NAMES.get(dialect.separator, dialect.separator)
+    detected["decimal"] = dialect.decimal
+    detected["style"] = dialect.style
+    times = _time_column(dialect, source, date_format)
+    places = {role: dialect.columns[role] for role in NUMBERS if role in dialect.columns} | dialect.further
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in places}
+    lines_parts: list[np.ndarray] = []
+    bad_parts: list[np.ndarray] = []
+    wrong_width = 0
+    block: Block | None = first
+    while block is not None:
+        # asking for the next block tells whether this one holds the end of the file
+        following = next(blocks, None)
+        book.cut_line = source.cut_line
+        data, lines, wrong = _even_rows(block, dialect, book)
+        wrong_width += wrong
+        if len(lines):
+            numbers, bad = _parse(data, lines, dialect, times, book, places)
+            for name in places:
+                parts[name].append(numbers[name])
+            lines_parts.append(lines)
+            bad_parts.append(bad)
+        block = following
+    if not lines_parts:
+        raise source.refuse("no row of data that can be read", "Export the bars again.")
+    detected["time format"] = times.description
+    time, bad_time, defect = times.finish()
+    detected["time format"] = times.description
+    lines, bad = np.concatenate(lines_parts), np.concatenate(bad_parts)
+    if defect == "ambiguous":
+        book.add_file(
+            "day or month",
+            f"times like {dialect.first_time!r} may have day or month first, and no row settles it",
+            "Pass --date_format, for example '%d/%m/%Y %H:%M'.",
+        )
+    elif defect is not None:
+        book.add_file("times", defect, "Give the column of times its name, or pass --date_format.")
+    late = np.flatnonzero(bad_time & ~bad)
+    book.add(
+        "time",
+        lines[late],
+        lambda i: (
+            f"time {_time_text(_line(source, int(lines[late[i]])), dialect)} is no {times.description} "
+            "between 1970 and 2100"
+        ),
+        FIX_ROWS,
+    )
+    last_field = dialect.unquoted(source.last_line).decode().split(dialect.separator)[-1].strip()
+    return Rows(
+        dialect,
+        {name: np.concatenate(parts.pop(name)) for name in places},
+        time,
+        lines,
+        bad | bad_time,
+        len(lines) + wrong_width,
+        times.aware,
+        times.description,
+        last_field,
+    )
+
+
+def _time_column(dialect: Dialect, source: BarSource, date_format: str | None) -> TimeColumn:
+    if date_format is not None:
+        try:
+            pd.to_datetime(pd.Series(["x"]), format=date_format, errors="coerce", utc=True)
+        except ValueError as error:
+            raise source.refuse(f"--date_format {date_format!r} is not valid ({error})", "See strptime.") from error
+        return FormatTimes(date_format)
+    if dialect.epoch:
+        return EpochTimes()
+    try:
+        return TextTimes(dialect.first_time)
+    except ValueError as error:
+        raise source.refuse(
+            f"{error}", "Pass --date_format, for example '%d %b %Y %H:%M'.", dialect.first_row
+        ) from error
+
+
+def _even_rows(block: Block, dialect: Dialect, book: ProblemBook) -> tuple[bytes, np.ndarray, int]:
+    """Return the rows of the block that have the right number of fields, their line numbers, and how many have not."""
+    data = dialect.unquoted(block.data)
+    letters = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(letters == 10)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    separators = np.flatnonzero(letters == ord(dialect.separator))
+    fields = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    lines = block.first_line + np.arange(len(ends))
+    blank = ends == starts
+    blank[: max(0, dialect.first_row - block.first_line)] = True  # the header
+    wrong = np.flatnonzero((fields != dialect.width) & ~blank)
+    if len(wrong):
+        spaces = np.array([not data[starts[i] : ends[i]].strip() for i in wrong], dtype=bool)
+        blank[wrong[spaces]] = True
+        wrong = wrong[~spaces]
+        book.add(
+            "number of fields",
+            lines[wrong],
+            lambda i: (
+                f"{fields[wrong[i]]} fields instead of {dialect.width}: "
+                f"{_excerpt(data[starts[wrong[i]] : ends[wrong[i]]])}"
+            ),
+            FIX_ROWS,
+        )
+    keep = np.flatnonzero(~blank)
+    keep = keep[~np.isin(keep, wrong)] if len(wrong) else keep
+    if len(keep) == 0:
+        return b"", lines[:0], len(wrong)
+    if keep[-1] - keep[0] + 1 == len(keep):
+        data = data[starts[keep[0]] : ends[keep[-1]] + 1]
+    else:
+        data = b"".join([data[starts[i] : ends[i] + 1] for i in keep])
+    return data, lines[keep], len(wrong)
+
+
+def _parse(
+    data: bytes, lines: np.ndarray, dialect: Dialect, times: TimeColumn, book: ProblemBook, places: dict[str, int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    columns = dialect.columns
+    decimal = dialect.parsed_decimal
+    grouped = dialect.thousands is not None and dialect.thousands != dialect.separator
+    as_text: list[int] = [] if dialect.epoch else [columns[role] for role in ("time", "clock") if role in columns]
+    if grouped:  # the C parser would take 1,2,3.5 for 123.5: group by group it is checked below
+        as_text += places.values()
+    table = pd.read_csv(
+        io.BytesIO(data),
+        sep=dialect.separator,
+        header=None,
+        names=range(dialect.width),
+        index_col=False,
+        usecols=sorted({*columns.values(), *places.values()}),
+        dtype=dict.fromkeys(as_text, object),
+        decimal=decimal,
+        quoting=csv.QUOTE_NONE,
+        skipinitialspace=True,
+        skip_blank_lines=False,
+        low_memory=False,
+        **_EXACT,
+    )
+    if len(table) != len(lines):
+        raise RuntimeError(f"{len(lines)} lines became {len(table)} rows")  # our mistake: each line is one row
+
+    def field(row: int, role: str) -> str:
+        line = data.split(b"\n", row + 1)[row]
+        text = line.split(dialect.separator.encode())[columns[role]].strip().decode()[:40]
+        return shown(repr(text.replace(QUOTED_SEPARATOR, dialect.separator)))
+
+    def no_number(role: str, rows: np.ndarray) -> Callable[[int], str]:
+        return lambda i: f"{role} is {field(int(rows[i]), role)}, not a number"
+
+    bad = np.zeros(len(lines), dtype=bool)
+    numbers: dict[str, np.ndarray] = {}
+    form = _number_form(decimal, dialect.thousands if grouped else None)
+    for role, place in places.items():
+        numbers[role] = _to_numbers(table[place], form, decimal, dialect.thousands)
+        if role in dialect.further:  # a hole there is no wrong price; who uses the column decides
+            continue
+        rows = np.flatnonzero(np.isnan(numbers[role]))
+        bad[rows] = True
+        book.add(f"{role} no number", lines[rows], no_number(role, rows), FIX_ROWS)
+    stamps = table[columns["time"]].to_numpy()
+    if "clock" in columns:
+        stamps = np.array([f"{d} {t}" for d, t in zip(stamps, table[columns["clock"]], strict=True)], dtype=object)
+    rows = np.flatnonzero(times.add(stamps))
+    bad[rows] = True
+    expected = f"like the first one, {dialect.first_time!r}"
+    if isinstance(times, FormatTimes):
+        expected = "as --date_format says"
+
+    def no_time(i: int) -> str:
+        text = " ".join(field(int(rows[i]), role) for role in ("time", "clock") if role in columns)
+        return f"time {text} is not written {expected} ({times.description})"
+
+    remedy = "All times must have one form, with or without offset alike. " + FIX_ROWS
+    book.add("time", lines[rows], no_time, remedy)
+    return numbers, bad
+
+
+def _number_form(decimal: str, thousands: str | None) -> re.Pattern[str]:
+    whole = r"\d+" if thousands is None else rf"(?:\d+|\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)"
+    point = re.escape(decimal)
+    return re.compile(rf"[+-]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
+
+def _to_numbers(column: pd.Series, form: re.Pattern[str], decimal: str, thousands: str | None) -> np.ndarray:
+    """Return [n] float64, NaN where the text is no finite number."""
+    if column.dtype.kind in "iuf":
+        values = column.to_numpy(np.float64)
+        return np.where(np.isfinite(values), values, np.nan)
+    numbers = np.full(len(column), np.nan)
+    for i, value in enumerate(column):
+        text = str(value).strip()  # True is no number: the form refuses it
+        if form.fullmatch(text):
+            if thousands is not None:
+                text = text.replace(thousands, "")
+            number = float(text.replace(decimal, "."))
+            numbers[i] = number if np.isfinite(number) else np.nan
+    return numbers
+
+
+def _excerpt(line: bytes) -> str:
+    text = line.decode().strip()
+    return shown(repr(text if len(text) <= 60 else text[:57] + "..."))
+
+
+def _time_text(line: bytes, dialect: Dialect) -> str:
+    fields = dialect.unquoted(line).decode().split(dialect.separator)
+    used = [fields[dialect.columns[role]].strip() for role in ("time", "clock") if role in dialect.columns]
+    return shown(repr(" ".join(used)[:40]))
+
+
+def _line(source: BarSource, number: int) -> bytes:
+    """Return one line, by reading the file again: only refusals need it."""
+    for block in BarSource(source.path).blocks():
+        count = block.data.count(b"\n")
+        if number < block.first_line + count:
+            return block.data.split(b"\n")[number - block.first_line]
+    return b""

@@ -1,0 +1,1 @@
+"""Causal features of bars, scaled on train."""

@@ -1,0 +1,283 @@
+"""Features declared as data: a list of what to compute, read from YAML, turned into a float32 matrix [N, F].
+
+    - {name: log_return, bars: 1}           an indicator of `datamodules.features.indicators` and its parameters
+    - {column: sentiment, parity: -1}       a further column of the bar file
+    - {class_path: my_features.Skew, window: 50}   a user's class, from a module that was allowed by name
+
+Every feature is causal: the value of bar t is a function of bars <= t. numpy, pandas and TA-Lib; no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import talib
+import yaml
+
+from datamodules.features import indicators
+from datamodules.features.indicators import REGISTRY, BarArrays
+
+FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
+OWN_PACKAGES = ("lit_ppo", "datamodules", "callbacks")
+_VOLUME_FEATURES = ("vwap_distance", "volume_change")
+
+
+@runtime_checkable
+class UserFeature(Protocol):
+    """What a feature class of the user must offer; its constructor takes the parameters of the YAML entry.
+
+    Attributes:
+        warmup: bars before the first value that no longer depends on where the file starts.
+        parity: -1, +1 or 0, see `MarketTensors.feature_parity`.
+    """
+
+    warmup: int
+    parity: int
+
+    def __call__(self, frame: pd.DataFrame) -> np.ndarray:
+        """Bars (time, open, high, low, close, volume, ...) to values [N]; value t from rows <= t only."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One column of the feature matrix.
+
+    Attributes:
+        label: unique name, `log_return_5`: the name and the parameters that differ from the defaults.
+        entry: the YAML entry, for the fingerprint.
+        warmup: bars before the first value that no longer depends on where the file starts.
+        parity: -1 odd, +1 even, 0 unknown under a mirror of the price.
+        source: SHA-256 of a user's module; empty for our own (`code_version` covers those).
+        compute: BarArrays -> values [N].
+    """
+
+    label: str
+    entry: dict[str, Any]
+    warmup: int
+    parity: int
+    source: str
+    compute: Callable[[BarArrays], np.ndarray]
+
+
+def load_features(
+    features: str | Path | Sequence[Mapping[str, Any]], allow_modules: Sequence[str] = ()
+) -> list[FeatureSpec]:
+    """Turn "default", "full", a YAML file or a list of entries into feature specs.
+
+    Args:
+        features: name of a file in configs/features, path of a YAML file, or the list itself.
+        allow_modules: modules (and their submodules) that `class_path` entries may import, besides this project's.
+
+    Raises:
+        FileNotFoundError: no such set or file.
+        ValueError: unknown name (with the nearest known one), parameter or column, module that is not allowed, or two
+            entries for the same column.
+    """
+    entries = _read_entries(features) if isinstance(features, str | Path) else features
+    if not isinstance(entries, Sequence) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ValueError(f"data.features must be a list of entries like {{name: rsi, period: 14}}, got {entries!r}")
+    specs = [_spec(dict(entry), allow_modules) for entry in entries]
+    labels = [spec.label for spec in specs]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"data.features names {', '.join(twice)} more than once")
+    return specs
+
+
+def compute_features(
+    frame: pd.DataFrame, specs: Sequence[FeatureSpec], bar_seconds: float, finite: bool = True
+) -> np.ndarray:
+    """Compute the feature matrix of a bar file.
+
+    Args:
+        frame: bars in time order: time (datetime64 UTC), open, high, low, close, volume, further columns.
+        specs: F features.
+        bar_seconds: length of one bar.
+        finite: refuse values that are not; False for the look-ahead audit, whose bars have holes on purpose.
+
+    Returns:
+        [N, F] float32, not scaled. Within a feature's own warm-up the values are NaN.
+
+    Raises:
+        ValueError: a feature has a value that is not finite after its warm-up, or a column is missing.
+    """
+    data = BarArrays(frame, bar_seconds)
+    silent = [spec.label for spec in specs if spec.entry.get("name") in _VOLUME_FEATURES]
+    if silent and len(frame) and not data.volume.any():
+        warnings.warn(f"The bars have no volume, so {', '.join(silent)} carry no information of it", stacklevel=2)
+    matrix = np.full((len(frame), len(specs)), np.nan, dtype=np.float32)
+    for column, spec in enumerate(specs):
+        if len(frame) <= spec.warmup:
+            continue
+        values = np.asarray(spec.compute(data), dtype=np.float64)
+        if values.shape != (len(frame),):
+            raise ValueError(f"Feature {spec.label} must give one value per bar, {len(frame)}, got {values.shape}")
+        bad = np.flatnonzero(~np.isfinite(values[spec.warmup :])) + spec.warmup
+        if bad.size and finite:
+            raise ValueError(
+                f"Feature {spec.label} has {bad.size} values that are not finite after its {spec.warmup} warm-up bars, "
+                f"the first at bar {bad[0]} ({frame['time'].iloc[bad[0]]}). Correct the file, or leave the feature out."
+            )
+        matrix[spec.warmup :, column] = values[spec.warmup :]
+    return matrix
+
+
+def warmup_bars(specs: Sequence[FeatureSpec]) -> int:
+    """Bars of the file before the first one that has every feature."""
+    return max(spec.warmup for spec in specs)
+
+
+def features_key(specs: Sequence[FeatureSpec]) -> str:
+    """SHA-256 of what is computed and of the code that computes it: changes whenever a value might."""
+    text = json.dumps(
+        {
+            "entries": [spec.entry for spec in specs],
+            "sources": [spec.source for spec in specs],
+            "code": code_version(),
+            "libraries": {"TA-Lib": talib.__version__, "numpy": np.__version__, "pandas": pd.__version__},
+        },
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_version() -> str:
+    """SHA-256 of the source of this module and of the indicators."""
+    return hashlib.sha256(Path(__file__).read_bytes() + Path(indicators.__file__).read_bytes()).hexdigest()
+
+
+def _read_entries(name: str | Path) -> Any:
+    path = FEATURE_SETS / f"{name}.yaml"
+    if Path(name).suffix in (".yaml", ".yml"):
+        path = Path(name)
+    if not path.is_file():
+        known = sorted(file.stem for file in FEATURE_SETS.glob("*.yaml"))
+        raise FileNotFoundError(
+            f"data.features is {str(name)!r}: no set of that name ({', '.join(known)}) and no YAML file at {path}"
+        )
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"data.features: {path} is not valid YAML: {error}") from error
+
+
+def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
+    kinds = [kind for kind in ("name", "column", "class_path") if kind in entry]
+    if len(kinds) != 1 or not isinstance(entry[kinds[0]], str):
+        raise ValueError(f"A feature needs exactly one of name, column and class_path (a text), got {entry}")
+    make = {"name": _indicator_spec, "column": _column_spec}.get(kinds[0])
+    parameters = {key: value for key, value in entry.items() if key != kinds[0]}
+    nested = parameters.pop("parameters", None) or {}
+    if not isinstance(nested, Mapping):
+        raise ValueError(f"The parameters of feature {entry[kinds[0]]} must be a mapping, got {nested!r}")
+    parameters |= nested
+    if make is None:
+        return _user_spec(entry[kinds[0]], parameters, allow_modules)
+    return make(entry[kinds[0]], parameters)
+
+
+def _indicator_spec(name: str, parameters: dict[str, Any]) -> FeatureSpec:
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(REGISTRY))}"
+        raise ValueError(f"data.features: there is no feature {name!r}; {hint}")
+    entry = REGISTRY[name]
+    known = {key: value.default for key, value in list(inspect.signature(entry.function).parameters.items())[1:]}
+    for key, value in parameters.items():
+        if key not in known:
+            raise ValueError(
+                f"data.features: {name} has no parameter {key!r}; it has {', '.join(known) if known else 'none'}"
+            )
+        _check_parameter(name, key, value, known[key])
+    needed = inspect.signature(entry.warmup).parameters
+    warmup = entry.warmup(**{key: value for key, value in parameters.items() if key in needed})
+    chosen = {**known, **parameters}
+    changed = [str(value) for key, value in chosen.items() if value != known[key] or isinstance(value, str)]
+    return FeatureSpec(
+        label="_".join([name, *changed]),
+        entry={"name": name, **chosen},
+        warmup=warmup,
+        parity=entry.parity,
+        source="",
+        compute=lambda data: entry.function(data, **parameters),
+    )
+
+
+def _check_parameter(name: str, key: str, value: Any, default: Any) -> None:
+    """Refuse a value of the wrong kind where the user's list is read, not inside TA-Lib."""
+    if isinstance(default, int):
+        least = 2 if key in ("period", "fast", "slow") else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 100_000:
+            raise ValueError(f"data.features: {name}.{key} is a number of bars from {least} to 100000, got {value!r}")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError(f"data.features: {name}.{key} is a text, got {value!r}")
+        if key == "market" and value not in indicators.SESSIONS:
+            raise ValueError(f"data.features: {name}.{key} is one of {', '.join(indicators.SESSIONS)}, got {value!r}")
+    elif value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+        raise ValueError(f"data.features: {name}.{key} is a number > 0, got {value!r}")
+
+
+def _column_spec(column: str, parameters: dict[str, Any]) -> FeatureSpec:
+    parity = parameters.pop("parity", 0)
+    if parameters:
+        raise ValueError(f"data.features: column {column} takes only `parity`, got {', '.join(parameters)}")
+    _check_parity(f"column {column}", parity)
+
+    def compute(data: BarArrays) -> np.ndarray:
+        if column not in data.frame:
+            raise ValueError(f"data.features asks for column {column!r}; the bars have {', '.join(data.frame.columns)}")
+        return data.frame[column].to_numpy(np.float64)
+
+    return FeatureSpec(column, {"column": column, "parity": parity}, 0, parity, "", compute)
+
+
+def _user_spec(class_path: str, parameters: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
+    module_name, _, class_name = class_path.rpartition(".")
+    allowed = (*OWN_PACKAGES, *allow_modules)
+    if not _within(module_name, allowed):
+        raise ValueError(
+            f"data.features: {class_path} lies outside {', '.join(allowed)}. If you trust module {module_name!r}, name "
+            f"it with --allow-module {module_name}"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"data.features: module {module_name} of {class_path} cannot be imported: {error}") from error
+    cls = getattr(module, class_name, None)
+    # A name that an allowed module merely imported would let a configuration reach any class.
+    if not inspect.isclass(cls) or not _within(cls.__module__, allowed):
+        raise ValueError(f"data.features: {module_name} defines no class {class_name!r}")
+    try:
+        feature = cls(**parameters)
+    except TypeError as error:
+        raise ValueError(f"data.features: {class_path} does not take {parameters}: {error}") from error
+    if not isinstance(feature, UserFeature):
+        raise ValueError(f"data.features: {class_path} needs attributes `warmup` and `parity` and to be callable")
+    _check_parity(class_path, feature.parity)
+    if not isinstance(feature.warmup, int) or feature.warmup < 0:
+        raise ValueError(f"data.features: {class_path}.warmup is a number of bars >= 0, got {feature.warmup!r}")
+    label = "_".join([class_name, *map(str, parameters.values())])
+    source = hashlib.sha256(inspect.getsource(inspect.getmodule(cls) or cls).encode()).hexdigest()
+    entry = {"class_path": class_path, **parameters}
+    return FeatureSpec(label, entry, feature.warmup, feature.parity, source, lambda data: feature(data.frame))
+
+
+def _within(module: str, allowed: Sequence[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def _check_parity(what: str, parity: Any) -> None:
+    if isinstance(parity, bool) or parity not in (-1, 0, 1):
+        raise ValueError(f"data.features: the parity of {what} is -1 (odd), 1 (even) or 0 (unknown), got {parity!r}")

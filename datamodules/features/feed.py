@@ -1,0 +1,170 @@
+"""New bars as the policy of a checkpoint sees them: its own features, scaler and kind of bars.
+
+What a checkpoint keeps of its data (`WalkForwardDataModule.state_dict`) is enough; the bars it was trained on are not
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datamodules.bars.read import read_bars
+from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.features.scaling import CLIP, Scaler
+from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays
+
+READER_OPTIONS = ("point", "timezone", "date_format", "separator", "decimal", "thousands", "drop_bad_rows", "sort")
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The way from a bar file to the inputs of one checkpoint's policy.
+
+    Attributes:
+        specs: its features.
+        scaler: fitted on the train bars of its fold.
+        bar_seconds, point: of the bars it was trained on; new ones must have the same.
+        memory_bars: bars that warm the LSTM up before the first decision.
+        other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
+        costs, fill: of the training: what an account earns and pays.
+        reader: options of the bar reader.
+    """
+
+    specs: Sequence[FeatureSpec]
+    scaler: Scaler
+    bar_seconds: float
+    point: float
+    memory_bars: int
+    other_code: bool
+    costs: Costs
+    fill: str
+    reader: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        trained: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        options: Mapping[str, Any],
+        allow_modules: Sequence[str] = (),
+    ) -> Feed:
+        """Build it from what a checkpoint keeps of its data.
+
+        Args:
+            trained: the datamodule's state in the checkpoint.
+            settings: `data.*` of the run's configuration; empty where there is none.
+            options: of the bar reader, over those of the configuration; None where it holds.
+            allow_modules: modules that features may be imported from, besides this project's.
+
+        Raises:
+            ValueError: the features cannot be made, or are not those of the checkpoint.
+        """
+        fingerprint = trained["fingerprint"]
+        entries = trained.get("features") or settings.get("features")  # older checkpoints kept the labels only
+        if entries is None:
+            raise ValueError(
+                "The checkpoint holds the names of its features, not their parameters, and there is no config.yaml "
+                "of its run to read them from. Give the run's folder, results/<seed>"
+            )
+        specs = load_features(entries, allow_modules)
+        labels = [spec.label for spec in specs]
+        if labels != fingerprint["features"]:
+            raise ValueError(
+                f"The checkpoint was trained with the features {', '.join(fingerprint['features'])}, but data.features "
+                f"of its run gives {', '.join(labels)}. Restore the list or the file that it names"
+            )
+        mean, std = (np.array(trained["scaler"][name]) for name in ("mean", "std"))
+        reader = {name: settings.get(name) for name in READER_OPTIONS}
+        reader |= {name: value for name, value in options.items() if value is not None}
+        return cls(
+            specs=specs,
+            scaler=Scaler(mean, std, trained["reward_scale"]),
+            bar_seconds=fingerprint["bar_seconds"],
+            point=fingerprint["point"],
+            memory_bars=fingerprint["warmup_bars"],
+            other_code=features_key(specs) != fingerprint["features_sha256"],
+            costs=Costs(**fingerprint["costs"]),
+            fill=fingerprint["fill"],
+            reader={name: value for name, value in reader.items() if value is not None},
+        )
+
+    @property
+    def warmup(self) -> int:
+        """Bars before the first one that has every feature."""
+        return warmup_bars(self.specs)
+
+    @property
+    def reward_scale(self) -> float:
+        """Standard deviation of the price return on the train bars."""
+        return self.scaler.reward_scale
+
+    def read(self, path: str | Path) -> dict[str, np.ndarray]:
+        """Read and check a bar file.
+
+        Returns:
+            time [N] int64, nanoseconds since 1970 UTC, and every other column [N] float64.
+
+        Raises:
+            BarFileError: the file cannot be used.
+            ValueError: bars of another length or point than those of the training.
+        """
+        bars = read_bars(path, **self.reader)
+        if bars.bar_seconds != self.bar_seconds:
+            raise ValueError(
+                f"The policy was trained on bars of {self.bar_seconds:g} seconds, but {bars.path.name} has bars of "
+                f"{bars.bar_seconds:g}. Give bars of the same length"
+            )
+        if not np.isclose(bars.point, self.point, rtol=1e-9, atol=0):
+            raise ValueError(
+                f"The policy was trained on quotes with a point of {self.point:g}, but {bars.path.name} has one of "
+                f"{bars.point:g}. Give bars of the same feed; if the digits mislead, pass --point {self.point:g}"
+            )
+        columns = {name: bars.frame[name].to_numpy(np.float64) for name in bars.frame.columns if name != "time"}
+        return {"time": bar_times(bars.frame), **columns}
+
+    def features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the features [N, F] float32, not scaled; NaN within a feature's warm-up."""
+        return compute_features(_frame(columns), self.specs, self.bar_seconds)
+
+    def fills(self, columns: Mapping[str, np.ndarray]) -> FillArrays:
+        """Fill prices and costs [N] as in training; NaN where they lie beyond the bars.
+
+        Raises:
+            ValueError: the training took the spread from its bars, and these have none.
+        """
+        if self.costs.spread == "file" and "spread" not in columns:
+            raise ValueError(
+                "The policy sees what its account has earned, with the spread that stands in the bar file, but the new "
+                "bars have no spread column. Give bars with one, or train with a number for data.costs.spread"
+            )
+        return fill_arrays(_frame(columns), self.costs, self.fill, self.point, "the bars seen")
+
+    def scale(self, features: np.ndarray) -> np.ndarray:
+        """Scale features [N, F] as in training: float32."""
+        return self.scaler.apply(features)
+
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to compute and scale the features by itself, as plain JSON."""
+        features = [
+            {"name": spec.label, "entry": spec.entry, "warmup_bars": spec.warmup, "parity": spec.parity}
+            for spec in self.specs
+        ]
+        return {
+            "features": features,
+            "scaler": {**self.scaler.to_dict(), "clip": CLIP},
+            "reward_scale": self.scaler.reward_scale,
+            "bar_seconds": self.bar_seconds,
+            "point": self.point,
+            "warmup_bars": self.memory_bars,
+        }
+
+
+def _frame(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    time = pd.DatetimeIndex(columns["time"].view("datetime64[ns]"), tz="UTC")
+    return pd.DataFrame({**columns, "time": time}, copy=False)

@@ -1,0 +1,1 @@
+"""The old scripts' flags and summary keys."""

@@ -1,0 +1,184 @@
+"""Several candidates for each fold: other seeds or other settings, the best by validation kept.
+
+    candidate k of a fold  -> fold_000/candidate_k/: checkpoints, selected.ckpt, candidate.json
+    the best by validation -> fold_000/selected.ckpt, and test, once
+
+The test bars of a candidate that was not chosen are never read. Every candidate counts as a trial: the ledger's
+`trials`, and the validation returns of all of them (`validation_returns`), are what deflated Sharpe ratio and the
+probability of backtest overfitting ask for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ppo.recipe import Recipe
+from lit_ppo.scoring.significance import backtest_overfitting
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
+
+TRAINED = "candidate.json"
+LEAST_BLOCK = 4  # bars in a block of the cross-validation
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one candidate of one fold gave.
+
+    Attributes:
+        number: of the candidate, from 0.
+        overlay: what of the recipe it changes.
+        score: of its chosen weights on validation; nan if it is no number.
+        timesteps: bars it visited.
+        seconds: wall time of its training.
+        stop_reason: why it ended.
+        details: as in the ledger.
+        time: [D] open times of the validation decisions, nanoseconds since 1970 UTC.
+        net_returns: [D] net return of each.
+    """
+
+    number: int
+    overlay: dict[str, Any]
+    score: float
+    timesteps: int
+    seconds: float
+    stop_reason: str
+    details: dict[str, Any]
+    time: list[int]
+    net_returns: list[float]
+
+    def write(self, directory: Path) -> None:
+        """Put it beside the candidate's weights; written last, it says that the candidate is complete."""
+        values = dataclasses.asdict(self) | {"score": self.score if math.isfinite(self.score) else None}
+        atomic_write(directory / TRAINED, json.dumps(values))
+
+    @classmethod
+    def read(cls, directory: Path) -> Trained | None:
+        """Return what a complete candidate wrote, None if it is not complete."""
+        path = directory / TRAINED
+        if not path.is_file():
+            return None
+        values = json.loads(path.read_bytes())
+        return cls(**values | {"score": math.nan if values["score"] is None else values["score"]})
+
+    def summary(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        score = self.score if math.isfinite(self.score) else None
+        names = ("number", "overlay", "timesteps", "seconds", "stop_reason")
+        return {name: getattr(self, name) for name in names} | {"score": score}
+
+
+def candidate_path(fold_directory: Path, number: int) -> Path:
+    """Folder of one candidate of a fold."""
+    return fold_directory / f"candidate_{number}"
+
+
+def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """One overlay of `model.*` keys for each candidate; candidates without one differ by their seed.
+
+    Args:
+        parallel_candidates: how many; 1 with `candidates` means as many as there are.
+        candidates: their overlays.
+
+    Raises:
+        ValueError: fewer than one, another number of overlays, or a key that `model.*` does not have.
+    """
+    overlays = [dict(overlay) for overlay in candidates or []]
+    if parallel_candidates < 1:
+        raise ValueError(f"parallel_candidates is a number of candidates a fold, >= 1; got {parallel_candidates}")
+    if overlays and parallel_candidates not in (1, len(overlays)):
+        raise ValueError(
+            f"parallel_candidates {parallel_candidates} and {len(overlays)} `candidates` disagree: leave the number "
+            "out, or give as many overlays"
+        )
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for number, overlay in enumerate(overlays):
+        for name in overlay.keys() - set(known):
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"Candidate {number} sets {name!r}, which is no key of model.*"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    return overlays or [{} for _ in range(parallel_candidates)]
+
+
+def best(trained: Sequence[Trained]) -> Trained:
+    """The candidate with the highest validation score; the first of equals, and never one without a score.
+
+    Raises:
+        FloatingPointError: none has a score.
+    """
+    scored = [one for one in trained if math.isfinite(one.score)]
+    if not scored:
+        raise FloatingPointError(f"None of the {len(trained)} candidates has a finite validation score")
+    return max(scored, key=lambda one: (one.score, -one.number))
+
+
+def keep(candidate: Path, fold_directory: Path) -> dict[str, Any]:
+    """Bring what the chosen candidate left (named checkpoints, curves) to where a fold's are looked for.
+
+    Returns:
+        Its chosen weights' checkpoint.
+    """
+    source, target = CheckpointStore(candidate), CheckpointStore(fold_directory)
+    for entry in source.entries():
+        if entry["kind"] == "named":
+            target.save(source.load(entry["file"]), entry["file"])
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        if (candidate / name).is_file():
+            shutil.copyfile(candidate / name, fold_directory / name)
+    return target.load(SELECTED)
+
+
+def validation_returns(run_folder: str | Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Net returns of every candidate on the stitched validation bars.
+
+    A bar that is validation in several folds counts in the first of them.
+
+    Returns:
+        time [D], nanoseconds since 1970 UTC, and net returns [D, N]; D is 0 for a run without candidates.
+    """
+    times: list[NDArray[np.int64]] = []
+    returns: list[NDArray[np.float64]] = []
+    last = np.iinfo(np.int64).min
+    for directory in sorted(Path(run_folder).glob("fold_[0-9]*")):
+        paths = sorted(directory.glob("candidate_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+        found = [Trained.read(path) for path in paths]
+        whole = [one for one in found if one is not None]
+        if not whole or len(whole) < len(found):
+            continue  # the fold is not complete
+        time = np.array(whole[0].time, dtype=np.int64)
+        new = time > last
+        times.append(time[new])
+        returns.append(np.array([one.net_returns for one in whole]).T[new])
+        last = max(last, int(time[-1]))
+    if not times:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 0))
+    return np.concatenate(times), np.concatenate(returns)
+
+
+def overfitting_probability(run_folder: str | Path, blocks: int = 16) -> tuple[float | None, str]:
+    """Probability that the best candidate on validation is below the median elsewhere.
+
+    Returns:
+        The probability, or None, and then why there is none.
+    """
+    _, returns = validation_returns(run_folder)
+    if returns.shape[1] < 2:
+        return None, "there were no candidates to choose between"
+    if len(returns) < LEAST_BLOCK * blocks:
+        return None, f"{len(returns)} validation bars are too few: {LEAST_BLOCK * blocks} are needed"
+    if (returns == returns[:, :1]).all():
+        return None, "the candidates traded alike, so nothing was chosen"
+    return backtest_overfitting(returns, blocks).probability, ""

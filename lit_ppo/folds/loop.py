@@ -1,0 +1,327 @@
+"""All folds of a walk-forward: train, choose on validation, read test once, write it down, go on.
+
+    for each fold:  fit (the Lightning shell) -> chosen weights -> selected.ckpt
+                    (of several candidates: the best one's, see lit_ppo.folds.candidates)
+                    -> test, once -> out_of_sample.csv, trades.csv -> ledger folds.json
+
+The datamodule comes as an argument. A fold counts when the ledger says "done"; a resumed run goes on after the last
+one, or in the middle of a fold from its newest checkpoint, and gives what an uninterrupted run gives.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+
+from lit_ppo import interrupts
+from lit_ppo.folds.candidates import Trained, best, candidate_path, keep
+from lit_ppo.folds.monitor import Monitor
+from lit_ppo.folds.optimisation_summary import bars_seen, note_fold, write_summary
+from lit_ppo.market.books import Ledger, trades
+from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors, TrainedFold
+from lit_ppo.module import LitPPO
+from lit_ppo.recipe import Policy, load_policy
+from lit_ppo.scoring.evaluation import Evaluation, evaluate
+from lit_ppo.scoring.fills import FillTable, write_fills
+from lit_ppo.scoring.money import MoneyBook
+from lit_ppo.scoring.replay import replay
+from lit_ppo.seeding import derive_seed
+from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
+from lit_ppo.store.files import utc_cells
+from lit_ppo.store.results import FoldRecord, RunFolder
+from lit_ppo.timing import Stopwatch
+
+
+class Folds(Protocol):
+    """What the loop asks of a datamodule."""
+
+    fold: int
+    folds: list[Fold]
+    row_accesses: dict[int, dict[str, BarRange]]
+
+    def fold_data(self, index: int) -> FoldData:
+        """Train and validation bars of a fold."""
+        ...
+
+    def test_segment(self, index: int) -> MarketTensors:
+        """Test bars of a fold, asked for once."""
+        ...
+
+    def test_segment_of_another(self, index: int, checkpoint: Mapping[str, Any]) -> MarketTensors:
+        """The same, scaled as the model of another fold was trained."""
+        ...
+
+    def get_optimization_info(self) -> dict[str, Any]:
+        """What the preprocessing cache did."""
+        ...
+
+
+@dataclass
+class WalkForward:
+    """The loop over the folds.
+
+    Attributes:
+        datamodule: a set-up LightningDataModule that is also `Folds`.
+        make_module: a fresh module, given its seed and the `model.*` keys that differ from the run's.
+        make_trainer: a fresh trainer with fresh callbacks, given the fold's folder.
+        folder: where the run is written.
+        seed: of the run; every fold's own seed derives from it.
+        monitor: shows how the run gets on; None: nothing does.
+        overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
+        side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
+        money: the account in currency that also trades the test decisions; None: there is none.
+        show_test: `tensorboard.write_test`; None: there are no curves to put it beside.
+    """
+
+    datamodule: Any
+    make_module: Callable[[int, Mapping[str, Any]], LitPPO]
+    make_trainer: Callable[[Path], pl.Trainer]
+    folder: RunFolder
+    seed: int
+    monitor: Monitor | None = None
+    overlays: Sequence[Mapping[str, Any]] = ({},)
+    side_by_side: Callable[[int, Sequence[int]], None] | None = None
+    money: MoneyBook | None = None
+    show_test: Callable[..., None] | None = None
+
+    def run(self) -> list[FoldRecord]:
+        """Bring every fold to its test result; returns the ledger.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+        """
+        folds = self.datamodule.folds
+        finished = {record.index for record in self.folder.folds() if record.status == "done"}
+        waiting = [fold for fold in folds if fold.index not in finished]
+        for fold in waiting:
+            interrupts.raise_if_requested()
+            started = time.monotonic()
+            record = self.run_fold(fold)
+            cache = self.datamodule.get_optimization_info()
+            write_summary(self.folder, len(folds), cache)
+            if self.monitor is not None:
+                self.monitor.fold_done(_line(record), time.monotonic() - started, self.folder.folds(), cache)
+        return self.folder.folds()
+
+    def run_fold(self, fold: Fold) -> FoldRecord:
+        """Bring one fold to its test result, and into the ledger."""
+        watch = Stopwatch()
+        directory = self.folder.fold_path(fold.index)
+        with watch.stage("data"):
+            self.datamodule.fold = fold.index
+            data = self.datamodule.fold_data(fold.index)
+        record = FoldRecord(fold.index, bars=_ranges(fold))
+        self.folder.record_fold(record)
+        if len(self.overlays) == 1:
+            module, chosen = self._train(fold, data, directory, record, watch)
+        else:
+            module, chosen = self._choose(fold, data, directory, record, watch)
+        interrupts.raise_if_requested()
+        with watch.stage("test"):
+            market = self.datamodule.test_segment(fold.index)
+            # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
+            tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
+            self._write_test(fold.index, directory, market, tested)
+            record.details["previous_fold"] = self._previous_fold(fold.index, tested.ledger)
+            if self.money is not None:
+                prices = market.decisions("fill_price").cpu().numpy()
+                record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
+        segments = {"train": data.train, "validation": data.validation, "test": market}
+        record.details["times"] = {role: _range_of_times(segment) for role, segment in segments.items()}
+        record.status = "done"
+        record.seconds = watch.reset()
+        record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
+        if self.show_test is not None:
+            settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
+            hold = replay(np.full(len(tested.ledger), max(module.recipe.positions)), _fills(fold.index, market))
+            returns = (tested.ledger.net_return, hold.net_return)
+            self.show_test(directory, settings, record.scores, *returns, record.timesteps)
+        self.folder.record_fold(record)
+        return record
+
+    def _train(
+        self, fold: Fold, data: FoldData, directory: Path, record: FoldRecord, watch: Stopwatch, number: int = 0
+    ) -> tuple[LitPPO, Evaluation]:
+        """Train one candidate into `directory`; fills `record` and returns it with its validation."""
+        module = self._new_module(fold, data, number)
+        with watch.stage("fit"):
+            trainer = self._fit(module, directory)
+        with watch.stage("checkpoint"):
+            trainer.save_checkpoint(directory / SELECTED, weights_only=True)
+            CheckpointStore(directory).clean()
+        with watch.stage("validation"):
+            chosen = self._validated(module, fold)
+        note_fold(record, module, bars_seen(self.datamodule.row_accesses[fold.index]))
+        record.timesteps = module.timesteps
+        record.stop_reason = module.stop_reason or "budget"
+        record.details["selected"] = module.selection or {"timesteps": module.timesteps, "score": chosen.score}
+        return module, chosen
+
+    def _new_module(self, fold: Fold, data: FoldData, number: int) -> LitPPO:
+        # The first candidate is what the fold trains when there is no choice.
+        purpose = f"fold {fold.index}" + (f" candidate {number}" if number else "")
+        module = self.make_module(derive_seed(self.seed, 0, purpose), self.overlays[number])
+        module.fold = (fold.index, len(self.datamodule.folds))
+        if self.monitor is not None and self.monitor.live:
+            module.show = self.monitor.show
+        module.earlier_folds = earlier_folds(self.folder, fold.index)
+        module.build(data.train)
+        return module
+
+    def train_candidate(self, index: int, number: int) -> Trained:
+        """Train candidate `number` of fold `index`, or go on with it; its test bars are not read.
+
+        Raises:
+            Interrupted: a signal came; everything is saved.
+        """
+        directory = candidate_path(self.folder.fold_path(index), number)
+        trained = Trained.read(directory)
+        if trained is None:
+            interrupts.raise_if_requested()
+            self.datamodule.fold = index
+            fold, data = self.datamodule.folds[index], self.datamodule.fold_data(index)
+            record, watch = FoldRecord(index), Stopwatch()
+            _, chosen = self._train(fold, data, directory, record, watch, number)
+            trained = Trained(
+                number=number,
+                overlay=dict(self.overlays[number]),
+                score=chosen.score,
+                timesteps=record.timesteps,
+                seconds=sum(watch.reset().values()),
+                stop_reason=record.stop_reason,
+                details=record.details,
+                time=chosen.ledger.time.tolist(),
+                net_returns=chosen.ledger.net_return.tolist(),
+            )
+            trained.write(directory)
+        return trained
+
+    def _choose(
+        self, fold: Fold, data: FoldData, directory: Path, record: FoldRecord, watch: Stopwatch
+    ) -> tuple[LitPPO, Evaluation]:
+        """Train every candidate, keep the best by validation; fills `record` and returns it with its validation."""
+        numbers = range(len(self.overlays))
+        with watch.stage("candidates"):
+            if self.side_by_side is not None:
+                self.side_by_side(fold.index, numbers)
+            every = [self.train_candidate(fold.index, number) for number in numbers]
+        winner = best(every)
+        state = keep(candidate_path(directory, winner.number), directory)
+        self.datamodule.load_state_dict(state[type(self.datamodule).__qualname__])  # its scaler
+        module = self._new_module(fold, data, winner.number)
+        _policy(module).load_state_dict({name.removeprefix("policy."): x for name, x in state["state_dict"].items()})
+        record.trials = len(every)
+        record.timesteps = sum(one.timesteps for one in every)
+        record.stop_reason = winner.stop_reason
+        record.details |= winner.details
+        record.details |= {"candidate": winner.number, "candidates": [one.summary() for one in every]}
+        with watch.stage("validation"):
+            return module, self._validated(module, fold)
+
+    def _validated(self, module: LitPPO, fold: Fold) -> Evaluation:
+        # Asked for anew: a warm start may have brought a scaler of its own.
+        market = self.datamodule.fold_data(fold.index).validation
+        return evaluate(_policy(module), market, module.recipe.account_features)
+
+    def _fit(self, module: LitPPO, directory: Path) -> pl.Trainer:
+        trainer = self.make_trainer(directory)
+        # None in the directory: a fold killed before its first checkpoint starts again, with equal result.
+        newest = CheckpointStore(directory).load_newest()
+        trainer.fit(module, datamodule=self.datamodule, ckpt_path=None if newest is None else newest[1])
+        return trainer
+
+    def _previous_fold(self, fold: int, tested: Ledger) -> dict[str, Any]:
+        """Let the model of the fold before trade this fold's test bars: what training anew was worth.
+
+        Fold 0 has none before it and stays flat; so does a fold whose predecessor's weights cannot be read.
+
+        Returns:
+            For the ledger of folds: its figures, or why it stayed flat.
+        """
+        why, checkpoint = "there is no fold before", None
+        if fold > 0:
+            try:
+                checkpoint = CheckpointStore(self.folder.fold_path(fold - 1)).load(SELECTED)
+            except (FileNotFoundError, CheckpointError) as error:
+                why = f"the weights of fold {fold - 1} cannot be read"
+                warnings.warn(f"The baseline `previous_fold` stays flat in fold {fold}: {error}", stacklevel=2)
+        if checkpoint is None:
+            self.folder.append_baselines(fold, tested.time, np.zeros(len(tested)))
+            return {"flat": why}
+        policy, recipe = load_policy(checkpoint)
+        scaled = checkpoint[type(self.datamodule).__qualname__]
+        market = self.datamodule.test_segment_of_another(fold, scaled)
+        found = evaluate(policy, market, recipe.account_features, close_at_end=True)
+        self.folder.append_baselines(fold, found.ledger.time, found.ledger.net_return)
+        return {name: _finite(found.metrics[name]) for name in ("return_pct", "sharpe_annual", "trades")}
+
+    def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:
+        fills = _fills(fold, market)
+        write_fills(directory, fills)
+        self.folder.append_out_of_sample(fold, tested.ledger)
+        self.folder.append_trades(fold, trades(tested.ledger, fills.fill_price))
+
+
+def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
+    """The folds before fold `index` that are done, oldest first."""
+    return [
+        TrainedFold(
+            index=record.index,
+            directory=str(folder.fold_path(record.index)),
+            seen=BarRange(*record.details["seen"]),
+            validation_score=record.scores["validation/score"],
+            optimisations=record.details["optimisations"],
+        )
+        for record in folder.folds()
+        if record.status == "done" and record.index < index
+    ]
+
+
+def _range_of_times(market: MarketTensors) -> list[str]:
+    """Open times of the first and the last decision bar."""
+    return utc_cells(market.decisions("time")[[0, -1]].cpu().numpy())
+
+
+def _fills(fold: int, market: MarketTensors) -> FillTable:
+    """What any position would have earned and paid on the decision bars."""
+    names = ("time", "fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
+    arrays = {name: market.decisions(name).cpu().numpy() for name in names}
+    return FillTable(fold=np.full(len(arrays["time"]), fold), **arrays)
+
+
+def _line(record: FoldRecord) -> str:
+    scores = record.scores
+    return (
+        f"fold {record.index:3d}  {record.timesteps:,} bars  validation {_number(scores['validation/score'])}  "
+        f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
+    )
+
+
+def _policy(module: LitPPO) -> Policy:
+    assert module.policy is not None
+    return module.policy
+
+
+def _ranges(fold: Fold) -> dict[str, list[int]]:
+    return {role: list(getattr(fold, role)) for role in ("train", "validation", "test")}
+
+
+def _scores(stage: str, evaluation: Evaluation) -> dict[str, float | None]:
+    values = {"score": evaluation.score, **evaluation.metrics}
+    return {f"{stage}/{name}": _finite(value) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None, form: str = "+.4f") -> str:
+    return "n/a" if value is None else format(value, form)

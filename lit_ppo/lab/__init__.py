@@ -1,0 +1,1 @@
+"""Trainings and proofs on markets whose answer is known: oracles, nulls, the audit."""

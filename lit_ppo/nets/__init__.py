@@ -1,0 +1,1 @@
+"""The networks: encoders, policies, start values, fused kernels."""

@@ -1,0 +1,171 @@
+"""What both policies are built of: recurrent encoder, heads, and the state that is carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_ppo.nets.initialisation import InitScheme, initialise_lstm
+from lit_ppo.nets.kernels.activations import ACTIVATIONS
+from lit_ppo.nets.lstm import LSTM, LSTMState
+
+
+class PolicyState(NamedTuple):
+    """LSTM state of a policy: one encoder, or one for the policy and one for the critic."""
+
+    policy: LSTMState
+    critic: LSTMState | None = None
+
+    def map(self, function) -> PolicyState:
+        """Return the state with `function` applied to each [L, S, H] tensor."""
+
+        def mapped(state: LSTMState) -> LSTMState:
+            return LSTMState(function(state.hidden), function(state.cell))
+
+        return PolicyState(mapped(self.policy), None if self.critic is None else mapped(self.critic))
+
+    def reset_where(self, starts: Tensor) -> PolicyState:
+        """Zero the state of the sequences that `starts` [S] marks: before the step, never after it."""
+        critic = None if self.critic is None else self.critic.reset_where(starts)
+        return PolicyState(self.policy.reset_where(starts), critic)
+
+    def select(self, sequences: Tensor | slice) -> PolicyState:
+        """Return the state of some sequences."""
+        return self.map(lambda tensor: tensor[:, sequences])
+
+    @staticmethod
+    def join(states: Sequence[PolicyState]) -> PolicyState:
+        """Put the sequences of several states side by side."""
+
+        def joined(parts: Sequence[LSTMState]) -> LSTMState:
+            return LSTMState(torch.cat([part.hidden for part in parts], 1), torch.cat([part.cell for part in parts], 1))
+
+        critics = [state.critic for state in states if state.critic is not None]
+        return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
+
+
+class Encoded(NamedTuple):
+    """What an encoder remembers: [T, S, H] for the policy head and for the value head."""
+
+    policy: Tensor
+    critic: Tensor
+
+    def map(self, function) -> Encoded:
+        """Apply `function` to the policy's tensor and to the critic's; once when they are the same."""
+        policy = function(self.policy)
+        return Encoded(policy, policy if self.critic is self.policy else function(self.critic))
+
+
+def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
+    """An orthogonal linear layer, drawn from `generator`: `nn.Linear` alone would draw from the global one."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(
+    width: int,
+    layers: Sequence[int],
+    activation: str,
+    outputs: int,
+    output_gain: float,
+    generator: torch.Generator | None,
+) -> nn.Sequential:
+    """Linear layers of these widths, orthogonal with gain sqrt(2), and an output layer with a gain of its own."""
+    modules: list[nn.Module] = []
+    for size in layers:
+        modules += [linear(width, size, 2**0.5, generator), ACTIVATIONS[activation]()]
+        width = size
+    return nn.Sequential(*modules, linear(width, outputs, output_gain, generator))
+
+
+def check_network(hidden_size: int, num_layers: int, activation: str) -> None:
+    """Refuse sizes and activations that cannot be built."""
+    if hidden_size < 1 or num_layers < 1:
+        raise ValueError(f"The LSTM needs hidden_size >= 1 and num_layers >= 1, got {hidden_size} and {num_layers}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"`activation` must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
+
+
+class RecurrentEncoder(nn.Module):
+    """One LSTM for policy and critic, or one each.
+
+    Args:
+        num_inputs: F, width of an observation.
+        hidden_size, num_layers: H and L of each LSTM.
+        shared: one LSTM serves both heads; otherwise the critic has its own.
+        init: start values, see `lit_ppo.nets.initialisation`.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        hidden_size: int,
+        num_layers: int,
+        shared: bool,
+        init: InitScheme,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.policy = LSTM(num_inputs, hidden_size, num_layers, generator)
+        self.critic = None if shared else LSTM(num_inputs, hidden_size, num_layers, generator)
+        for lstm in (self.policy, self.critic):
+            if lstm is not None:
+                initialise_lstm(lstm, init, generator)
+
+    def initial_state(self, num_sequences: int) -> PolicyState:
+        """Return zeros: an episode starts without memory."""
+        critic = None if self.critic is None else self.critic.initial_state(num_sequences)
+        return PolicyState(self.policy.initial_state(num_sequences), critic)
+
+    def forward(
+        self, inputs: Tensor, state: PolicyState, episode_starts: Tensor | None = None
+    ) -> tuple[Encoded, PolicyState]:
+        """Encode [T, S, F]; `episode_starts` [T, S] resets the state before the step it marks."""
+        hidden, policy_state = self.policy(inputs, state.policy, episode_starts)
+        if self.critic is None:
+            return Encoded(hidden, hidden), PolicyState(policy_state)
+        critic_hidden, critic_state = self.critic(inputs, state.critic, episode_starts)
+        return Encoded(hidden, critic_hidden), PolicyState(policy_state, critic_state)
+
+
+class PositionHead(nn.Module):
+    """An MLP over the memory of the market, evaluated for every held position at once.
+
+    The held position enters as an embedding added before the first activation, other account features through a
+    linear map added at the same place.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_positions: int,
+        num_account: int,
+        layers: Sequence[int],
+        activation: str,
+        outputs: int,
+        output_gain: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("A position head needs at least one hidden layer: the held position enters there")
+        self.market = linear(hidden_size, layers[0], 2**0.5, generator)
+        self.position = nn.Parameter(torch.empty(num_positions, layers[0]))
+        nn.init.orthogonal_(self.position, 1.0, generator=generator)
+        self.account = linear(num_account, layers[0], 2**0.5, generator, bias=False) if num_account else None
+        self.activation = ACTIVATIONS[activation]()
+        self.output = mlp(layers[0], layers[1:], activation, outputs, output_gain, generator)
+
+    def forward(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
+        """[..., H] -> [..., P, outputs] for all held positions, or [..., outputs] for the given `held` [...]."""
+        market = self.market(hidden)
+        inner = market.unsqueeze(-2) + self.position if held is None else market + self.position[held]
+        if self.account is not None and account is not None:
+            inner = inner + self.account(account)
+        return self.output(self.activation(inner))

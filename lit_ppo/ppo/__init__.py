@@ -1,0 +1,1 @@
+"""The learner: rollout, advantages, losses, one PPO iteration."""

@@ -1,0 +1,122 @@
+"""Other decisions on the same test bars: baselines, random traders, dearer costs, later execution. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ppo.market import baselines
+from lit_ppo.market.baselines import Percentile, percentile_among
+from lit_ppo.market.books import Ledger, account, stitch
+from lit_ppo.market.costs import net_return
+from lit_ppo.scoring.fills import FillTable
+
+Floats = NDArray[np.float64]
+RANDOM_DRAWS = 1_000
+# Draws are made in portions of about this many numbers, so that memory stays small whatever the length of the run.
+_PORTION = 2_000_000
+
+
+def fold_starts(fold: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows at which a new fold begins, the first row included."""
+    return np.flatnonzero(np.concatenate(([True], fold[1:] != fold[:-1])))
+
+
+def held_before(positions: Floats, fold: NDArray[np.int64]) -> Floats:
+    """[..., D] position held before each decision, when every fold starts flat."""
+    held = np.zeros_like(positions)
+    held[..., 1:] = positions[..., :-1]
+    held[..., fold_starts(fold)] = 0.0
+    return held
+
+
+def replay(positions: Floats, fills: FillTable, *, restart: bool = True) -> Ledger:
+    """Books of positions [D] on the test bars.
+
+    Args:
+        positions: [D] decided at each bar.
+        fills: D test bars.
+        restart: every fold starts flat, as the agent does; False: one account that goes through all of them.
+    """
+    starts = fold_starts(fills.fold).tolist() if restart else [0]
+    ledgers = [
+        account(
+            positions[part],
+            time=fills.time[part],
+            price_return=fills.price_return[part],
+            turnover_cost=fills.turnover_cost[part],
+            carry_long=fills.carry_long[part],
+            carry_short=fills.carry_short[part],
+        )
+        for part in (slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(fills)], strict=True))
+    ]
+    return stitch(ledgers)
+
+
+def delayed(positions: Floats, fold: NDArray[np.int64], bars: int = 1) -> Floats:
+    """The same decisions executed `bars` later; flat until the first of a fold arrives."""
+    late = positions
+    for _ in range(bars):
+        late = held_before(late, fold)
+    return late
+
+
+def baseline_positions(fills: FillTable, size: float) -> dict[str, Floats]:
+    """Positions [D] of the traders that need no learning, by name; `size` is the largest position of the agent's grid.
+
+    The moving averages see the last fill before the decision (the close may not be on disk): known at the decision
+    under every fill rule.
+    """
+    known = np.concatenate((fills.fill_price[:1], fills.fill_price[:-1]))
+    return {
+        "flat": baselines.flat(len(fills)),
+        "buy_and_hold": baselines.buy_and_hold(len(fills), size),
+        "always_short": baselines.always_short(len(fills), size),
+        "sma_cross": baselines.sma_cross(known, size=size),
+    }
+
+
+@dataclass(frozen=True)
+class RandomTraders:
+    """What random traders with the agent's own exposures, holding times and turnover earned.
+
+    Attributes:
+        log_growth: [draws] log of the final equity.
+        rank: where the agent stands among them.
+    """
+
+    log_growth: Floats
+    rank: Percentile
+
+
+def log_growth(net_returns: Floats) -> Floats:
+    """[..., D] -> [...] log of the final equity; a ruined account counts as a loss of 1 - 1e-12."""
+    total: Floats = np.log(np.maximum(1.0 + net_returns, 1e-12)).sum(axis=-1)
+    return total
+
+
+def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = RANDOM_DRAWS) -> RandomTraders:
+    """Replay `draws` random traders of matched turnover and rank the agent among them.
+
+    Args:
+        positions: [D] of the agent.
+        fills: D test bars.
+        seed: of the draws.
+        draws: number of random traders.
+    """
+    generator = np.random.default_rng(seed)
+    portion = max(1, min(draws, _PORTION // len(fills)))
+    results = []
+    for first in range(0, draws, portion):
+        paths = baselines.matched_turnover(positions, min(portion, draws - first), generator)
+        results.append(log_growth(_net(paths, fills)))
+    growth = np.concatenate(results)
+    return RandomTraders(growth, percentile_among(float(log_growth(_net(positions, fills))), growth))
+
+
+def _net(paths: Floats, fills: FillTable) -> Floats:
+    held = held_before(paths, fills.fold)
+    net: Floats = net_return(held, paths, fills.price_return, fills.turnover_cost, fills.carry_long, fills.carry_short)
+    return net

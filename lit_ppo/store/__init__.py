@@ -1,0 +1,1 @@
+"""A run's folder on disk: atomic writes, checkpoints, results, lock, provenance."""

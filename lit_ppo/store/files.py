@@ -1,0 +1,163 @@
+"""Names, cells and rows of the files in a run's folder: what keeps them inside it, exact, and safe to open.
+
+Standard library and numpy only: the light commands read with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, room_for, sync_directory, write_all
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it is safe as one part of a path on every system.
+
+    Raises:
+        ValueError: not 1 to 64 of `A-Za-z0-9._-`, or `.`, `..`, or a device name of Windows such as `con` or `nul.txt`.
+    """
+    if not _NAME.fullmatch(name) or name in {".", ".."} or name.split(".")[0].lower() in _DEVICES:
+        raise ValueError(
+            f"A file of a run needs a name of 1 to 64 letters, digits, '.', '_' or '-', not a device name; got {name!r}"
+        )
+    return name
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as a run may record it: as given if relative, else from the working directory, else its name.
+
+    Records and reports travel; the directories and the user name of the machine they were made on do not.
+    """
+    given = Path(path)
+    if given.is_absolute():
+        here = Path.cwd()
+        given = given.relative_to(here) if given.is_relative_to(here) else Path(given.name)
+    return given.as_posix()
+
+
+def make_writable(directory: Path, whose: str, other: str) -> None:
+    """Make a folder, and try to write there, before any training.
+
+    Args:
+        directory: made if absent.
+        whose: "run", for the message.
+        other: what is to be chosen instead.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    probe = directory / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The {whose} cannot write to {directory} ({error.strerror}). Make it writable or choose another {other}",
+        ) from error
+
+
+def utc_cells(time: NDArray[np.int64]) -> list[str]:
+    """[N] nanoseconds since 1970 -> 2024-01-02T00:15:00Z (ISO 8601, UTC); with a fraction only where it matters."""
+    moments = time.astype("datetime64[ns]")
+    whole = not (time % 1_000_000_000).any()
+    texts = np.datetime_as_string(moments, unit="s") if whole else np.datetime_as_string(moments, unit="ns")
+    return [f"{text}Z" for text in texts.tolist()]
+
+
+def json_bytes(record: Any) -> bytes:
+    """Serialise to strict JSON, one key a line: nan and infinities become null, numpy numbers plain ones."""
+    return (json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"A run's record holds numbers, text, lists and dicts only, got {type(value).__name__}: {value!r}")
+
+
+class FoldCsv:
+    """A CSV file that grows by whole folds, in order, and can be grown again after a kill.
+
+    One column is `fold`, with no quoted cell before it. Appending fold k removes what an interrupted attempt at fold k
+    left, half a line included, so that a resumed run and an uninterrupted one write the same bytes.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        self.header = (",".join(columns) + "\n").encode()
+        self._fold_column = list(columns).index("fold")
+
+    def before(self, fold: int) -> tuple[int, list[str] | None]:
+        """Return the byte at which fold `fold` begins, and the cells of the row before it (None: there is none).
+
+        Raises:
+            ValueError: the file is not ours, is damaged, or holds a later fold.
+        """
+        data = self.path.read_bytes() if self.path.exists() else b""
+        if not data.startswith(self.header):
+            if self.header.startswith(data):  # killed while the header was written
+                return 0, None
+            first = data.partition(b"\n")[0][:200]
+            raise ValueError(f"{self.path} has the header {first!r}, expected {self.header.strip()!r}")
+        end = data.rfind(b"\n") + 1
+        while end > len(self.header):
+            start = data.rfind(b"\n", 0, end - 1) + 1
+            cells = data[start : end - 1].decode().split(",")
+            try:
+                found = int(cells[self._fold_column])
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    f"{self.path} is damaged: the row at byte {start} names no fold. Start again with --overwrite"
+                ) from error
+            if found > fold:
+                raise ValueError(
+                    f"{self.path} holds fold {found} already, so fold {fold} cannot come after it: folds are written "
+                    "in order. Start the run again with --overwrite"
+                )
+            if found < fold:
+                return end, cells
+            end = start
+        return len(self.header), None
+
+    def append(self, fold: int, rows: Sequence[str]) -> None:
+        """Replace what the file holds of fold `fold` by `rows` (lines without their ends), and sync it to the disk."""
+        end, _ = self.before(fold)
+        data = "".join(f"{row}\n" for row in rows).encode()
+        if end == 0:
+            data = self.header + data
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link would lead the write out of the folder
+        with room_for(self.path, len(data)), os.fdopen(os.open(self.path, flags, 0o644), "wb", buffering=0) as file:
+            file.truncate(end)
+            file.seek(end)
+            half = len(data) // 2
+            write_all(file.fileno(), data[:half])
+            failpoint("mid_append", self.path.name)
+            write_all(file.fileno(), data[half:])
+            os.fsync(file.fileno())
+        if end == 0:
+            sync_directory(self.path.parent)

@@ -1,0 +1,356 @@
+"""A run's folder, `results/<seed>/`: every file a walk-forward writes, and the way back for report and compare.
+
+    config.yaml, run.json       what ran
+    folds.json                  the ledger of folds: what a resume trusts
+    fold_000/ ...               checkpoints, metrics.jsonl, TensorBoard events
+    monitor/                    TensorBoard events of the run as a whole
+    out_of_sample.csv           one row per test decision, in time order
+    trades.csv                  one row per round trip
+    baselines.csv               one row per test decision: equity of what only the walk-forward can trade
+
+No torch import: `lit-ppo report` starts in a second.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import operator
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lit_ppo.market.books import Ledger, Trades
+from lit_ppo.store.atomic import atomic_write, remove_temporaries
+from lit_ppo.store.files import FoldCsv, check_name, json_bytes, make_writable, shown_path, utc_cells
+from lit_ppo.store.provenance import code_state, machine, package_versions
+
+SCHEMA = 1  # of run.json and folds.json
+OUT_OF_SAMPLE_COLUMNS = ("time", "fold", "position", "gross_return", "cost", "net_return", "equity")
+TRADE_COLUMNS = (
+    *("fold", "entry_time", "exit_time", "side", "size", "entry_price", "exit_price"),
+    *("result", "cost", "bars_held", "closed"),
+)
+BASELINE_COLUMNS = ("time", "fold", "previous_fold")
+_NOT_FLOAT = {"time", "fold", "entry_time", "exit_time", "side", "bars_held", "closed"}
+# What `--overwrite` removes besides fold_000/ ...; anything else in the folder is the user's.
+_RUN_FILES = (
+    *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.csv"),
+    *("money.csv", "optimization_summary.json", "training_state.json", "report.html", "autotune.json"),
+)
+
+
+@dataclass
+class FoldRecord:
+    """One fold of the ledger.
+
+    Attributes:
+        index: number of the fold.
+        status: "running", "done" or "failed". Rows of out_of_sample.csv count once their fold is "done".
+        bars: [start, stop) rows of the bar file by role: "train", "validation", "test".
+        timesteps: bars visited by training, see DESIGN "Words".
+        seconds: wall time by stage ("data", "rollout", "update", "validation", "test", ...).
+        scores: by name, e.g. "validation/score", "test/sharpe_annual".
+        stop_reason: why training ended ("budget", "early stopping: ...").
+        trials: configurations whose validation score was looked at; the deflated Sharpe ratio counts them.
+        details: anything else worth keeping (warm start, best checkpoint).
+    """
+
+    index: int
+    status: str = "running"
+    bars: dict[str, list[int]] = field(default_factory=dict)
+    timesteps: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
+    stop_reason: str = ""
+    trials: int = 1
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in {"running", "done", "failed"}:
+            raise ValueError(f"The status of fold {self.index} must be running, done or failed, got {self.status!r}")
+
+
+def run_record(
+    *, seed: int, data: Mapping[str, Any], command: Sequence[str], seeds: Sequence[int] = (), **more: Any
+) -> dict[str, Any]:
+    """Return what run.json holds when a run starts, without a directory, user or host name.
+
+    Args:
+        seed: of this run.
+        data: fingerprint of the bars: "path", "sha256", "rows", "range", "bars_per_year", ...
+        command: the command line, one argument an entry.
+        seeds: of all runs that are pooled with this one.
+        more: further entries, e.g. `device`.
+    """
+    return {
+        "schema": SCHEMA,
+        "status": "running",
+        "seed": seed,
+        "seeds": list(seeds) or [seed],
+        "command": [_without_directories(argument) for argument in command],
+        "data": {key: shown_path(value) if key == "path" and value else value for key, value in data.items()},
+        "versions": package_versions(),
+        **code_state(),
+        "machine": machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }
+
+
+def _without_directories(argument: str) -> str:
+    flag, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return flag + equals + (shown_path(value) if Path(value).is_absolute() else value)
+
+
+class RunFolder:
+    """The folder `root/<seed>/` of one run, made if absent.
+
+    Files are replaced whole (`atomic_write`) or grow by whole folds (`FoldCsv`), and never through a symbolic link.
+
+    Raises:
+        ValueError: the seed is not a whole number >= 0, or the folder is a symbolic link or a file.
+        OSError: the folder cannot be made or written to (found here, before any training).
+    """
+
+    def __init__(self, root: str | Path, seed: int) -> None:
+        try:
+            if isinstance(seed, bool) or (number := operator.index(seed)) < 0:
+                raise TypeError
+        except TypeError as error:
+            raise ValueError(f"A run's folder is named by its seed, a whole number >= 0; got {seed!r}") from error
+        self.seed = number
+        self.path = Path(root).resolve() / str(number)
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise ValueError(f"{self.path} is a link or a file, but a run needs a folder there. Move it away")
+        make_writable(self.path, "run", "--results")
+        self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
+        self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
+        self._baselines = FoldCsv(self.path / "baselines.csv", BASELINE_COLUMNS)
+
+    def begin(self, *, resume: bool = False, overwrite: bool = False) -> bool:
+        """Decide what happens to a run that is there already. Returns whether there is one to resume.
+
+        Only for the owner of the folder (`RunLock`): what a killed run left half written is removed.
+
+        Raises:
+            ValueError: both were asked for.
+            FileExistsError: there is a run and neither was asked for.
+        """
+        if resume and overwrite:
+            raise ValueError("--resume continues the run that is there, --overwrite deletes it; give one of them")
+        present = any((self.path / name).exists() for name in ("run.json", "folds.json", "out_of_sample.csv"))
+        if present and not (resume or overwrite):
+            raise FileExistsError(
+                f"{self.path} holds a run already. Continue it with --resume, delete it with --overwrite, or choose "
+                "another seed or results directory"
+            )
+        remove_temporaries(self.path)
+        if present and overwrite:
+            self.remove()
+        return present and resume
+
+    def remove(self) -> None:
+        """Delete the run's own files; what else lies in the folder stays."""
+        for name in _RUN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for own in (*self.path.glob("fold_[0-9]*"), *self.path.glob("monitor")):
+            own.unlink() if own.is_symlink() or own.is_file() else shutil.rmtree(own)
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the run; the name is checked, a symbolic link refused."""
+        path = self.path / check_name(name)
+        if path.is_symlink():
+            raise ValueError(f"{path} is a symbolic link; a run writes only inside its own folder. Remove the link")
+        return path
+
+    def fold_path(self, fold: int) -> Path:
+        """Folder `fold_000` of a fold, made if absent."""
+        path = self.file(f"fold_{fold:03d}")
+        path.mkdir(exist_ok=True)
+        return path
+
+    def metrics_path(self, fold: int) -> Path:
+        """`metrics.jsonl` of a fold: one line per PPO iteration."""
+        return self.fold_path(fold) / "metrics.jsonl"
+
+    def write_config(self, text: str) -> None:
+        """Keep the merged configuration (YAML)."""
+        atomic_write(self.file("config.yaml"), text)
+
+    def write_run(self, record: Mapping[str, Any]) -> None:
+        """Write run.json, see `run_record`."""
+        atomic_write(self.file("run.json"), json_bytes(record))
+
+    def read_run(self) -> dict[str, Any]:
+        """Return run.json."""
+        return _read_json(self.file("run.json"))
+
+    def update_run(self, **changes: Any) -> None:
+        """Change entries of run.json, e.g. `status="done"`."""
+        self.write_run(self.read_run() | changes)
+
+    def record_fold(self, record: FoldRecord) -> None:
+        """Put a fold into the ledger, in place of what the ledger had of it."""
+        others = [fold for fold in self.folds() if fold.index != record.index]
+        ordered = sorted([*others, record], key=lambda fold: fold.index)
+        ledger = {"schema": SCHEMA, "folds": [asdict(fold) for fold in ordered]}
+        atomic_write(self.file("folds.json"), json_bytes(ledger))
+
+    def folds(self) -> list[FoldRecord]:
+        """Return the ledger, by fold index; empty before the first fold."""
+        return _read_folds(self.file("folds.json"))
+
+    def is_done(self, fold: int) -> bool:
+        """Whether the ledger says that a fold ended with its test result."""
+        return any(record.index == fold and record.status == "done" for record in self.folds())
+
+    def append_out_of_sample(self, fold: int, ledger: Ledger) -> float:
+        """Append a fold's D test decisions; returns the equity after them.
+
+        Equity goes on from the last row of the earlier folds (from 1 at the first), multiplied by 1 + net_return; it
+        is what it is in the file, `ledger.equity` starts anew in each fold. A repeated append replaces the first.
+        """
+        _, last = self._out_of_sample.before(fold)
+        equity = float(last[-1]) if last else 1.0
+        columns = (ledger.position, ledger.gross_return, ledger.cost, ledger.net_return)
+        rows = []
+        for time, *numbers in zip(utc_cells(ledger.time), *(c.tolist() for c in columns), strict=True):
+            equity *= max(1.0 + numbers[-1], 0.0)
+            rows.append(",".join([time, str(fold), *map(repr, numbers), repr(equity)]))
+        self._out_of_sample.append(fold, rows)
+        return equity
+
+    def append_trades(self, fold: int, trades: Trades) -> None:
+        """Append a fold's round trips. A repeated append replaces the first."""
+        cells = [
+            utc_cells(trades.entry_time),
+            utc_cells(trades.exit_time),
+            ["long" if side > 0 else "short" for side in trades.side.tolist()],
+            *(map(repr, c.tolist()) for c in (trades.size, trades.entry_price, trades.exit_price)),
+            *(map(repr, c.tolist()) for c in (trades.result, trades.cost, trades.bars_held)),
+            ["true" if closed else "false" for closed in trades.closed.tolist()],
+        ]
+        self._trades.append(fold, [",".join([str(fold), *row]) for row in zip(*cells, strict=True)])
+
+    def append_baselines(self, fold: int, time: NDArray[np.int64], previous_fold: NDArray[np.float64]) -> None:
+        """Append what the previous fold's model made of a fold's D test bars. A repeated append replaces the first.
+
+        Args:
+            fold: whose test bars these are.
+            time: [D] open times, nanoseconds since 1970 UTC.
+            previous_fold: [D] its net returns; the file holds the equity, which goes on from fold to fold.
+        """
+        _, last = self._baselines.before(fold)
+        equity = float(last[-1]) if last else 1.0
+        rows = []
+        for bar, net in zip(utc_cells(time), previous_fold.tolist(), strict=True):
+            equity *= max(1.0 + net, 0.0)
+            rows.append(f"{bar},{fold},{equity!r}")
+        self._baselines.append(fold, rows)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it lies on disk.
+
+    Attributes:
+        path: its folder.
+        record: run.json.
+        config: text of config.yaml; empty if the run was stopped before it was written.
+        folds: the ledger.
+        out_of_sample: columns of out_of_sample.csv, `time` as datetime64[ns, UTC], of the folds that are done.
+        trades: columns of trades.csv of the folds that are done.
+        baseline_equity: baselines.csv of the folds that are done, empty if absent.
+        rows_left_out: rows of out_of_sample.csv that belong to folds that are not done.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    config: str
+    folds: list[FoldRecord]
+    out_of_sample: pd.DataFrame
+    trades: pd.DataFrame
+    baseline_equity: pd.DataFrame
+    rows_left_out: int
+
+    def metrics(self, fold: int) -> list[dict[str, Any]]:
+        """Return the lines of a fold's metrics.jsonl; a last line cut by a kill is left out."""
+        path = self.path / f"fold_{fold:03d}" / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        whole = path.read_bytes().rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the folder of a run, finished or not.
+
+    Raises:
+        FileNotFoundError: there is no run.json.
+        ValueError: a file is not what a run writes.
+    """
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json. Give results/<seed>")
+    folds = _read_folds(folder / "folds.json")
+    done = [fold.index for fold in folds if fold.status == "done"]
+    rows = _read_csv(folder / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS, ("time",))
+    trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS, ("entry_time", "exit_time"))
+    counted = rows["fold"].isin(done)
+    curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS, ("time",))
+    config = folder / "config.yaml"
+    return Run(
+        path=folder,
+        record=_read_json(folder / "run.json"),
+        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        folds=folds,
+        out_of_sample=rows[counted].reset_index(drop=True),
+        trades=trades[trades["fold"].isin(done)].reset_index(drop=True),
+        baseline_equity=curves[curves["fold"].isin(done)].reset_index(drop=True),
+        rows_left_out=int((~counted).sum()),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). Restore it, or start the run again with --overwrite"
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds a {type(record).__name__}, expected an object. Start again with --overwrite")
+    return record
+
+
+def _read_folds(path: Path) -> list[FoldRecord]:
+    if not path.is_file():
+        return []
+    try:
+        return [FoldRecord(**record) for record in _read_json(path)["folds"]]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a ledger of schema {SCHEMA}: {error}. It may be of another release") from error
+
+
+def _read_csv(path: Path, columns: Sequence[str], times: Sequence[str]) -> pd.DataFrame:
+    text = path.read_bytes() if path.is_file() else b""
+    text = text[: text.rfind(b"\n") + 1]  # a killed writer leaves half a line
+    if not text:
+        text = (",".join(columns) + "\n").encode()
+    header = pd.read_csv(io.BytesIO(text), nrows=0).columns
+    # Python's float reads back what repr wrote to the last bit; pandas' own parser does so in some versions only.
+    exact = {name: float for name in header if name not in _NOT_FLOAT}
+    frame = pd.read_csv(io.BytesIO(text), converters=exact)
+    if tuple(frame.columns) != tuple(columns):
+        raise ValueError(f"{path} has the columns {list(frame.columns)}, expected {list(columns)}")
+    for name in times:
+        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").dt.as_unit("ns")
+    return frame
