@@ -1,6 +1,39 @@
 """Recurrent PPO for trading, trained by walk-forward, on PyTorch Lightning and Fabric.
 
-Nothing is imported here: the light commands (`lit-ppo data`, `report`, `cache`) must start without torch.
+Names are loaded at their first use (PEP 562): `import lit_ppo` and the light commands (`lit-ppo data`, `report`,
+`cache`) start without torch.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "walk_forward": "lit_ppo.api",
+    "load_run": "lit_ppo.api",
+    "load_policy": "lit_ppo.api",
+    "Run": "lit_ppo.api",
+    "LitPPO": "lit_ppo.module",
+    "Recipe": "lit_ppo.recipe",
+    "WalkForwardDataModule": "datamodules.walk_forward",
+}
+__all__ = ["LitPPO", "Recipe", "Run", "WalkForwardDataModule", "__version__", "load_policy", "load_run", "walk_forward"]
+
+if TYPE_CHECKING:
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo.api import Run, load_policy, load_run, walk_forward
+    from lit_ppo.module import LitPPO
+    from lit_ppo.recipe import Recipe
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

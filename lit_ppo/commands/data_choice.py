@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+RECIPES = Path(__file__).resolve().parents[2] / "configs"
 
 
 def asks_for_environment(arguments: Sequence[str]) -> bool:
@@ -25,7 +28,27 @@ def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
     for argument in waiting:
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-c"):
-            yield Path(value if equals else next(waiting, ""))
+            yield recipe_file(value if equals else next(waiting, ""))
+
+
+def recipe_file(asked: str) -> Path:
+    """The file that `--config` means: a path, or the name of a recipe that is installed with the program."""
+    shipped = RECIPES / f"{asked}.yaml"
+    return shipped if re.fullmatch(r"\w+", asked) and not Path(asked).is_file() and shipped.is_file() else Path(asked)
+
+
+def with_recipe_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every name of a recipe replaced by its file."""
+    found, waiting = [], iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-c"):
+            found.append(argument)
+        elif equals:
+            found.append(f"{flag}={recipe_file(value)}")
+        else:
+            found += [flag, *(str(recipe_file(name)) for name in (next(waiting, None),) if name is not None)]
+    return found
 
 
 def _data_keys(path: Path) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lit_ppo.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.commands.config_check import check_files, known_keys
-from lit_ppo.commands.data_choice import configuration_files
+from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
@@ -83,7 +83,7 @@ class LitPPOCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
         self.command = command
-        arguments, self.allowed_modules = take_allowed_modules(arguments)
+        arguments, self.allowed_modules = take_allowed_modules(with_recipe_files(arguments))
         restrict_class_paths(self.allowed_modules)
         if self.allowed_modules:
             arguments = [*arguments, "--data.allow_modules", json.dumps(self.allowed_modules)]

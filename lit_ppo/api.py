@@ -1,0 +1,252 @@
+"""What Python users call: the same functions behind the commands, with DataFrames in and out.
+
+    run = lit_ppo.walk_forward("bars.csv", model={"total_timesteps": 50_000}, test_size=500, results="results/mine")
+    run.verdict.sentence, run.decisions, run.trades, run.folds, run.report()
+    policy = lit_ppo.load_policy("results/mine/42")
+    policy.decide(new_bars)
+
+Keywords are the recipe's keys, and go through the parser of the command line: equal settings give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.results import load_run as read_run
+
+if TYPE_CHECKING:
+    from lit_ppo.report.analysis import Analysis
+    from lit_ppo.report.verdict import Verdict
+
+REQUIRED = ("time", "open", "high", "low", "close")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it lies on disk, for reading; made by `walk_forward` and `load_run`.
+
+    Attributes:
+        path: its folder, RESULTS/<seed>.
+    """
+
+    path: Path
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        from lit_ppo.report.analysis import analyse
+
+        return analyse(self.path)
+
+    @property
+    def verdict(self) -> Verdict:
+        """`kind` ("edge", "none", "loss", ...), `sentence` and `reasons`: those of the report."""
+        return self._analysis.verdict
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the stitched test decisions, by the keys of docs/metrics.md."""
+        return dict(self._analysis.metrics)
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row a test decision: time, fold, position, price, gross_return, cost, net_return, equity.
+
+        `price` is the fill price of the decision; the other columns are those of out_of_sample.csv.
+        """
+        rows = self._analysis.run.out_of_sample.copy()
+        if self._analysis.fills is not None:
+            rows.insert(3, "price", self._analysis.fills.fill_price)
+        return rows
+
+    @property
+    def trades(self) -> pd.DataFrame:
+        """One row a round trip, as in trades.csv."""
+        return self._analysis.run.trades.copy()
+
+    @property
+    def folds(self) -> pd.DataFrame:
+        """One row a fold of the ledger."""
+        return pd.DataFrame([vars(record) for record in self._analysis.run.folds])
+
+    def report(self) -> Path:
+        """Write report.html; returns its path."""
+        from lit_ppo.report.build import write_report
+
+        return write_report(self.path)
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the folder of a run, RESULTS/<seed>.
+
+    Raises:
+        FileNotFoundError: there is no run.json.
+        ValueError: a file is not what a run writes.
+    """
+    return Run(read_run(path).path)
+
+
+def walk_forward(
+    bars: pd.DataFrame | str | Path,
+    *,
+    model: Mapping[str, Any] | None = None,
+    features: Sequence[Any] | str | None = None,
+    costs: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    config: str | Path = "walk_forward",
+    results: str | Path = "results",
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **data: Any,
+) -> Run:
+    """Train, select and test every fold: `lit-ppo walk-forward`.
+
+    Args:
+        bars: a bar file, or a DataFrame with time (UTC), open, high, low, close and, where there are any, volume,
+            spread (points) and further columns of numbers. A DataFrame is kept as RESULTS/bars/<hash>.csv, so that the
+            run can be repeated.
+        model, costs, trainer: keys of `model.*`, `data.costs.*` and `trainer.*`.
+        features: "default", "full", a YAML file or a list of entries, as in a recipe.
+        config: a recipe by its name or its path; the keywords go over it.
+        results: the run goes to RESULTS/<seed>/.
+        seed: None is the recipe's.
+        resume, overwrite: go on with, or delete, the run that is there.
+        data: any other key of `data.*`, such as train_size, test_size, fold_limit.
+
+    Raises:
+        ValueError: a setting, or bars, that cannot be meant; says what and where.
+        FileExistsError: there is a run already.
+        TypeError: `bars` is none of the above.
+    """
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo.commands.lightning_cli import LitPPOCLI
+    from lit_ppo.commands.walk_forward import walk_forward as command
+
+    path = _bar_file(bars, Path(results) / "bars")
+    arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
+    if seed is not None:
+        arguments.append(f"--seed={seed}")
+    keys: dict[str, Any] = {f"data.{name}": value for name, value in data.items()}
+    keys |= {} if features is None else {"data.features": features}
+    for group, given in (("model", model), ("data.costs", costs), ("trainer", trainer)):
+        keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
+    arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
+    arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
+    cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
+    command(cli, ["walk-forward", *arguments])
+    return Run(Path(results) / str(cli.config["seed_everything"]))
+
+
+def _as_flag(key: str, value: Any) -> str:
+    """A keyword's value as the command line would have it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
+            f"the run; got {value!r}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """The chosen weights of a run, ready to decide on new bars."""
+
+    _chosen: Any
+
+    def decide(self, bars: pd.DataFrame | str | Path) -> pd.DataFrame:
+        """Decide at the close of every bar, from bars up to it only, starting flat and without memory.
+
+        Args:
+            bars: as for `walk_forward`, of the kind that the policy was trained on. The first ones warm features and
+                memory up.
+
+        Returns:
+            One row a decision: time of the bar, position (share of notional), change of it, and the probability that
+            the policy gave it.
+        """
+        from datamodules.features.feed import Feed
+        from lit_ppo.signals.decisions import DecisionStep
+        from lit_ppo.signals.live import SignalState, decide
+
+        chosen = self._chosen
+        policy, recipe = chosen.load_policy()
+        feed, step = Feed.of(chosen.data, chosen.settings, {}), DecisionStep(policy)
+        with _as_file(bars) as path:
+            state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
+        state = decide(state, 0, step, feed, recipe.account_features)
+        positions = policy.positions.numpy()[state.actions]
+        return pd.DataFrame(
+            {
+                "time": pd.to_datetime(state.bars["time"][len(state.bars["time"]) - len(positions) :], utc=True),
+                "position": positions,
+                "change": pd.Series(positions).diff().fillna(pd.Series(positions)).to_numpy(),
+                "probability": state.probabilities,
+            }
+        )
+
+
+def load_policy(run: str | Path | Run, fold: int | None = None) -> TrainedPolicy:
+    """Load the chosen weights of a run, a fold or a checkpoint file.
+
+    Args:
+        run: RESULTS/<seed>, a fold's folder in it, a checkpoint, or what `walk_forward` returned.
+        fold: of a run; None is the newest finished one.
+
+    Raises:
+        FileNotFoundError: nothing there, or the fold is not finished.
+        ValueError: the checkpoint is of no market.
+        CheckpointError: the file is damaged.
+    """
+    from lit_ppo.signals.checkpoint_choice import choose_checkpoint
+
+    return TrainedPolicy(choose_checkpoint(str(run.path if isinstance(run, Run) else run), fold))
+
+
+def _bar_file(bars: pd.DataFrame | str | Path, folder: Path) -> Path:
+    """The file that `bars` is, or is written to."""
+    if isinstance(bars, str | Path):
+        return Path(bars)
+    content = _csv(bars)
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, content)
+    return path
+
+
+@contextmanager
+def _as_file(bars: pd.DataFrame | str | Path) -> Iterator[Path]:
+    if isinstance(bars, str | Path):
+        yield Path(bars)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield _bar_file(bars, Path(folder))
+
+
+def _csv(bars: pd.DataFrame) -> bytes:
+    """A DataFrame of bars as a bar file: every number to its last digit, times in UTC."""
+    if not isinstance(bars, pd.DataFrame):
+        raise TypeError(f"`bars` is a DataFrame or the path of a bar file, got {type(bars).__name__}")
+    frame = bars if "time" in bars.columns else bars.rename_axis("time").reset_index()
+    if missing := [name for name in REQUIRED if name not in frame.columns]:
+        raise ValueError(
+            f"A DataFrame of bars needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} not found among "
+            f"{', '.join(map(str, frame.columns))}"
+        )
+    times = pd.to_datetime(frame["time"], utc=True)
+    frame = frame.assign(time=times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return frame.to_csv(index=False).encode()
