@@ -154,12 +154,6 @@ class LitPPOCLI(LightningCLI):
                 help="or train one candidate for each of these sets of model.* keys",
             )
             parser.add_argument(
-                "--candidate_processes",
-                type=int | None,
-                default=1,
-                help="candidates trained at once, each in a process; null: one a core, as far as memory allows",
-            )
-            parser.add_argument(
                 "--autotune",
                 action="store_true",
                 help="measure for 20 s what threads and batch suit this machine; config.yaml keeps the choice",

@@ -15,7 +15,6 @@ import yaml
 
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.folds.autotune import Choice, autotune, overrides, stored_choice
-from lit_ppo.folds.candidate_processes import CandidateProcesses, Job, number_of_processes
 from lit_ppo.folds.candidates import overfitting_probability, overlays_of
 from lit_ppo.folds.loop import WalkForward
 from lit_ppo.folds.monitor import Monitor, read_baseline
@@ -49,7 +48,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
     _refuse_many_devices(config["trainer"])
     cli.set_threads()
     if config["threads"] is None and len(overlays_of(config["parallel_candidates"], config["candidates"])) > 1:
-        torch.set_num_threads(1)  # in turn as well as side by side: their number may change the last bit of a sum
+        torch.set_num_threads(1)  # their number may change the last bit of a sum
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
     cli.make_trainer(Path(config["results"]))
@@ -68,7 +67,7 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
                 tuned.write(folder.path)
         loop = make_loop(cli, folder)
         try:
-            with _side_by_side(cli, loop), _monitor(cli, loop):
+            with _monitor(cli, loop):
                 loop.run()
         except BaseException as error:
             if not resumed and isinstance(error, ValueError) and not any(folder.path.glob("fold_*/*.ckpt")):
@@ -141,29 +140,6 @@ def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
 def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
     events = None if cli.config["trainer"]["logger"] is False else loop.folder.file("monitor")
     with Monitor(len(cli.datamodule.folds), read_baseline(cli.config["baseline"]), events) as loop.monitor:
-        yield
-
-
-@contextmanager
-def _side_by_side(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
-    """Let the loop train its candidates in processes, where there is room for more than one."""
-    candidates, asked = len(loop.overlays), cli.config["candidate_processes"]
-    count, bound = number_of_processes(candidates, asked)
-    if candidates > 1:
-        print(f"{candidates} candidates a fold, {count} at once (bound by {bound})", flush=True)
-    if candidates == 1 or count == 1:
-        yield
-        return
-    job = Job(
-        config=cli.config_text(),
-        allowed_modules=tuple(cli.allowed_modules),
-        datamodule_class=type(cli.datamodule),
-        root=str(loop.folder.path.parent),
-        seed=loop.folder.seed,
-        threads=torch.get_num_threads(),
-    )
-    with CandidateProcesses(job, count) as processes:
-        loop.side_by_side = processes.train
         yield
 
 

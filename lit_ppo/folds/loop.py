@@ -76,7 +76,6 @@ class WalkForward:
         seed: of the run; every fold's own seed derives from it.
         monitor: shows how the run gets on; None: nothing does.
         overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
-        side_by_side: trains candidates (numbers) of a fold in other processes; None: here, one after the other.
         money: the account in currency that also trades the test decisions; None: there is none.
         show_test: `tensorboard.write_test`; None: there are no curves to put it beside.
     """
@@ -88,7 +87,6 @@ class WalkForward:
     seed: int
     monitor: Monitor | None = None
     overlays: Sequence[Mapping[str, Any]] = ({},)
-    side_by_side: Callable[[int, Sequence[int]], None] | None = None
     money: MoneyBook | None = None
     show_test: Callable[..., None] | None = None
 
@@ -210,8 +208,6 @@ class WalkForward:
         """Train every candidate, keep the best by validation; fills `record` and returns it with its validation."""
         numbers = range(len(self.overlays))
         with watch.stage("candidates"):
-            if self.side_by_side is not None:
-                self.side_by_side(fold.index, numbers)
             every = [self.train_candidate(fold.index, number) for number in numbers]
         winner = best(every)
         state = keep(candidate_path(directory, winner.number), directory)

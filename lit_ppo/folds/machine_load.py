@@ -7,21 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
-
-CGROUP = Path("/sys/fs/cgroup")
-
-
-def available_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes that can still be had: the machine's, or what is left of the container's limit if that is less."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))
 
 
 def usable_cores() -> int:

@@ -15,7 +15,8 @@ from typing import Any
 # lies, whose content is compared by its hash.
 FREE_KEYS: tuple[str, ...] = ("strict", "results", "data.fold", "data.fold_limit", "data.cache", "data.cache_dir")
 FREE_KEYS += ("data.cache_max_bytes", "trainer.logger", "trainer.default_root_dir", "data.path")
-FREE_KEYS += ("candidate_processes", "threads", "autotune", "baseline")  # torch's threads are compared as such
+FREE_KEYS += ("threads", "autotune", "baseline")  # torch's threads are compared as such
+FREE_KEYS += ("candidate_processes",)  # of release 0.1.0
 DEVICE_KEYS: tuple[str, ...] = ("trainer.accelerator", "trainer.devices")
 
 

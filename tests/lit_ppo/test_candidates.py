@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from lit_ppo.cli import main
-from lit_ppo.folds import candidate_processes
 from lit_ppo.folds.candidates import Trained, best, overfitting_probability, overlays_of, validation_returns
 from lit_ppo.store.results import load_run
 from tests.lit_ppo.test_walk_forward import CONFIG
@@ -33,7 +32,7 @@ def run(tmp_path):
 
 
 def test_the_best_by_validation_is_kept_and_every_candidate_is_a_trial(run):
-    code, folder = run("--parallel_candidates", "3", "--candidate_processes", "1")
+    code, folder = run("--parallel_candidates", "3")
     assert code == 0
     for record in load_run(folder).folds:
         scores = [one["score"] for one in record.details["candidates"]]
@@ -50,7 +49,7 @@ def test_the_best_by_validation_is_kept_and_every_candidate_is_a_trial(run):
 
 def test_the_first_candidate_is_what_a_fold_trains_without_a_choice(run):
     _, alone = run(name="alone")
-    _, several = run("--parallel_candidates", "2", "--candidate_processes", "1", name="several")
+    _, several = run("--parallel_candidates", "2", name="several")
     alone_score = load_run(alone).folds[0].scores["validation/score"]
     assert load_run(several).folds[0].details["candidates"][0]["score"] == alone_score
 
@@ -66,24 +65,16 @@ def test_test_bars_are_read_once_a_fold_whatever_the_number_of_candidates(run, m
         return segment(self, index)
 
     monkeypatch.setattr(WalkForwardDataModule, "test_segment", spy)
-    run("--parallel_candidates", "3", "--candidate_processes", "1")
+    run("--parallel_candidates", "3")
     assert asked == [0, 1]
 
 
 def test_overlays_make_candidates_of_other_settings(run):
     overlays = json.dumps([{}, {"total_timesteps": 128, "hidden_size": 6}])
-    _, folder = run("--candidates", overlays, "--candidate_processes", "1")
+    _, folder = run("--candidates", overlays)
     first, second = load_run(folder).folds[0].details["candidates"]
     assert (first["timesteps"], second["timesteps"]) == (256, 128)
     assert second["overlay"] == {"total_timesteps": 128, "hidden_size": 6}
-
-
-@pytest.mark.slow  # starting a process imports torch and Lightning
-def test_side_by_side_gives_what_training_in_turn_gives(run):
-    _, turn = run("--parallel_candidates", "3", "--candidate_processes", "1", name="turn")
-    code, side = run("--parallel_candidates", "3", "--candidate_processes", "2", name="side")
-    assert code == 0
-    assert (turn / "out_of_sample.csv").read_bytes() == (side / "out_of_sample.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -137,16 +128,3 @@ def test_the_probability_of_overfitting_needs_candidates_that_differ(tmp_path):
     assert why == ""
     write([0.001 + x for x in lucky], lucky)  # one is better in every half
     assert overfitting_probability(tmp_path) == (0.0, "")
-
-
-def test_memory_and_cores_bound_the_number_of_processes(monkeypatch):
-    monkeypatch.setattr(candidate_processes, "usable_cores", lambda: 4)
-    monkeypatch.setattr(candidate_processes, "available_memory", lambda: 4_000)
-    count = candidate_processes.number_of_processes
-    assert count(3, None, each_bytes=100) == (3, "candidates")
-    assert count(9, None, each_bytes=100) == (4, "cores")
-    assert count(9, 2, each_bytes=100) == (2, "candidate_processes")
-    assert count(9, None, each_bytes=1_900) == (1, "memory")
-    assert count(9, None, each_bytes=10**9) == (1, "memory")
-    with pytest.raises(ValueError, match="candidate_processes"):
-        count(3, 0, each_bytes=1)

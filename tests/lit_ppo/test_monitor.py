@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_ppo.folds.machine_load import MachineLoad, available_memory
+from lit_ppo.folds.machine_load import MachineLoad
 from lit_ppo.folds.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
 from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.store.results import FoldRecord
@@ -106,15 +106,6 @@ def test_a_measured_baseline_is_read_and_a_wrong_file_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match="baseline"):
             read_baseline(path)
-
-
-def test_memory_is_bounded_by_the_container_where_that_is_less(tmp_path):
-    free = available_memory(tmp_path)  # no limit is written there
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("400\n")
-    assert available_memory(tmp_path) == 600 < free
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(tmp_path) > 600
 
 
 def test_the_load_is_read():
