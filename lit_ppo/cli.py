@@ -8,6 +8,7 @@ failed and was left out, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import sys
 import warnings
@@ -26,23 +27,33 @@ COMMANDS = {
     "fit": "train one fold (--data.fold k)",
     "validate": "evaluate a checkpoint on a fold's validation bars",
     "test": "evaluate a checkpoint on a fold's test bars",
-    "predict": "decide on new bars with a trained policy (--ckpt RUN --data FILE)",
-    "export": "write a trained policy as ONNX, safetensors and JSON (--ckpt RUN --output DIR)",
+    "predict": "decide on new bars with a trained policy (--ckpt, --data)",
+    "export": "write a trained policy as ONNX (--ckpt RUN --output DIR)",
     "oracle": "train on a market with a known optimum: share of it captured",
-    "benchmark": "with and without the optimisations, on the same folds: time, timesteps, result",
-    "audit": "look for look-ahead in the data, features, model and training of a configuration",
+    "benchmark": "with and without the optimisations, on the same folds",
+    "audit": "look for look-ahead in data, features, model and training",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file and print its data card",
     "cache": "info, clear or prune the disk cache",
-    "run": "run a Fabric script on several devices or machines (= fabric run)",
+    "doctor": "check this installation, with a 10-second training",
+    "init": "write the shipped recipes into a folder, to edit",
+    "run": "run a Fabric script on several devices (= fabric run)",
 }
+
+
+EXAMPLES = (
+    "  lit-ppo walk-forward --config quickstart       # a market with a known optimum",
+    "  lit-ppo walk-forward --config walk_forward --data.path bars.csv   # your bars",
+    "  lit-ppo report results/42                      # the page of that run again",
+)
+VERSION_HINT = "lit-ppo COMMAND --help shows its flags, lit-ppo --version the version."
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: lit-ppo COMMAND [--help] ...", "", *lines, "", "lit-ppo --version prints the version."])
+    return "\n".join(["usage: lit-ppo COMMAND [--help] ...", "", *EXAMPLES, "", *lines, "", VERSION_HINT])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data": _data,
         "cache": _cache,
         "run": _run_script,
+        "doctor": _doctor,
+        "init": _init,
         "predict": _predict,
         "export": _export,
     }.get(command, lambda rest: _train(command, rest))
@@ -94,10 +107,15 @@ def _failed(command: str, error: Exception, code: int) -> int:
     return code
 
 
+def _quiet_lightning() -> None:
+    """No devices, tips and module summaries once for every fold, and no advice about the workers of one batch."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", boring)
+
+
 def _train(command: str, rest: list[str]) -> int:
     """`walk-forward`, and Lightning's own commands on one fold."""
-    import logging
-
     import lightning.pytorch as pl
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -109,10 +127,7 @@ def _train(command: str, rest: list[str]) -> int:
     from lit_ppo.commands.lightning_cli import LitPPOCLI, run_on_one_fold
     from lit_ppo.store.run_lock import RunLockedError
 
-    # Its devices, tips and module summaries, once for every fold.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", boring)
+    _quiet_lightning()
     original = None
     if command == "walk-forward":
         rest, original = rerun.take_original(rest)
@@ -201,8 +216,6 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
 
 def _oracle(rest: list[str]) -> int:
     """`lit-ppo oracle`: what share of a known optimum is captured."""
-    import logging
-
     from jsonargparse import ArgumentError
 
     from datamodules.oracle_bars import fresh_bars, train_fold
@@ -210,9 +223,7 @@ def _oracle(rest: list[str]) -> int:
     from lit_ppo import interrupts
     from lit_ppo.commands.oracle import MarketMaker, oracle
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for boring in (".*does not have many workers.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", boring)
+    _quiet_lightning()
     interrupts.install(interrupts.NOTHING_KEPT)
     try:
         return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
@@ -225,17 +236,53 @@ def _oracle(rest: list[str]) -> int:
         return _failed("oracle", error, 1)
 
 
+def _doctor(rest: list[str]) -> int:
+    """`lit-ppo doctor`: does this installation work?"""
+    from datamodules import cache
+    from datamodules.oracle_bars import fresh_bars, train_fold
+    from datamodules.synthetic import SyntheticMarket
+    from lit_ppo.commands.doctor import doctor
+    from lit_ppo.commands.oracle import MarketMaker
+
+    def cached() -> str:
+        found = cache.info()
+        return f"{found.directory}: {found.entries} entries, {found.bytes / 1e6:,.0f} MB"
+
+    _quiet_lightning()
+    return doctor(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars), cached)
+
+
+def _init(rest: list[str]) -> int:
+    """`lit-ppo init [DIR]`: the shipped recipes as files of one's own."""
+    import argparse
+    import shutil
+
+    from lit_ppo.commands.data_choice import RECIPES
+
+    parser = argparse.ArgumentParser(
+        prog="lit-ppo init", description="Write the shipped recipes into a folder, to edit.", allow_abbrev=False
+    )
+    parser.add_argument("directory", nargs="?", default="configs", help="made if absent; default: configs")
+    target = Path(parser.parse_args(rest).directory)
+    sources = sorted(path for path in RECIPES.rglob("*.yaml"))
+    there = [target / path.relative_to(RECIPES) for path in sources if (target / path.relative_to(RECIPES)).exists()]
+    if there:
+        raise FileExistsError(f"{there[0]} is there already, and init writes over nothing. Name another folder")
+    for path in sources:
+        copy = target / path.relative_to(RECIPES)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    print(f"{len(sources)} recipes are in {target}: lit-ppo walk-forward --config {target / 'walk_forward.yaml'} ...")
+    return 0
+
+
 def _benchmark(rest: list[str]) -> int:
     """`lit-ppo benchmark`."""
-    import logging
-
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
     from lit_ppo.commands.benchmark import benchmark
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", boring)
+    _quiet_lightning()
     interrupts.install()
     try:
         return benchmark(rest, WalkForwardDataModule)
