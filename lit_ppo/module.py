@@ -36,6 +36,9 @@ from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import FACTS
 
+NOT_TRAINED = "not trained: no feature passed the screen"
+INPUTS = ("input_gain", "mirror_sign", "mirrored")  # of the policy: how it sees the market
+
 
 class LitPPO(pl.LightningModule):
     """Recurrent PPO as a LightningModule.
@@ -51,6 +54,7 @@ class LitPPO(pl.LightningModule):
         validation: what the last validation of this iteration measured, keys of docs/metrics.md; empty if none.
         stop_requested: some rank was asked to stop; all ranks agree.
         stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
+        screen: what the screen of the features found, see `InputScreen.record`; {} where there was none.
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
         fold: number of this fold and number of folds, for displays.
@@ -72,6 +76,7 @@ class LitPPO(pl.LightningModule):
         self.allow_mismatch = False
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
+        self.screen: dict[str, Any] = {}
         self.fold = (0, 1)
         self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
@@ -148,7 +153,14 @@ class LitPPO(pl.LightningModule):
         batch = next(iter(self.trainer.train_dataloader))  # type: ignore[arg-type]
         source = self.trainer.strategy.batch_to_device(batch, self.device)
         self.learner.attach(experience(self.recipe, source, seed, rank))
-        if self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
+        self._tell_screen()
+        if self.learner.sees_nothing and self._resume is None:
+            # New weights, whatever a callback brought: those of a symmetric policy that has learnt nothing stay flat.
+            fresh = build_policy(self.recipe, self._inputs, self.seed).state_dict()
+            self.policy.load_state_dict({**fresh, **{name: getattr(self.policy, name) for name in INPUTS}})
+            self.stop_reason = NOT_TRAINED
+            self.trainer.should_stop = True
+        elif self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
             self.print(
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
                 f"model.max_passes {self.recipe.max_passes:g}, for this many train bars"
@@ -159,6 +171,18 @@ class LitPPO(pl.LightningModule):
         if self.learner.finished or (self._resume is not None and self._resume["stopped"]):
             self.trainer.should_stop = True
         self._resume = None
+
+    def _tell_screen(self) -> None:
+        """Keep what the screen found for the ledger (`screen`), and give it to the loggers."""
+        assert self.learner is not None
+        found = self.learner.screen
+        if found is None:
+            return
+        self.screen = found.record(self._inputs["feature_names"])
+        best = int((found.score / found.threshold.clamp(min=1e-12)).argmax())
+        figures = {"passed": float(len(self.screen["passed"])), "best_score": float(found.score[best])}
+        figures["threshold"] = float(found.threshold[best])
+        self._record({f"screen/{name}": value for name, value in figures.items()})
 
     def _restore(self, states: list[dict[str, Any]], same_ranks: bool) -> None:
         assert self.learner is not None

@@ -27,7 +27,8 @@ from lit_ppo.folds.monitor import Monitor
 from lit_ppo.folds.optimisation_summary import bars_seen, note_fold, write_summary
 from lit_ppo.market.books import Ledger, trades
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors, TrainedFold
-from lit_ppo.module import LitPPO
+from lit_ppo.module import NOT_TRAINED, LitPPO
+from lit_ppo.ppo.screening import screen_line
 from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.fills import FillTable, write_fills
@@ -160,6 +161,8 @@ class WalkForward:
         note_fold(record, module, bars_seen(self.datamodule.row_accesses[fold.index]))
         record.timesteps = module.timesteps
         record.stop_reason = module.stop_reason or "budget"
+        if module.screen:
+            record.details["screen"] = module.screen
         record.details["selected"] = module.selection or {"timesteps": module.timesteps, "score": chosen.score}
         return module, chosen
 
@@ -267,7 +270,7 @@ class WalkForward:
 
 
 def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
-    """The folds before fold `index` that are done, oldest first."""
+    """The folds before fold `index` that are done and were trained, oldest first."""
     return [
         TrainedFold(
             index=record.index,
@@ -277,7 +280,7 @@ def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
             optimisations=record.details["optimisations"],
         )
         for record in folder.folds()
-        if record.status == "done" and record.index < index
+        if record.status == "done" and record.index < index and record.stop_reason != NOT_TRAINED
     ]
 
 
@@ -294,11 +297,14 @@ def _fills(fold: int, market: MarketTensors) -> FillTable:
 
 
 def _line(record: FoldRecord) -> str:
-    scores = record.scores
-    return (
+    scores, screen = record.scores, record.details.get("screen")
+    if record.stop_reason == NOT_TRAINED:
+        return f"fold {record.index:3d}  not trained: {screen_line(record.details['screen'])}"
+    line = (
         f"fold {record.index:3d}  {record.timesteps:,} bars  validation {_number(scores['validation/score'])}  "
         f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
     )
+    return f"{line}  {screen_line(screen).partition(' (')[0]}" if screen else line
 
 
 def _policy(module: LitPPO) -> Policy:

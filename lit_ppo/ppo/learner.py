@@ -24,7 +24,7 @@ from lit_ppo.ppo.rollout import (
     draw_stretches,
 )
 from lit_ppo.ppo.schedules import linear
-from lit_ppo.ppo.screening import keep_all_features, screen_features
+from lit_ppo.ppo.screening import InputScreen, keep_all_features, screen_features
 from lit_ppo.ppo.threaded_loss import count_pieces, loss_in_threads, share_threads
 from lit_ppo.seeding import make_generator
 from lit_ppo.timing import Stopwatch
@@ -146,6 +146,7 @@ class Learner:
 
     Attributes:
         timesteps, iteration: done so far, over all ranks.
+        screen: what the screen of the features found on the train bars; None where there was none.
         minibatch: of the update that is under way, or was refused; None between updates.
         learning_rate, final_learning_rate, ent_coef, clip_coef, update_epochs, total_timesteps: may be changed between
             iterations.
@@ -177,6 +178,7 @@ class Learner:
         self._market: MarketTensors | None = None
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
+        self.screen: InputScreen | None = None
         self.minibatch: Rollout | None = None
 
     def attach(self, source: MarketTensors | VectorEnv) -> None:
@@ -195,6 +197,7 @@ class Learner:
                 )
             self._market = source
             screen = screen_features(source, self.seed) if self.config.screen_features else keep_all_features(source)
+            self.screen = screen if self.config.screen_features else None
             self.policy.set_inputs(screen.gain, screen.mirror_sign, self.config.mirror)
         else:
             if not isinstance(self.policy, ObservationPolicy):
@@ -215,6 +218,12 @@ class Learner:
         if self._market is None or self.config.max_passes is None:
             return timesteps
         return min(timesteps, math.ceil(self.config.max_passes * math.sqrt(2_000 * self._market.num_decisions)))
+
+    @property
+    def sees_nothing(self) -> bool:
+        """No feature passed the screen and the market is mirrored: such a policy has no side to take, and is flat."""
+        blind = self.screen is not None and not self.screen.gain.any() and self.config.mirror
+        return blind and tuple(self.config.account_features) == ("position",)
 
     @property
     def progress(self) -> float:

@@ -7,7 +7,8 @@ signs, that some exponential average of it goes with the return that follows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,20 @@ class InputScreen(NamedTuple):
     mirror_sign: Tensor
     score: Tensor
     threshold: Tensor
+
+    def record(self, names: Sequence[str]) -> dict[str, Any]:
+        """For the ledger of folds: {"passed": names, "score": by name, "threshold": by name}."""
+        passed = [name for name, gain in zip(names, self.gain.tolist(), strict=True) if gain > 0]
+        scores, thresholds = (dict(zip(names, x.tolist(), strict=True)) for x in (self.score, self.threshold))
+        return {"passed": passed, "score": scores, "threshold": thresholds}
+
+
+def screen_line(record: Mapping[str, Any]) -> str:
+    """One fold's `InputScreen.record` in words: `0 of 5 features pass (best: log_return 1.9, needs 3.0)`."""
+    score, threshold = record["score"], record["threshold"]
+    best = max(score, key=lambda name: score[name] / max(threshold[name], 1e-12))
+    text = f"{len(record['passed'])} of {len(score)} features pass"
+    return f"{text} (best: {best} {score[best]:.1f}, needs {threshold[best]:.1f})"
 
 
 def keep_all_features(market: MarketTensors) -> InputScreen:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lit_ppo.market.books import Ledger, MoneyLedger, Trades, money_account
 from lit_ppo.report.breakdown import Group, Month, WithoutBest, monthly, splits, without_best
+from lit_ppo.report.untraded import reason
 from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, judge, weigh
 from lit_ppo.scoring.fills import FillTable, read_fills
 from lit_ppo.scoring.performance import trading_metrics
@@ -157,7 +158,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         fold_metrics=_by_fold(run, fold, net, position, cost, bars_per_year),
         trades=trades,
         evidence=evidence,
-        verdict=judge(evidence),
+        verdict=judge(evidence, "" if position.any() else reason(run.folds)),
         fills=fills,
         missing_fills=missing,
         recomputed=recomputed,

@@ -19,6 +19,7 @@ from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
 from lit_ppo.report.tables import Row, without_directories
+from lit_ppo.report.untraded import remedies, screened
 from lit_ppo.report.verdict import CONFIDENCE
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
@@ -28,6 +29,7 @@ from lit_ppo.store.files import shown_path
 
 SECTIONS = (
     ("verdict", "Verdict"),
+    ("features", "Features"),
     ("numbers", "Numbers"),
     ("seeds", "Seeds"),
     ("equity", "Equity"),
@@ -87,7 +89,12 @@ def page(analysis: Analysis) -> str:
         title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
         subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
         f"run {run.record.get('status', 'of unknown status')}.",
-        sections=SECTIONS,
+        sections=_sections(analysis),
+        traded=_traded(analysis),
+        tries=[] if _traded(analysis) else remedies(run.folds),
+        screen_rows=tables.screen(analysis),
+        screen_names=[feature.name for feature in screened(run.folds)],
+        screen_fold_rows=tables.screen_folds(analysis),
         version=__version__,
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
@@ -121,8 +128,22 @@ def page(analysis: Analysis) -> str:
     )
 
 
+def _traded(analysis: Analysis) -> bool:
+    """Whether there is anything to draw: a run that stayed flat to the end fits one screen."""
+    return bool(analysis.position.any())
+
+
+def _sections(analysis: Analysis) -> list[tuple[str, str]]:
+    """The sections that the page of this run has, in their order."""
+    absent = set() if screened(analysis.run.folds) else {"features"}
+    kept = {"verdict", "features", "data", "configuration", "rerun"}
+    return [entry for entry in SECTIONS if entry[0] not in absent and (_traded(analysis) or entry[0] in kept)]
+
+
 def charts(analysis: Analysis) -> dict[str, Any]:
     """Every chart of the page by name; one that has no data is left out."""
+    if not _traded(analysis):
+        return {}
     net, equity = analysis.net_return, equity_curve(analysis.net_return)
     curves = [("the agent", "agent", equity)]
     curves += [(plotly_figures.plain_text(x.label), x.color, equity_curve(x.net_returns)) for x in analysis.baselines]

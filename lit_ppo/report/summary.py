@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
 from lit_ppo.report.analysis import recorded_baselines
+from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
@@ -33,7 +34,8 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     if not console.is_terminal:
         console = Console(width=140)
     done = [record for record in run.folds if record.status == "done"]
-    console.print(_folds(run, done))
+    if run.out_of_sample["position"].any():
+        console.print(_folds(run, done))
     if "oracle" in run.record:
         console.print(
             "Of the optimum: what the best trader earns on average; on the bars of one fold luck adds or takes."
@@ -104,7 +106,8 @@ def _statistics(run: Run) -> list[str]:
     bars_per_year = run.record["data"]["bars_per_year"]
     lines = [f"{len(net):,} test bars. Folds: {len(run.folds)}."]
     if net.std() == 0:
-        return [*lines, "It never traded: there is nothing to test."]
+        tries = [f"  {text}" for text in remedies(run.folds)]
+        return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]
     interval = mean_interval(net, bars_per_year, draws=draws_for(net))
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "

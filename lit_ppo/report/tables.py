@@ -13,6 +13,7 @@ from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.breakdown import Group, Month
 from lit_ppo.report.page import number, signed, tint
+from lit_ppo.report.untraded import ScreenedFeature, screened
 from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
@@ -407,3 +408,27 @@ def without_directories(text: str) -> str:
         if path.is_absolute() and len(path.parts) > 1:
             return path.name
     return text
+
+
+def screen(analysis: Analysis) -> list[Row]:
+    """Each feature over the folds: in how many it passed the screen, and its median score and threshold."""
+    return [
+        Row(feature.name, [Cell(text) for text in (f"{feature.passed} of {feature.folds}", *_pair(feature))])
+        for feature in screened(analysis.run.folds)
+    ]
+
+
+def _pair(feature: ScreenedFeature) -> tuple[str, str]:
+    return f"{feature.score:.1f}", f"{feature.threshold:.1f}"
+
+
+def screen_folds(analysis: Analysis) -> list[Row]:
+    """Each fold: every feature's score against its threshold."""
+    names = [feature.name for feature in screened(analysis.run.folds)]
+    records = [(str(fold.index), fold.details.get("screen")) for fold in analysis.run.folds]
+    return [Row(index, [_screened(record, name) for name in names]) for index, record in records if record]
+
+
+def _screened(record: Mapping[str, Any], name: str) -> Cell:
+    text = f"{record['score'][name]:.1f} / {record['threshold'][name]:.1f}"
+    return Cell(text, "gain" if name in record["passed"] else "")

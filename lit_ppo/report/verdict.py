@@ -143,8 +143,15 @@ def against_optimum(net_returns: Floats, optimum: float, scale: float) -> Oracle
     return Oracle(fraction_of_optimum(mean, optimum, scale), error / scale / optimum, optimum * scale, leak, False)
 
 
-def judge(evidence: Evidence) -> Verdict:
-    """Say it in one sentence, and why."""
+def judge(evidence: Evidence, untraded: str = "") -> Verdict:
+    """Say it in one sentence, and why.
+
+    Args:
+        evidence: what was measured.
+        untraded: why nothing was traded; "" where something was.
+    """
+    if untraded:
+        return Verdict("none", f"It never traded: there is nothing to judge. {untraded}", _reasons(evidence))
     sharpe, kind = evidence.sharpe, "none"
     numbers = f"annual Sharpe {_between(sharpe, 1.0, 2)} out of sample, after costs"
     if evidence.ruined:

@@ -43,7 +43,7 @@ def read(directory: Path) -> EventAccumulator:
 def run(tmp_path_factory) -> Path:
     """A walk-forward of two folds that trades and writes TensorBoard events."""
     root = tmp_path_factory.mktemp("logged")
-    text = CONFIG.replace("  logger: false\n", "").replace("hold_bias: 0.0", "hold_bias: -3.0, screen_features: false")
+    text = CONFIG.replace("  logger: false\n", "").replace("hold_bias: 0.0", "hold_bias: -3.0")
     (root / "config.yaml").write_text(text)
     flags = ["--data.fold_limit", "2", "--results", str(root / "results")]
     assert main(["walk-forward", "--config", str(root / "config.yaml"), *flags]) == 0

@@ -19,7 +19,8 @@ from lit_ppo.store.results import load_run
 # Enough learning that the agent trades, so that equal files mean equal decisions. No selection: it needs validation.
 CONFIG = """
 seed_everything: 7
-model: {num_envs: 8, num_steps: 32, burn_in: 4, hidden_size: 4, total_timesteps: 2048, hold_bias: 0.0, gamma: 0.9}
+model: {num_envs: 8, num_steps: 32, burn_in: 4, hidden_size: 4, total_timesteps: 2048, hold_bias: 0.0, gamma: 0.9,
+  screen_features: false}
 data:
   path: market.csv
   features: [{name: log_return}, {column: signal, parity: -1}]

@@ -31,6 +31,7 @@ HEADS = {"estimator": "sampled", "account_at": "heads"}
 ARGUMENTS = ["--data.synthetic.kind", "regime", "--data.synthetic.num_bars", "760", "--data.cache", "false"]
 ARGUMENTS += [part for name, size in SIZES.items() for part in (f"--data.{name}", str(size))]
 ARGUMENTS += ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
+ARGUMENTS += ["--model.screen_features", "false"]
 ARGUMENTS += ["--model.hidden_size", "4", "--trainer.accelerator", "cpu"]
 ARGUMENTS += ["--trainer.callbacks+=callbacks.ValidationSelection", "--points", "8", "--null_seeds", "1"]
 

@@ -15,6 +15,7 @@ from lit_ppo.cli import COMMANDS, main
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
+SMALL += ["--model.screen_features", "false"]
 SMALL += ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
 SMALL += [
     "--data.step_size",

@@ -19,7 +19,8 @@ from lit_ppo.store.checkpoints import load_checkpoint
 
 CONFIG = """
 seed_everything: 7
-model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 192, hold_bias: 0.0}
+model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 192, hold_bias: 0.0,
+  screen_features: false}
 data:
   synthetic: {kind: regime, num_bars: 660, seed: 3}
   train_size: 300

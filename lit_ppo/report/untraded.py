@@ -1,0 +1,69 @@
+"""Why a run never traded, and what to try: for the terminal, the page and the verdict. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_ppo.store.results import FoldRecord
+
+
+class ScreenedFeature(NamedTuple):
+    """A feature over the folds of a run: in how many it passed, its median score, and what it needed (median)."""
+
+    name: str
+    passed: int
+    folds: int
+    score: float
+    threshold: float
+
+
+def screened(folds: Sequence[FoldRecord]) -> list[ScreenedFeature]:
+    """Every feature that the screen looked at, best first; empty for a run without a screen."""
+    records = [fold.details["screen"] for fold in folds if fold.details.get("screen")]
+    names = list(dict.fromkeys(name for record in records for name in record["score"]))
+    found = []
+    for name in names:
+        own = [record for record in records if name in record["score"]]
+        score, threshold = (float(np.median([r[key][name] for r in own])) for key in ("score", "threshold"))
+        found.append(ScreenedFeature(name, sum(name in r["passed"] for r in own), len(own), score, threshold))
+    return sorted(found, key=lambda feature: (-feature.passed, -feature.score / max(feature.threshold, 1e-12)))
+
+
+def without_features(folds: Sequence[FoldRecord]) -> tuple[int, int]:
+    """Folds in which no feature passed the screen, and folds that were screened."""
+    records = [fold.details["screen"] for fold in folds if fold.details.get("screen")]
+    return sum(not record["passed"] for record in records), len(records)
+
+
+def reason(folds: Sequence[FoldRecord]) -> str:
+    """Why nothing was traded, in one sentence."""
+    blind, of = without_features(folds)
+    if of and blind == of:
+        best = screened(folds)[0]
+        return (
+            f"In all {of} folds no feature passed the screen, so nothing was trained: on the train bars none of them "
+            f"goes with the next return beyond chance (best: {best.name}, median score {best.score:.1f}, needs "
+            f"{best.threshold:.1f})."
+        )
+    if blind:
+        return (
+            f"In {blind} of {of} folds no feature passed the screen and nothing was trained; in the others the trained "
+            "policy found nothing that pays the costs."
+        )
+    return "The policy was trained in every fold and found nothing that pays the costs."
+
+
+def remedies(folds: Sequence[FoldRecord]) -> list[str]:
+    """What to try next, most promising first."""
+    blind, of = without_features(folds)
+    tries = ["a longer window (data.train_size, data.expand_train: true): what a feature says shows with the bars"]
+    if of and blind:
+        tries.append("other features (data.features: full, or your own)")
+        tries.append("model.screen_features: false: train on all of them, and let the test judge")
+        tries.append("model.mirror: false, if you expect a drift or hours that differ: the mirror cannot see them")
+    else:
+        tries.append("lower costs, if yours are lower: data.costs.*")
+    return tries
