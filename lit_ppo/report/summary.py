@@ -106,6 +106,8 @@ def _statistics(run: Run) -> list[str]:
     if net.std() == 0:
         return [*lines, "It never traded: there is nothing to test."]
     interval = mean_interval(net, bars_per_year, draws=draws_for(net))
+    if math.isnan(interval.estimate):
+        return [*lines, "Too few bars to say: no interval can be computed."]
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."

@@ -13,7 +13,7 @@ from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.breakdown import Group, Month
 from lit_ppo.report.page import number, signed, tint
 from lit_ppo.report.pooling import POOLED
-from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration
+from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
 from lit_ppo.significance import Interval
 from lit_ppo.walk_forward.optimisation_summary import pace_in_words, work_in_words
 
@@ -85,7 +85,7 @@ def evidence(analysis: Analysis) -> list[Row]:
             f"{100 * CONFIDENCE:.0f} %, stationary bootstrap, mean block {number(block, 1)} bars. "
             "If it contains 0: luck will do."
             if not math.isnan(block)
-            else "It hardly traded, so there is no ratio.",
+            else "Too few independent bets for a ratio with an interval.",
         ),
         (
             "Probabilistic Sharpe ratio",
@@ -95,7 +95,7 @@ def evidence(analysis: Analysis) -> list[Row]:
         (
             "Deflated Sharpe ratio",
             number(e.deflated, 3),
-            f"The same against the luckiest of {e.trials:,} worthless trials; {ENOUGH:.2f} is convincing.",
+            f"The same against the luckiest of {plural(e.trials, 'worthless trial')}; {ENOUGH:.2f} is convincing.",
         ),
         (
             "Minimum track record",
