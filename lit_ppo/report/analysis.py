@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from lit_ppo.scoring.replay import (
     replay,
 )
 from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
+from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, independent_bets, judge, weigh
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
@@ -138,7 +141,8 @@ def analyse(run_dir: str | Path) -> Analysis:
     evidence = weigh(
         net,
         bars_per_year,
-        _trials(run),
+        trials_seen(run),
+        bets=independent_bets(position, time),
         hold=hold,
         rank=None if random is None else random.rank,
         oracle=_oracle(run, net),
@@ -265,11 +269,42 @@ def _oracle(run: Run, net: Floats) -> Oracle | None:
     return against_optimum(net, float(found["optimum_per_bar"]), float(found.get("scale", 1.0)))
 
 
-def _trials(run: Run) -> int:
-    """Configurations that were looked at: those of every fold, for every seed and search that is pooled."""
-    seeds = len(run.record.get("seeds") or [1])
-    searches = int(run.record.get("searches", 1))
-    return max(1, sum(record.trials for record in run.folds) * seeds * searches)
+def trials_seen(run: Run) -> int:
+    """Runs whose test result on these bars was looked at, this one included: N of the deflated Sharpe ratio.
+
+    They are the runs beside this one (as `compare --all` lists them) with the same bars and a finished fold whose test
+    overlaps this run's. The folds of one run are stitched, not chosen among, and candidates are chosen on validation
+    bars: neither are trials. Seeds that are pooled with the run count even where their folders are not at hand.
+    """
+    found = 1
+    own_bars, own_range = _bars_id(run.record), _test_range([vars(fold) for fold in run.folds])
+    for path in [*run.path.parent.glob("*/run.json"), *run.path.parent.glob("*/*/run.json")]:
+        if path.parent.resolve() == run.path.resolve():
+            continue
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            folds = json.loads((path.parent / "folds.json").read_text(encoding="utf-8"))["folds"]
+            other = _test_range(folds)
+            same = own_bars is not None and _bars_id(record) == own_bars
+        except FileNotFoundError:
+            continue  # no fold has begun
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"{path.parent} is damaged ({error!r}), so it is not counted as a trial", stacklevel=2)
+            continue
+        if same and own_range and other and other[0] < own_range[1] and own_range[0] < other[1]:
+            found += 1
+    return max(found, len(run.record.get("seeds") or [1]))
+
+
+def _bars_id(record: dict[str, Any]) -> str | None:
+    data = record.get("data", {})
+    return data.get("bars_sha256") or data.get("sha256")
+
+
+def _test_range(folds: list[dict[str, Any]]) -> tuple[int, int] | None:
+    """[start, stop) rows of the bar file from the first to the last finished test; None without one."""
+    tests = [fold["bars"]["test"] for fold in folds if fold["status"] == "done" and "test" in fold["bars"]]
+    return (min(test[0] for test in tests), max(test[1] for test in tests)) if tests else None
 
 
 def _by_fold(

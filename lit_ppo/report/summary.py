@@ -109,6 +109,8 @@ def _statistics(run: Run) -> list[str]:
         tries = [f"  {text}" for text in remedies(run.folds)]
         return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]
     interval = mean_interval(net, bars_per_year, draws=draws_for(net))
+    if math.isnan(interval.estimate):
+        return [*lines, "Too few bars to say: no interval can be computed."]
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."

@@ -17,6 +17,8 @@ from lit_ppo.report.untraded import ScreenedFeature, screened
 from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
+from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
+from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 
 _SIGNED = ("return_pct", "sharpe_annual")  # the others are sizes, or shares
 _SEED_DIGITS = {"trades": 0, "of_optimum_pct": 1}
@@ -86,7 +88,7 @@ def evidence(analysis: Analysis) -> list[Row]:
             f"{100 * CONFIDENCE:.0f} %, stationary bootstrap, mean block {number(block, 1)} bars. "
             "If it contains 0: luck will do."
             if not math.isnan(block)
-            else "It hardly traded, so there is no ratio.",
+            else "Too few independent bets for a ratio with an interval.",
         ),
         (
             "Probabilistic Sharpe ratio",
@@ -96,7 +98,7 @@ def evidence(analysis: Analysis) -> list[Row]:
         (
             "Deflated Sharpe ratio",
             number(e.deflated, 3),
-            f"The same against the luckiest of {e.trials:,} worthless trials; {ENOUGH:.2f} is convincing.",
+            f"The same against the luckiest of {plural(e.trials, 'worthless trial')}; {ENOUGH:.2f} is convincing.",
         ),
         (
             "Minimum track record",

@@ -1,7 +1,8 @@
 """What a sceptic may believe about a run: evidence, and the one sentence that sums it up.
 
-An edge is found only if the interval of the Sharpe ratio lies above zero AND the deflated Sharpe ratio, which pays for
-every configuration that was looked at, is at least `ENOUGH`. Anything else is no edge.
+A verdict needs at least `LEAST_BETS` independent bets. An edge is found only if then the interval of the Sharpe ratio
+lies above zero, the deflated Sharpe ratio, which pays for every configuration whose test result was looked at, is at
+least `ENOUGH`, and so is the rank among random traders. Anything else is no edge.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from lit_ppo.scoring.significance import Interval
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
-ENOUGH = 0.95  # probability that a deflated Sharpe ratio must reach
+ENOUGH = 0.95  # probability that a deflated Sharpe ratio, and share of random traders that the agent, must reach
+LEAST_BETS = 30  # with k equal wins in n bars the PSR's z tends to 2 sqrt(k) whatever n is: few bets prove nothing
+_DAY = 86_400 * 10**9  # nanoseconds
 
 
 class Oracle(NamedTuple):
@@ -44,10 +47,12 @@ class Evidence(NamedTuple):
     """Everything the verdict rests on.
 
     Attributes:
-        sharpe, mean: annual Sharpe ratio and mean net return a year (fraction), with intervals; nan without a trade.
+        sharpe, mean: annual Sharpe ratio and mean net return a year (fraction), with intervals; the ratio's is nan below `LEAST_BETS`.
         probabilistic, deflated: probabilities that the true Sharpe ratio is above 0, and above what luck gives the
             best of `trials` worthless configurations (2012 form).
-        trials: configurations looked at: folds x candidates x seeds, from the ledger.
+        trials: runs whose test result on these bars was looked at, this one included. Folds are stitched, not
+            chosen among, and candidates are chosen on validation bars: neither are trials.
+        bets: see `independent_bets`.
         track_years: years of this result that would be needed to exclude 0 (one-sided 5 %); inf if it is not above 0.
         years: length of the test, years.
         difference: mean net return a year above buy and hold; None when the fills are not on disk.
@@ -67,6 +72,7 @@ class Evidence(NamedTuple):
     rank: Percentile | None
     oracle: Oracle | None
     ruined: bool
+    bets: float
 
 
 class Verdict(NamedTuple):
@@ -77,11 +83,36 @@ class Verdict(NamedTuple):
     reasons: list[str]
 
 
+def independent_bets(positions: Floats, time: NDArray[np.int64]) -> float:
+    """Effective number of independent bets: of round trips or of active days, whichever is more.
+
+        (sum of r_i)^2 / sum of r_i^2,   r_i = sqrt(sum of position^2 over the bars of bet i)
+
+    Bets of equal risk count fully, so k equal trades on k days are k bets; one large trade among tiny ones is about
+    one. A position held for days is a bet a day: the market's returns of two days are independent.
+
+    Args:
+        positions: [D] after each decision; every fold closes its own.
+        time: [D] open times of their bars, nanoseconds since 1970 UTC.
+
+    Source: Kish 1965, "Survey Sampling", effective sample size.
+    """
+    active = positions != 0
+    if not active.any():
+        return 0.0
+    side = np.sign(positions)
+    opens = (side != 0) & (side != np.concatenate(([0.0], side[:-1])))
+    groups = (np.cumsum(opens), np.unique(time // _DAY, return_inverse=True)[1])
+    sizes = (np.sqrt(np.bincount(group[active], weights=positions[active] ** 2)) for group in groups)
+    return max(float(r.sum() ** 2 / (r**2).sum()) for r in sizes)
+
+
 def weigh(
     net_returns: Floats,
     bars_per_year: float,
     trials: int,
     *,
+    bets: float,
     hold: Floats | None,
     rank: Percentile | None,
     oracle: Oracle | None,
@@ -93,7 +124,8 @@ def weigh(
     Args:
         net_returns: [D] stitched out of sample.
         bars_per_year: of the file's own calendar.
-        trials: every configuration that was looked at.
+        trials: runs whose test result on these bars was looked at, this one included.
+        bets: `independent_bets` of the run.
         hold: [D] net returns of buy and hold on the same bars.
         rank, oracle, ruined: see `Evidence`.
         seed: of the bootstrap.
@@ -102,7 +134,10 @@ def weigh(
     found, count = significance.moments(net_returns), len(net_returns)
     probabilistic = deflated = math.nan
     track = math.inf
-    if not math.isnan(found.sharpe):
+    sharpe = Interval(math.nan, math.nan, math.nan, math.nan)
+    # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
+    if bets >= LEAST_BETS and not math.isnan(found.sharpe):
+        sharpe = significance.sharpe_interval(net_returns, bars_per_year, **settings)  # type: ignore[arg-type]
         shape = (found.skew, found.kurtosis)
         probabilistic = significance.probabilistic_sharpe(found.sharpe, 0.0, count, *shape)
         # The Sharpe ratios of worthless configurations scatter by chance alone: variance 1 / bars.
@@ -113,7 +148,7 @@ def weigh(
     if hold is not None:
         difference = significance.paired_difference_interval(net_returns, hold, bars_per_year, **settings)  # type: ignore[arg-type]
     return Evidence(
-        significance.sharpe_interval(net_returns, bars_per_year, **settings),  # type: ignore[arg-type]
+        sharpe,
         significance.mean_interval(net_returns, bars_per_year, **settings),  # type: ignore[arg-type]
         probabilistic,
         deflated,
@@ -124,6 +159,7 @@ def weigh(
         rank,
         oracle,
         ruined,
+        bets,
     )
 
 
@@ -161,20 +197,46 @@ def judge(evidence: Evidence, untraded: str = "") -> Verdict:
             "loss",
             "Too good to be true: more was earned than this market offers. Look for a look-ahead leak.",
         )
-    elif math.isnan(sharpe.estimate):
+    elif evidence.bets == 0:
         sentence = "No edge: it hardly traded, so it is flat, and nothing can be measured."
-    elif sharpe.high < 0:
-        kind, sentence = "loss", f"It loses money: {numbers}."
-    elif sharpe.low > 0 and evidence.deflated >= ENOUGH:
-        kind, sentence = "edge", f"An edge: {numbers}; it survives the count of {evidence.trials} trials."
-    elif sharpe.low > 0:
+    elif evidence.bets < LEAST_BETS:
         sentence = (
-            f"No edge that can be told from luck: {numbers}, but the best of {evidence.trials} worthless trials would "
-            "often look like this."
+            f"Too few trades to say: {plural(max(1, round(evidence.bets)), 'independent bet')} (round trips or active "
+            f"days), and a verdict needs about {LEAST_BETS}."
+        )
+    elif math.isnan(sharpe.estimate):
+        sentence = "Too few bars to say: returns that hardly differ have no Sharpe ratio."
+    elif sharpe.high < 0 and evidence.probabilistic <= 1 - ENOUGH and not _beats_random(evidence.rank):
+        kind, sentence = "loss", f"It loses money: {numbers}."
+    elif sharpe.high < 0:
+        sentence = f"No edge, and no agreement on a loss: {numbers}, but it did better than most random traders."
+    elif sharpe.low > 0 and evidence.deflated >= ENOUGH and _beats_random(evidence.rank):
+        kind, sentence = "edge", f"An edge: {numbers}; it survives the count of {plural(evidence.trials, 'trial')}."
+    elif sharpe.low > 0 and evidence.deflated >= ENOUGH:
+        sentence = f"No edge that can be told from luck: {numbers}, but "
+        if evidence.rank is None:
+            sentence += "it could not be compared with random traders."
+        else:
+            sentence += f"it did better than only {evidence.rank.percentile:.0f} % of random traders."
+    elif sharpe.low > 0:
+        best = plural(evidence.trials, "worthless trial")
+        sentence = (
+            f"No edge that can be told from luck: {numbers}, but "
+            + (f"the best of {best}" if evidence.trials > 1 else "a worthless one")
+            + " would often look like this."
         )
     else:
         sentence = f"No edge: indistinguishable from flat. A{numbers[1:]}."
     return Verdict(kind, sentence, _reasons(evidence))
+
+
+def _beats_random(rank: Percentile | None) -> bool:
+    return rank is not None and rank.percentile >= 100 * ENOUGH
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 trial", "2 trials"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _between(interval: Interval, factor: float, digits: int, unit: str = "") -> str:
@@ -184,11 +246,13 @@ def _between(interval: Interval, factor: float, digits: int, unit: str = "") -> 
 
 def _reasons(evidence: Evidence) -> list[str]:
     found = []
+    if evidence.bets < LEAST_BETS:  # figures that few bets cannot carry are not evidence
+        return [] if evidence.oracle is None else [_against(evidence.oracle)]
     if not math.isnan(evidence.mean.estimate):
         found.append(f"Mean net return a year, not compounded: {_between(evidence.mean, 100, 1, ' %')}.")
     if not math.isnan(evidence.deflated):
         found.append(
-            f"Deflated Sharpe ratio {evidence.deflated:.3f} after {evidence.trials} trials; "
+            f"Deflated Sharpe ratio {evidence.deflated:.3f} after {plural(evidence.trials, 'trial')}; "
             f"{ENOUGH:.2f} would be convincing."
         )
     if evidence.oracle is not None:
@@ -210,12 +274,14 @@ def _reasons(evidence: Evidence) -> list[str]:
 
 def duration(years: float) -> str:
     """A length of time in years, or in days when it is shorter than a quarter."""
-    return f"{years:.1f} years" if years >= 0.25 else f"{max(1, round(365.25 * years))} days"
+    return f"{years:.1f} years" if years >= 0.25 else plural(max(1, round(365.25 * years)), "day")
 
 
 def _against(oracle: Oracle) -> str:
     if oracle.nothing:
         return "In this synthetic market nothing can be earned: the optimum is never to trade."
+    if math.isnan(oracle.error):
+        return f"It earned {100 * oracle.fraction:.1f} % of the optimum of this synthetic market, on a single bar."
     return (
         f"It earned {100 * oracle.fraction:.1f} % (± {100 * oracle.error:.1f}, one standard error) of the optimum of "
         "this synthetic market, which is known by dynamic programming."

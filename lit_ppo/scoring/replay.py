@@ -55,12 +55,23 @@ def replay(positions: Floats, fills: FillTable, *, restart: bool = True) -> Ledg
     return stitch(ledgers)
 
 
+def closed_at_fold_ends(positions: Floats, fold: NDArray[np.int64]) -> Floats:
+    """[..., D] the same positions, flat from the last decision of every fold on: everybody pays that exit."""
+    closed = positions.copy()
+    closed[..., np.append(fold_starts(fold)[1:], len(fold)) - 1] = 0.0
+    return closed
+
+
 def delayed(positions: Floats, fold: NDArray[np.int64], bars: int = 1) -> Floats:
-    """The same decisions executed `bars` later; flat until the first of a fold arrives."""
+    """The same decisions executed `bars` later; flat until the first of a fold arrives.
+
+    The last bar of a fold still closes it: a fold has no bar after its close, so an exit that is late there is executed
+    with the fold's own, and is paid.
+    """
     late = positions
     for _ in range(bars):
         late = held_before(late, fold)
-    return late
+    return closed_at_fold_ends(late, fold)
 
 
 def baseline_positions(fills: FillTable, size: float) -> dict[str, Floats]:
@@ -100,6 +111,9 @@ def log_growth(net_returns: Floats) -> Floats:
 def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = RANDOM_DRAWS) -> RandomTraders:
     """Replay `draws` random traders of matched turnover and rank the agent among them.
 
+    Every fold is dealt and turned round by itself, without its last decision, which closes the position for all of
+    them and for the agent: nobody crosses a fold's border, and everybody pays the exit there.
+
     Args:
         positions: [D] of the agent.
         fills: D test bars.
@@ -108,12 +122,20 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     """
     generator = np.random.default_rng(seed)
     portion = max(1, min(draws, _PORTION // len(fills)))
+    starts = fold_starts(fills.fold)
+    stops = np.append(starts[1:], len(fills))
     results = []
     for first in range(0, draws, portion):
-        paths = baselines.matched_turnover(positions, min(portion, draws - first), generator)
+        paths = np.zeros((min(portion, draws - first), len(fills)))
+        for start, stop in zip(starts.tolist(), (stops - 1).tolist(), strict=True):
+            if np.any(positions[start:stop]):
+                paths[:, start:stop] = baselines.matched_turnover(positions[start:stop], len(paths), generator)
         results.append(log_growth(_net(paths, fills)))
     growth = np.concatenate(results)
-    return RandomTraders(growth, percentile_among(float(log_growth(_net(positions, fills))), growth))
+    own = float(log_growth(_net(closed_at_fold_ends(positions, fills.fold), fills)))
+    # Equal paths are summed in another order: what differs by rounding is a tie.
+    growth[np.isclose(growth, own, rtol=0.0, atol=1e-12)] = own
+    return RandomTraders(growth, percentile_among(own, growth))
 
 
 def _net(paths: Floats, fills: FillTable) -> Floats:

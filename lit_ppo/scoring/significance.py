@@ -112,7 +112,7 @@ def luckiest_sharpe(trials: int, trials_variance: float) -> float:
     """SR0: the Sharpe ratio per bar that the best of N worthless trials is expected to show.
 
     Args:
-        trials: N, all configurations that were looked at (folds, seeds, candidates, searches).
+        trials: N, configurations (and seeds, if one is picked) whose test result was looked at; folds are none.
         trials_variance: variance of the trials' Sharpe ratios per bar.
     """
     return math.sqrt(trials_variance) * expected_max_normal(trials)

@@ -59,7 +59,7 @@ class FoldRecord:
         seconds: wall time by stage ("data", "rollout", "update", "validation", "test", ...).
         scores: by name, e.g. "validation/score", "test/sharpe_annual".
         stop_reason: why training ended ("budget", "early stopping: ...").
-        trials: configurations whose validation score was looked at; the deflated Sharpe ratio counts them.
+        trials: configurations whose validation score was looked at (no trials of the deflated Sharpe ratio).
         details: anything else worth keeping (warm start, best checkpoint).
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pytest
 
 from lit_ppo.market.books import account
 from lit_ppo.report import breakdown, plotly_figures
+from lit_ppo.market.baselines import Percentile
+from lit_ppo.scoring import replay
 from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.page import json_for_html, source_hash
@@ -24,6 +27,7 @@ from lit_ppo.report.verdict import against_optimum, judge, weigh
 from lit_ppo.scoring import replay
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
 from lit_ppo.store.results import RunFolder, load_run
+from lit_ppo.report.verdict import against_optimum, independent_bets, judge, plural, weigh
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
@@ -107,7 +111,38 @@ def test_a_replay_restarts_every_fold_flat_and_agrees_with_the_scalar_sum() -> N
 def test_delayed_decisions_arrive_one_bar_later_and_never_cross_a_fold() -> None:
     positions = np.array([1.0, -1.0, 0.0, 1.0, 1.0, -1.0])
     late = replay.delayed(positions, np.array([0, 0, 0, 1, 1, 1]))
-    np.testing.assert_array_equal(late, [0.0, 1.0, -1.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(late, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0])
+
+
+def test_one_bar_later_pays_the_last_exit_and_earns_nothing_after_the_close() -> None:
+    # Long at the second of four bars; the fold ends with the exit. One bar later: one bar held, entry and exit paid.
+    moves, cost = np.array([0.0, 0.01, 0.02, 0.5]), np.full(4, 0.001)
+    fills = FillTable(np.arange(4), np.zeros(4, int), np.full(4, 1.0), moves, cost, np.zeros(4), np.zeros(4))
+    books = replay.replay(replay.delayed(np.array([0.0, 1.0, 1.0, 0.0]), fills.fold), fills)
+    np.testing.assert_allclose(books.net_return, [0.0, 0.0, 0.02 - 0.001, -0.001])
+
+
+def long_market(seed: int) -> FillTable:
+    moves = np.random.default_rng(seed).normal(0, 1e-3, 400)
+    cost, zero = np.full(400, 1e-4), np.zeros(400)
+    return FillTable(np.arange(400), np.arange(400) // 40, np.full(400, 1.0), moves, cost, zero, zero)
+
+
+def test_always_long_has_the_middle_rank_because_everybody_pays_the_exit_of_a_fold() -> None:
+    ranks = []
+    for seed in range(20):
+        fills = long_market(seed)
+        agent = replay.closed_at_fold_ends(np.ones(400), fills.fold)
+        ranks.append(replay.random_traders(agent, fills, seed=0, draws=100).rank.percentile)
+    assert np.mean(ranks) == pytest.approx(50, abs=3)
+
+
+def test_the_ranks_of_long_and_short_on_one_market_sum_to_100() -> None:
+    fills = long_market(1)
+    fills = FillTable(**fills.__dict__ | {"turnover_cost": np.zeros(400)})
+    path = replay.closed_at_fold_ends((np.random.default_rng(2).random(400) < 0.5).astype(float), fills.fold)
+    long, short = (replay.random_traders(x, fills, seed=0, draws=1000).rank.percentile for x in (path, -path))
+    assert long + short == pytest.approx(100, abs=1)  # compounding, not rank, is what is left
 
 
 def test_dearer_costs_scale_what_is_paid_and_leave_the_price_alone() -> None:
@@ -204,7 +239,10 @@ def test_luck_is_called_no_edge_and_skill_an_edge(tmp_path: Path, analysis: Anal
 
 
 def verdict_of(net: np.ndarray, trials: int = 1, ruined: bool = False, **more: object) -> str:
-    evidence = weigh(net, 25_000.0, trials, hold=None, rank=None, oracle=more.get("oracle"), ruined=ruined, seed=0)  # type: ignore[arg-type]
+    rank = Percentile(99.0 if net.mean() > 0 else 1.0, 0.01, 1000)
+    bets = 0 if not net.any() else 40
+    given = {"bets": bets, "rank": rank} | more
+    evidence = weigh(net, 25_000.0, trials, hold=None, **{"oracle": None} | given, ruined=ruined, seed=0)  # type: ignore[arg-type]
     return judge(evidence).kind + ": " + judge(evidence).sentence
 
 
@@ -213,6 +251,91 @@ def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None
     net += 1e-3 * 2.6 / np.sqrt(4000) - net.mean()  # 2.6 standard errors above zero
     assert verdict_of(net).startswith("edge")
     assert verdict_of(net, trials=500).startswith("none: No edge that can be told from luck")
+
+
+def test_interval_rank_and_deflated_ratio_must_agree_and_counts_have_their_noun() -> None:
+    net = np.random.default_rng(0).normal(0, 1e-3, 4000)
+    net += 1e-3 * 4 / np.sqrt(4000) - net.mean()
+    assert verdict_of(net).endswith("it survives the count of 1 trial.")
+    assert verdict_of(net, rank=Percentile(60.0, 0.4, 1000)).startswith("none")
+    assert verdict_of(net, rank=None).startswith("none")
+    assert verdict_of(-net, rank=Percentile(99.0, 0.01, 1000)).startswith("none")
+    assert verdict_of(net, bets=29).startswith("none: Too few trades to say: 29 independent bets")
+    assert (plural(1, "day"), plural(1200, "day")) == ("1 day", "1,200 days")
+
+
+def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
+    net = np.array([0.0, *np.random.default_rng(0).normal(0, 1e-3, 7)])
+    said = verdict_of(net, bets=1.0)
+    assert "hardly" not in said
+    assert "1 independent bet (" in said
+    assert "nan" not in said
+
+
+def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one() -> None:
+    time = np.arange(400) * 900 * 10**9
+    path = np.zeros(400)
+    path[5:305:10] = 1.0
+    assert independent_bets(path, time) == pytest.approx(30)
+    path[5:300:10] = 1e-3
+    assert independent_bets(path, time) < 1.1
+    assert independent_bets(np.ones(960), np.arange(960) * 900 * 10**9) == pytest.approx(10)
+    assert independent_bets(np.zeros(400), time) == 0
+
+
+def sparse_verdict(trades: int, held: int, bars: int, seed: int, tail: float = np.inf, draws: int = 200) -> str:
+    """The shipped verdict on a trader of random sign at random times, on demeaned returns; 0 trades: flat, -1: long."""
+    generator = np.random.default_rng(seed)
+    moves = 1e-3 * (generator.normal(size=bars) if tail == np.inf else generator.standard_t(tail, bars))
+    moves -= moves.mean()
+    path = np.full(bars, -1.0 if trades < 0 else 0.0) * -1
+    gap = bars // max(trades, 1)
+    for start in gap * np.arange(max(trades, 0)) + generator.integers(max(gap - held, 1), size=max(trades, 0)):
+        path[start : start + held] = generator.choice([-1.0, 1.0])
+    path[-1] = 0.0
+    time, zero = np.arange(bars) * 900 * 10**9, np.zeros(bars)
+    fills = FillTable(time, np.zeros(bars, int), np.full(bars, 1.0), moves, zero, zero, zero)
+    bets = independent_bets(path, time)
+    rank = replay.random_traders(path, fills, 0, draws).rank if bets >= 30 else None
+    evidence = weigh(path * moves, 23_600.0, 1, bets=bets, hold=None, rank=rank, oracle=None, ruined=False, seed=0)
+    return judge(evidence).kind
+
+
+def assert_nominal(kinds: list[str]) -> None:
+    # 2.5 % a side, and what 3.3 standard errors of Monte Carlo allow
+    allowed = 0.025 + 3.3 * np.sqrt(0.025 * 0.975 / len(kinds))
+    for kind in ("edge", "loss"):
+        assert kinds.count(kind) <= allowed * len(kinds), (kind, kinds.count(kind), len(kinds))
+
+
+@pytest.mark.parametrize(
+    ("trades", "held", "bars"), [(1, 1, 500), (1, 4, 500), (5, 1, 500), (10, 4, 500), (-1, 1, 500)]
+)
+def test_a_sparse_random_trader_gets_no_verdict(trades: int, held: int, bars: int) -> None:
+    assert_nominal([sparse_verdict(trades, held, bars, seed) for seed in range(3)] * 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", [np.inf, 3.0])
+@pytest.mark.parametrize("held", [1, 4, 96])
+@pytest.mark.parametrize("trades", [0, 1, 2, 5, 10, 30, -1])
+@pytest.mark.parametrize("bars", [500, 4_000, 60_000])
+def test_verdicts_on_random_traders_come_at_their_nominal_rate(trades: int, held: int, bars: int, tail: float) -> None:
+    if bars < max(trades, 0) * (held + 1):
+        pytest.skip("so many trades of this length do not fit")
+    count = 200 if bars < 60_000 else 20
+    assert_nominal([sparse_verdict(trades, held, bars, seed, tail) for seed in range(count)])
+
+
+def test_folds_are_no_trials_and_runs_on_the_same_bars_are(tmp_path: Path) -> None:
+    few = analyse(demo.make_run(tmp_path / "a", seed=1, folds=4, test_bars=400)).evidence
+    many = analyse(demo.make_run(tmp_path / "b", seed=1, folds=8, test_bars=200)).evidence
+    assert few.trials == many.trials == 1
+    shutil.copytree(tmp_path / "a" / "1", tmp_path / "a" / "2")
+    assert analyse(tmp_path / "a" / "1").evidence.trials == 2
+    record = tmp_path / "a" / "2" / "run.json"
+    record.write_text(record.read_text().replace("0" * 64, "1" * 64))
+    assert analyse(tmp_path / "a" / "1").evidence.trials == 1  # other bars
 
 
 def test_losing_ruin_idleness_and_look_ahead_are_named() -> None:
