@@ -143,7 +143,9 @@ def share_found(agent_net: ArrayLike, informed_net: ArrayLike) -> float:
     return float(agent.sum() / informed.sum())
 
 
-def size_edge(sharpe_of: Callable[[float], float], wanted: float, largest: float = 0.5, tolerance: float = 0.05) -> float:
+def size_edge(
+    sharpe_of: Callable[[float], float], wanted: float, largest: float = 0.5, tolerance: float = 0.05
+) -> float:
     """The size m of an edge whose informed trader has the annual Sharpe ratio `wanted`, by bisection.
 
     Args:
