@@ -152,7 +152,7 @@ def size_edge(
         sharpe_of: size -> informed annual Sharpe, always of the same noise and draws, so that it rises with the size.
         wanted: annual Sharpe ratio, above 0.
         largest: size that must be enough.
-        tolerance: of the Sharpe ratio; of two sizes that are equally near, the smaller bracket's middle is taken.
+        tolerance: of the Sharpe ratio. Where it jumps over `wanted`, the size of the jump is returned.
 
     Raises:
         ValueError: even the largest size does not reach it.
