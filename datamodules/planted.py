@@ -304,7 +304,7 @@ def _rebuilt(bars: Bars, logs: LogBars) -> pd.DataFrame:
     if not (np.isfinite(frame[list(PRICES)].to_numpy()).all() and (frame["low"] > 0).all()):
         row = int(np.flatnonzero(~(frame["low"].to_numpy() > 0) | ~np.isfinite(frame["high"].to_numpy()))[0])
         raise ValueError(
-            f"{bars.path.name}: with this edge and mirror the price at bar {row} leaves what {digits} digits can write; "
+            f"{bars.path.name}: with this edge the price at bar {row} leaves what {digits} digits can write; "
             "plant a smaller edge, draw another seed, or take fewer bars"
         )
     return frame
