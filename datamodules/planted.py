@@ -249,13 +249,16 @@ def _exogenous(
     time: pd.Series, edge: Edge, generator: np.random.Generator
 ) -> tuple[dict[str, FloatArray], FloatArray | None]:
     """Moves [N] by kind of what does not depend on the bars; and the column [N] whose value of bar t-1 moves bar t."""
-    length, made, column = len(time), dict[str, FloatArray](), None
+    length = len(time)
+    made: dict[str, FloatArray] = {}
+    column: FloatArray | None = None
     for kind in edge.single_kinds:
         if kind == "drift":
             made[kind] = np.full(length, edge.size)
         elif kind == "season":
             hours = time.to_numpy("datetime64[ns]").astype(np.int64) / NANOSECONDS_PER_HOUR % 24
-            made[kind] = edge.size * np.sin(2 * np.pi * (hours - SEASON_START) / 24)
+            season: FloatArray = edge.size * np.sin(2 * np.pi * (hours - SEASON_START) / 24)
+            made[kind] = season
         elif kind == "regime":
             first = 1.0 if generator.random() < 0.5 else -1.0
             flips = np.where(generator.random(length) < FLIP, -1.0, 1.0)

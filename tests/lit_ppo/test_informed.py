@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +130,14 @@ def test_what_an_edge_is_worth_on_gold(bar_file, kind, size, low, high):
     arrays = {name: values[rows] for name, values in fills.items()}
     found = informed_trader(planted.forecast[rows], bars_per_year=bars.bars_per_year, **arrays)
     assert low <= found.sharpe_annual <= high
+
+
+def test_the_guides_example_runs(tmp_path, monkeypatch, capsys):
+    guide = Path(__file__).parents[2] / "docs" / "oracles.md"
+    section = guide.read_text(encoding="utf-8").partition("## Planted edges on real noise")[2]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    exec(compile(found[1], str(guide), "exec"), {})
+    assert capsys.readouterr().out.splitlines()[1] == "0.5"
+    assert len(read_bars("planted.csv")) == 20_000
