@@ -257,12 +257,11 @@ def _exogenous(
             made[kind] = np.full(length, edge.size)
         elif kind == "season":
             hours = time.to_numpy("datetime64[ns]").astype(np.int64) / NANOSECONDS_PER_HOUR % 24
-            season: FloatArray = edge.size * np.sin(2 * np.pi * (hours - SEASON_START) / 24)
-            made[kind] = season
+            made[kind] = edge.size * np.sin(2 * np.pi * (hours - SEASON_START) / 24)
         elif kind == "regime":
             first = 1.0 if generator.random() < 0.5 else -1.0
             flips = np.where(generator.random(length) < FLIP, -1.0, 1.0)
-            made[kind] = edge.size * first * np.cumprod(flips)
+            made[kind] = edge.size * first * np.multiply.accumulate(flips)
         elif kind == "column":
             column = _autoregressive(generator.standard_normal(length))
             made[kind] = edge.size * np.append(0.0, column[:-1])
