@@ -28,14 +28,14 @@ import numpy as np
 import yaml
 
 from benchmarks.common import RESULTS, provenance, read, write
-from datamodules.bars import Bars, read_bars
-from datamodules.features import load_features
+from datamodules.bars.read import Bars, read_bars
+from datamodules.features.compute import load_features
 from datamodules.planted import EDGE_COLUMN, KINDS, Edge, Planted, plant
-from lit_ppo.costs import Costs, FillArrays, bar_times, fill_arrays
+from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays
 from lit_ppo.oracles.informed import Informed, informed_trader, share_found, size_edge
-from lit_ppo.performance import trading_metrics
-from lit_ppo.runs.provenance import code_state
-from lit_ppo.runs.results import load_run
+from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.store.provenance import code_state
+from lit_ppo.store.results import load_run
 
 PATH = RESULTS / "planted.json"
 ROOT = Path(__file__).parents[1]

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.bar_checks import quote_digits
-from datamodules.bars import Bars
-from datamodules.dialects import PRICES
-from lit_ppo.atomic import atomic_write
+from datamodules.bars.checks import quote_digits
+from datamodules.bars.dialects import PRICES
+from datamodules.bars.read import Bars
+from lit_ppo.store.atomic import atomic_write
 
 SingleKind = Literal["regime", "momentum", "reversion", "season", "drift", "column"]
 EdgeKind = Literal["regime", "momentum", "reversion", "season", "drift", "column", "two", "fading", "null"]

@@ -29,12 +29,12 @@ FLOORS = (
     ("module", "fabric_trainer"),
     ("recipe", "tensorboard", "interrupts", "precision", "class_paths"),
     ("ppo",),
+    ("oracles",),
     ("scoring",),
     ("store",),
     ("nets",),
     ("envs",),
     ("market",),
-    ("oracles",),
     ("seeding", "timing"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

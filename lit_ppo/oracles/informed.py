@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_ppo.costs import net_return
-from lit_ppo.performance import exposure, sharpe_annual, turnover_per_bar
+from lit_ppo.market.costs import net_return
+from lit_ppo.scoring.performance import exposure, sharpe_annual, turnover_per_bar
 
 FloatArray = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def informed_trader(
 
     Args:
         forecast: [D] what is known at each decision bar of the next bar's move.
-        price_return, turnover_cost, carry_long, carry_short: [D], as in `lit_ppo.types.MarketTensors`.
+        price_return, turnover_cost, carry_long, carry_short: [D], as in `lit_ppo.market.tensors.MarketTensors`.
         bars_per_year: for the annual Sharpe ratio.
 
     Raises:

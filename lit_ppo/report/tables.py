@@ -14,11 +14,9 @@ from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.breakdown import Group, Month
 from lit_ppo.report.page import number, signed, tint
 from lit_ppo.report.untraded import ScreenedFeature, screened
-from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration
+from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
-from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
-from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 
 _SIGNED = ("return_pct", "sharpe_annual")  # the others are sizes, or shares
 _SEED_DIGITS = {"trades": 0, "of_optimum_pct": 1}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.bars import Bars, read_bars
+from datamodules.bars.read import Bars, read_bars
 from datamodules.planted import (
     EDGE_COLUMN,
     FLIP,

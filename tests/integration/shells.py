@@ -20,7 +20,13 @@ warnings.filterwarnings("ignore", ".*does not have many workers.*")
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 16, "burn_in": 4, "hidden_size": 4, "policy_layers": (8,)}
-SMALL |= {"value_layers": (8,), "num_minibatches": 2, "update_epochs": 2, "total_timesteps": 4 * 64, "screen_features": False}
+SMALL |= {
+    "value_layers": (8,),
+    "num_minibatches": 2,
+    "update_epochs": 2,
+    "total_timesteps": 4 * 64,
+    "screen_features": False,
+}
 HEADS_SAMPLED = {"estimator": "sampled", "account_features": ("position", "unrealised")}
 ENCODER = {"estimator": "sampled", "account_at": "encoder"}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.bars import read_bars
+from datamodules.bars.read import read_bars
 from datamodules.planted import Edge, plant
-from lit_ppo.accounting import account
-from lit_ppo.costs import Costs, fill_arrays
+from lit_ppo.market.books import account
+from lit_ppo.market.costs import Costs, fill_arrays
 from lit_ppo.oracles.informed import hysteresis, informed_trader, share_found, size_edge
 
 YEAR = 23_500.0

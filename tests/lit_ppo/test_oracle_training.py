@@ -19,7 +19,15 @@ from lit_ppo.oracles import optima
 from lit_ppo.seeding import make_generator
 
 MAKE = MarketMaker(SyntheticMarket, train_fold, fresh_bars)
-SMALL = {"screen_features": False, "num_envs": 4, "num_steps": 16, "burn_in": 4, "hidden_size": 4, "num_minibatches": 2, "update_epochs": 1}
+SMALL = {
+    "screen_features": False,
+    "num_envs": 4,
+    "num_steps": 16,
+    "burn_in": 4,
+    "hidden_size": 4,
+    "num_minibatches": 2,
+    "update_epochs": 1,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -15,19 +15,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from lit_ppo.market.baselines import Percentile
 from lit_ppo.market.books import account
 from lit_ppo.report import breakdown, plotly_figures
-from lit_ppo.market.baselines import Percentile
-from lit_ppo.scoring import replay
 from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.page import json_for_html, source_hash
 from lit_ppo.report.tables import without_directories
-from lit_ppo.report.verdict import against_optimum, judge, weigh
+from lit_ppo.report.verdict import against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
 from lit_ppo.store.results import RunFolder, load_run
-from lit_ppo.report.verdict import against_optimum, independent_bets, judge, plural, weigh
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'

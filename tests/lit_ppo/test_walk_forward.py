@@ -27,7 +27,8 @@ from lit_ppo.store.results import load_run
 
 CONFIG = """
 seed_everything: 7
-model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: 0.0, screen_features: false}
+model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: 0.0,
+  screen_features: false}
 data:
   synthetic: {kind: regime, num_bars: 760, seed: 3}
   train_size: 300
