@@ -47,8 +47,8 @@ class Evidence(NamedTuple):
     """Everything the verdict rests on.
 
     Attributes:
-        sharpe, mean: annual Sharpe ratio and mean net return a year (fraction), with intervals; the ratio's is nan
-            below `LEAST_BETS`.
+        sharpe, mean: annual Sharpe ratio and mean net return a year (fraction), with intervals; nan without a trade,
+            the ratio also below `LEAST_BETS`.
         probabilistic, deflated: probabilities that the true Sharpe ratio is above 0, and above what luck gives the
             best of `trials` worthless configurations (2012 form).
         trials: runs whose test result on these bars was looked at, this one included. Folds are stitched, not

@@ -275,7 +275,7 @@ def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one
     path = np.zeros(400)
     path[5:305:10] = 1.0
     assert independent_bets(path, time) == pytest.approx(30)
-    path[5:300:10] = 1e-3
+    path[5:290:10] = 1e-3
     assert independent_bets(path, time) < 1.1
     assert independent_bets(np.ones(960), np.arange(960) * 900 * 10**9) == pytest.approx(10)
     assert independent_bets(np.zeros(400), time) == 0
@@ -286,7 +286,7 @@ def sparse_verdict(trades: int, held: int, bars: int, seed: int, tail: float = n
     generator = np.random.default_rng(seed)
     moves = 1e-3 * (generator.normal(size=bars) if tail == np.inf else generator.standard_t(tail, bars))
     moves -= moves.mean()
-    path = np.full(bars, -1.0 if trades < 0 else 0.0) * -1
+    path = np.full(bars, 1.0 if trades < 0 else 0.0)
     gap = bars // max(trades, 1)
     for start in gap * np.arange(max(trades, 0)) + generator.integers(max(gap - held, 1), size=max(trades, 0)):
         path[start : start + held] = generator.choice([-1.0, 1.0])
@@ -306,11 +306,9 @@ def assert_nominal(kinds: list[str]) -> None:
         assert kinds.count(kind) <= allowed * len(kinds), (kind, kinds.count(kind), len(kinds))
 
 
-@pytest.mark.parametrize(
-    ("trades", "held", "bars"), [(1, 1, 500), (1, 4, 500), (5, 1, 500), (10, 4, 500), (-1, 1, 500)]
-)
-def test_a_sparse_random_trader_gets_no_verdict(trades: int, held: int, bars: int) -> None:
-    assert_nominal([sparse_verdict(trades, held, bars, seed) for seed in range(3)] * 10)
+@pytest.mark.parametrize(("trades", "held"), [(0, 1), (1, 1), (1, 4), (5, 1), (10, 4), (-1, 1)])
+def test_a_sparse_random_trader_gets_no_verdict(trades: int, held: int) -> None:
+    assert {sparse_verdict(trades, held, 500, seed) for seed in range(3)} == {"none"}
 
 
 @pytest.mark.slow
