@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, room_for, sync_directory, write_all
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, open_own, refuse_link, room_for, sync_directory, write_all
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
@@ -118,7 +118,7 @@ class FoldCsv:
         Raises:
             ValueError: the file is not ours, is damaged, or holds a later fold.
         """
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = refuse_link(self.path).read_bytes() if self.path.exists() else b""
         if not data.startswith(self.header):
             if self.header.startswith(data):  # killed while the header was written
                 return 0, None
@@ -150,8 +150,7 @@ class FoldCsv:
         data = "".join(f"{row}\n" for row in rows).encode()
         if end == 0:
             data = self.header + data
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link would lead the write out of the folder
-        with room_for(self.path, len(data)), os.fdopen(os.open(self.path, flags, 0o644), "wb", buffering=0) as file:
+        with room_for(self.path, len(data)), open_own(self.path) as file:
             file.truncate(end)
             file.seek(end)
             half = len(data) // 2
