@@ -27,6 +27,7 @@ import yaml
 
 from datamodules.features import indicators
 from datamodules.features.indicators import REGISTRY, BarArrays
+from lit_ppo.store.files import check_expansion
 
 FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
 _VOLUME_FEATURES = ("vwap_distance", "volume_change")
@@ -167,9 +168,11 @@ def _read_entries(name: str | Path) -> Any:
             f"data.features is {str(name)!r}: no set of that name ({', '.join(known)}) and no YAML file at {path}"
         )
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"data.features: {path} is not valid YAML: {error}") from error
+    check_expansion(entries, f"data.features: {path}")
+    return entries
 
 
 def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:

@@ -36,6 +36,37 @@ def check_name(name: str) -> str:
     return name
 
 
+MOST_VALUES = 100_000  # of a YAML file with its aliases written out; the largest of ours has a few hundred
+
+
+def check_expansion(content: Any, source: str) -> None:
+    """Check that what YAML gave stays small where it is copied: an alias repeats a part without writing it.
+
+    Args:
+        content: lists, mappings and plain values; parts may be shared.
+        source: what it was read from, for the message.
+
+    Raises:
+        ValueError: with its aliases written out it has more than `MOST_VALUES` values, or it holds itself.
+    """
+    if _values(content, {}) > MOST_VALUES:
+        raise ValueError(
+            f"{source} has more than {MOST_VALUES:,} values once its YAML aliases (*name) are written out, or holds "
+            "itself. Write out what is meant"
+        )
+
+
+def _values(content: Any, counts: dict[int, float]) -> float:
+    """Number of values, each shared part counted once for each use; `counts` by identity, infinite while inside."""
+    if not isinstance(content, (Mapping, list, tuple, set)):
+        return 1
+    if id(content) not in counts:
+        counts[id(content)] = math.inf
+        parts = [*content, *content.values()] if isinstance(content, Mapping) else content
+        counts[id(content)] = 1 + sum(_values(part, counts) for part in parts)
+    return counts[id(content)]
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """Return a path as a run may record it: as given if relative, else from the working directory, else its name.
 
