@@ -11,20 +11,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lit_ppo.store.atomic import room_for, write_all
+from lit_ppo.store.atomic import open_own, room_for, write_all
 
 
 def _reopened(path: Path, lines: int) -> FileIO:
     """Open a file for appending after its first `lines` lines; what a killed run wrote after them goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = path.read_bytes().split(b"\n")[:-1][:lines] if path.exists() else []
+    # Open as long as the training, and unbuffered: a full disk shows when a line is written, not at the end.
+    file = open_own(path)
+    kept = file.read().split(b"\n")[:-1][:lines]
     if len(kept) < lines:
+        file.close()
         raise ValueError(
             f"{path} has {len(kept)} whole lines, but the checkpoint was written when it had {lines}: it was changed "
             "since. Restore it, or start a new run"
         )
-    # Open as long as the training, and unbuffered: a full disk shows when a line is written, not at the end.
-    file = open(path, "r+b" if path.exists() else "wb", buffering=0)  # noqa: SIM115
     file.seek(sum(len(line) + 1 for line in kept))
     file.truncate()
     return file

@@ -10,10 +10,14 @@ allowed module that merely imported `os` does not lend it. See SECURITY.md for w
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 
 ALLOWED = ("lit_ppo", "datamodules", "callbacks", "lightning", "torch")
 # Of the allowed packages: what loads code or pickles, by name, from a file or the network.
@@ -22,6 +26,7 @@ DENIED = (
     *("torch.utils.cpp_extension", "torch.multiprocessing", "torch.compiler", "torch.distributed.elastic"),
     *("torch.distributed.run", "torch.distributed.launch", "lightning.fabric.cli"),
 )
+_ALLOWED_PREFIXES = tuple(f"{name}." for name in ALLOWED)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -74,6 +79,52 @@ def take_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]
             raise ValueError("--allow-module needs the name of a module, like --allow-module my_features")
         modules.append(name)
     return rest, modules
+
+
+def refuse_functions(config: Any, modules: Sequence[str] = (), where: str = "") -> None:
+    """Check that no value of a parsed configuration is a function: it would be called with what the configuration says.
+
+    A class of the allowed packages does what it is made for; among their functions are ones that start a shell or read
+    a pickle, and a list of those is never complete.
+
+    Args:
+        config: what the parser made of files and flags, before anything is instantiated.
+        modules: those of `--allow-module`, whose functions the user trusts too.
+        where: key of `config`, for the message.
+
+    Raises:
+        ValueError: a function, or a `class_path` that names one; says its key and its name.
+    """
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        if isinstance(path := config.get("class_path"), str) and inspect.isroutine(found := _imported(path)):
+            _refuse_function(found, modules, f"{where}.class_path")
+        for key, value in config.items():
+            refuse_functions(value, modules, f"{where}.{key}" if where else str(key))
+    elif isinstance(config, (list, tuple, set)):
+        for value in config:
+            refuse_functions(value, modules, where)
+    elif callable(config) and not inspect.isclass(config) and not isinstance(config, os.PathLike):
+        _refuse_function(config, modules, where)
+
+
+def _imported(path: str) -> Any:
+    """What an import path names, if the parser has imported its module; nothing is imported for it here."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None) if f"{module}.".startswith(_ALLOWED_PREFIXES) else None
+
+
+def _refuse_function(function: Any, modules: Sequence[str], where: str) -> None:
+    module = getattr(function, "__module__", None) or type(function).__module__
+    if any(f"{module}.".startswith(f"{name}.") for name in modules):
+        return
+    name = f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    raise ValueError(
+        f"The configuration gives {where} the function {name}, and a configuration may name classes, not functions: it "
+        f"was not called. Name a class, or write the function in a module of yours and add --allow-module to the "
+        "command line"
+    )
 
 
 def refused_class_path(path: str) -> str:

@@ -32,7 +32,7 @@ from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
-from lit_ppo.class_paths import restrict_class_paths
+from lit_ppo.class_paths import refuse_functions, restrict_class_paths
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
@@ -221,6 +221,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     parser.add_class_arguments(datamodule_class, "data")
     restrict_class_paths()
     config = parser.parse_args(arguments)
+    refuse_functions(config)
     directory = Path(config.directory)
     interrupts.install()
     try:

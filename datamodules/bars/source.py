@@ -19,6 +19,11 @@ from datamodules.bars.errors import BarFileError, Problem
 
 BLOCK_BYTES = 8 << 20
 LONGEST_LINE = 1 << 16  # bytes; a row of a bar file has about 100
+MOST_LINES = 20_000_000  # 38 years of 1-minute bars; they take about 2 GB of memory
+MOST_BYTES = 4 << 30  # of text
+# Bars shrink to a fifth or a tenth; a file that unpacks to more than this is made to fill a machine's memory.
+MOST_RATIO = 200
+SMALL_BYTES = 64 << 20  # up to here a file may shrink as it likes
 
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (b"\xff\xfe\x00\x00", None),
@@ -166,8 +171,10 @@ class BarSource:
         """Decode, make every line end LF and cut between lines."""
         decoder = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)("strict")
         pending, line, raw, last = b"", 1, start, False
+        read = len(start)
         while not last:
             more = stream.read(self.block_bytes)
+            read += len(more)
             last = not more
             text = raw if decoder is None else self._decoded(decoder, raw, last, line)
             raw = more
@@ -186,10 +193,28 @@ class BarSource:
             if len(pending) > LONGEST_LINE:
                 where = line + whole.count(b"\n")
                 raise self.refuse(f"more than {LONGEST_LINE} bytes without a line end", "This is no bar file.", where)
+            after = line + whole.count(b"\n")
+            self._require_bounds(read, after - 1)
             if whole:
                 self._require_text(whole, line)
                 yield Block(whole, line)
-                line += whole.count(b"\n")
+                line = after
+
+    def _require_bounds(self, read: int, lines: int) -> None:
+        """Refuse a file that would fill the memory, after what was read of it so far: bytes and lines."""
+        ratio = read / max(self.size, 1)
+        if read > SMALL_BYTES and ratio > MOST_RATIO:
+            raise self.refuse(
+                f"the gzip of {self.size:,} bytes unpacks to more than {read:,}, {ratio:.0f} times its size, and bars "
+                f"are read up to {MOST_RATIO} times",
+                "This is no bar file; if it is, unpack it first.",
+            )
+        if read > MOST_BYTES or lines > MOST_LINES:
+            raise self.refuse(
+                f"more than {read if read > MOST_BYTES else lines:,} {'bytes' if read > MOST_BYTES else 'lines'}, and "
+                f"files are read up to {MOST_LINES:,} lines and {MOST_BYTES:,} bytes",
+                "Cut it into parts, or take a longer bar.",
+            )
 
     def _decoded(self, decoder: codecs.IncrementalDecoder, raw: bytes, last: bool, line: int) -> bytes:
         try:

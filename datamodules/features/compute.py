@@ -27,9 +27,9 @@ import yaml
 
 from datamodules.features import indicators
 from datamodules.features.indicators import REGISTRY, BarArrays
+from lit_ppo.store.files import check_expansion
 
 FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
-OWN_PACKAGES = ("lit_ppo", "datamodules", "callbacks")
 _VOLUME_FEATURES = ("vwap_distance", "volume_change")
 
 
@@ -77,7 +77,8 @@ def load_features(
 
     Args:
         features: name of a file in configs/features, path of a YAML file, or the list itself.
-        allow_modules: modules (and their submodules) that `class_path` entries may import, besides this project's.
+        allow_modules: modules (and their submodules) that `class_path` entries may import. What is shipped is named
+            by `name`, so a `class_path` names nothing of this project unless its module is allowed too.
 
     Raises:
         FileNotFoundError: no such set or file.
@@ -167,9 +168,11 @@ def _read_entries(name: str | Path) -> Any:
             f"data.features is {str(name)!r}: no set of that name ({', '.join(known)}) and no YAML file at {path}"
         )
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"data.features: {path} is not valid YAML: {error}") from error
+    check_expansion(entries, f"data.features: {path}")
+    return entries
 
 
 def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
@@ -231,6 +234,11 @@ def _check_parameter(name: str, key: str, value: Any, default: Any) -> None:
 
 def _column_spec(column: str, parameters: dict[str, Any]) -> FeatureSpec:
     parity = parameters.pop("parity", 0)
+    if column == "time":
+        raise ValueError(
+            "data.features: column time says when a bar was, which never comes again, and is no feature. Take "
+            "hour_sin and hour_cos, or weekday_sin and weekday_cos"
+        )
     if parameters:
         raise ValueError(f"data.features: column {column} takes only `parity`, got {', '.join(parameters)}")
     _check_parity(f"column {column}", parity)
@@ -245,11 +253,11 @@ def _column_spec(column: str, parameters: dict[str, Any]) -> FeatureSpec:
 
 def _user_spec(class_path: str, parameters: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
     module_name, _, class_name = class_path.rpartition(".")
-    allowed = (*OWN_PACKAGES, *allow_modules)
-    if not _within(module_name, allowed):
+    if not _within(module_name, allow_modules):
         raise ValueError(
-            f"data.features: {class_path} lies outside {', '.join(allowed)}. If you trust module {module_name!r}, name "
-            f"it with --allow-module {module_name}"
+            f"data.features: {class_path} is no shipped feature (those have a `name`), and its module is not among the "
+            f"allowed ones ({', '.join(allow_modules) or 'none'}): it was not imported. If you trust module "
+            f"{module_name!r}, name it with --allow-module {module_name}"
         )
     try:
         module = importlib.import_module(module_name)
@@ -257,8 +265,14 @@ def _user_spec(class_path: str, parameters: dict[str, Any], allow_modules: Seque
         raise ValueError(f"data.features: module {module_name} of {class_path} cannot be imported: {error}") from error
     cls = getattr(module, class_name, None)
     # A name that an allowed module merely imported would let a configuration reach any class.
-    if not inspect.isclass(cls) or not _within(cls.__module__, allowed):
+    if not inspect.isclass(cls) or not _within(cls.__module__, allow_modules):
         raise ValueError(f"data.features: {module_name} defines no class {class_name!r}")
+    # Before it is made: a constructor that is no feature's does what it does with the arguments of a stranger.
+    if not any("__call__" in vars(base) for base in cls.__mro__):
+        raise ValueError(
+            f"data.features: {class_path} is no feature: it has no __call__(frame). It was not made; name a class like "
+            "those of docs/walk-forward.md"
+        )
     try:
         feature = cls(**parameters)
     except TypeError as error:

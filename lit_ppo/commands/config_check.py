@@ -14,7 +14,11 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentParser
 
+from lit_ppo.store.files import check_expansion
+
 MOST_LEVELS = 30
+# What deletes a run or mixes two is asked for in one call; a file asks again in each, and may be a stranger's.
+COMMAND_LINE_ONLY = ("resume", "overwrite", "allow_mismatch")
 
 
 def known_keys(parser: ArgumentParser) -> set[str]:
@@ -32,7 +36,7 @@ def check_files(paths: Iterable[Path], known: set[str]) -> None:
     """Check the keys of configuration files; one that cannot be read is left to the parser, which says why.
 
     Raises:
-        ValueError: an unknown key, or a group of keys that is no mapping.
+        ValueError: an unknown key, a group of keys that is no mapping, or aliases that grow without bound.
     """
     groups = {name for key in known for name in _groups(key)}
     for path in paths:
@@ -40,8 +44,47 @@ def check_files(paths: Iterable[Path], known: set[str]) -> None:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
+        check_expansion(content, str(path))
         if isinstance(content, Mapping):
             _check(path, content, "", known, groups)
+
+
+def check_values(arguments: Iterable[str]) -> None:
+    """Check values of the command line that are YAML with aliases; what is no YAML is left to the parser.
+
+    Raises:
+        ValueError: the aliases grow without bound.
+    """
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        text = value if equals and flag.startswith("--") else argument
+        if "&" not in text or "*" not in text:
+            continue
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError:
+            continue
+        check_expansion(content, f"The value {text[:40]!r}...")
+
+
+def check_asked_by_flag(config: Mapping[str, Any], arguments: Iterable[str]) -> None:
+    """Check that what only the command line may ask for was asked there.
+
+    Args:
+        config: what was parsed, from files and flags.
+        arguments: the command line.
+
+    Raises:
+        ValueError: a configuration file asks to resume, overwrite or mix runs.
+    """
+    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
+    for name in COMMAND_LINE_ONLY:
+        if config.get(name) and name not in flags:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"A configuration file says {name}: true, and a file cannot ask for that: what continues, deletes or "
+                f"mixes runs is asked for on the command line only. Remove the key; if you mean it, add {flag}"
+            )
 
 
 def _groups(key: str) -> Iterator[str]:

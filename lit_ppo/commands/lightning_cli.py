@@ -24,8 +24,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from lit_ppo.class_paths import refused_class_path, restrict_class_paths, take_allowed_modules
-from lit_ppo.commands.config_check import check_files, known_keys
+from lit_ppo.class_paths import refuse_functions, refused_class_path, restrict_class_paths, take_allowed_modules
+from lit_ppo.commands.config_check import check_asked_by_flag, check_files, check_values, known_keys
 from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
@@ -183,8 +183,11 @@ class LitPPOCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_values(args)
         check_files(configuration_files(args), known_keys(parser))
         super().parse_arguments(parser, args)
+        check_asked_by_flag(self.config, args)
+        refuse_functions(self.config, self.allowed_modules)
 
     def _set_seed(self) -> None:
         """Draws come from generators made of the seed; the global ones stay as they are."""

@@ -142,9 +142,6 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
     _switch(config, given)
     if "eval_freq" in given:
         _evaluate_every(config, given["eval_freq"])
-    for name in ("resume", "overwrite"):
-        if given[name]:
-            config[name] = True
     return config
 
 
@@ -244,4 +241,5 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
         recipe.write_text(text, encoding="utf-8")
         if options.benchmark_mode:
             return lit_ppo_main(["benchmark", "--config", str(recipe), "--output", config["results"]])
-        return lit_ppo_main(["walk-forward", "--config", str(recipe)])
+        asked = [f"--{name}" for name in ("resume", "overwrite") if getattr(options, name)]
+        return lit_ppo_main(["walk-forward", "--config", str(recipe), *asked])

@@ -14,7 +14,6 @@ import dataclasses
 import difflib
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from lit_ppo.recipe import Recipe
 from lit_ppo.scoring.significance import backtest_overfitting
-from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
 
 TRAINED = "candidate.json"
@@ -80,8 +79,8 @@ class Trained:
 
 
 def candidate_path(fold_directory: Path, number: int) -> Path:
-    """Folder of one candidate of a fold."""
-    return fold_directory / f"candidate_{number}"
+    """Folder of one candidate of a fold; a symbolic link is refused."""
+    return refuse_link(fold_directory / f"candidate_{number}")
 
 
 def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
@@ -137,7 +136,7 @@ def keep(candidate: Path, fold_directory: Path) -> dict[str, Any]:
             target.save(source.load(entry["file"]), entry["file"])
     for name in ("metrics.jsonl", "timing.jsonl"):
         if (candidate / name).is_file():
-            shutil.copyfile(candidate / name, fold_directory / name)
+            atomic_write(fold_directory / name, refuse_link(candidate / name).read_bytes())
     return target.load(SELECTED)
 
 

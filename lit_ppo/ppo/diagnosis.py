@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.atomic import atomic_write, own_folder
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.provenance import code_state, package_versions
 
@@ -50,10 +50,10 @@ def diagnosed(error: FloatingPointError, learner: Learner, directory: str | Path
     }
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("gradient.")}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         atomic_write(folder / TENSORS, save({name: x.cpu().contiguous().clone() for name, x in kept.items()}))
         atomic_write(folder / RECORD, json_bytes(record))
-    except OSError as failure:
+    except (OSError, ValueError) as failure:  # ValueError: the folder is a link
         return FloatingPointError(f"{error} No diagnosis could be written to {folder}: {failure}")
     return FloatingPointError(f"{error} What it was computed from is in {folder}")
 

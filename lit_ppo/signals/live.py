@@ -33,7 +33,16 @@ from lit_ppo.envs.account import Account
 from lit_ppo.market.costs import FillArrays
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.known_equity import KnownEquity
-from lit_ppo.store.atomic import TEMPORARY_SUFFIX, atomic_write, failpoint, room_for, sync_directory, write_all
+from lit_ppo.store.atomic import (
+    TEMPORARY_SUFFIX,
+    atomic_write,
+    failpoint,
+    open_own,
+    refuse_link,
+    room_for,
+    sync_directory,
+    write_all,
+)
 from lit_ppo.store.files import shown_path, utc_cells
 
 SCHEMA = 1
@@ -278,7 +287,7 @@ def missing_bytes(path: Path, rows: Sequence[str]) -> bytes:
     if path.is_symlink():
         raise ValueError(f"--output {shown_path(path)} is a symbolic link. Remove it, or name the file itself")
     whole = "".join(f"{line}\n" for line in [HEADER, *rows]).encode()
-    there = path.read_bytes() if path.exists() else b""
+    there = refuse_link(path).read_bytes() if path.exists() else b""
     if not whole.startswith(there):
         raise ValueError(
             f"--output {shown_path(path)} holds something else than the {len(rows)} decisions that the state knows of; "
@@ -292,8 +301,8 @@ def append_rows(path: Path, rows: Sequence[str]) -> None:
     missing = missing_bytes(path, rows)
     if not missing:
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    with room_for(path, len(missing)), os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0) as file:
+    with room_for(path, len(missing)), open_own(path) as file:
+        file.seek(0, os.SEEK_END)
         half = len(missing) // 2
         write_all(file.fileno(), missing[:half])
         failpoint("mid_append", path.name)

@@ -13,9 +13,11 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".lit-ppo-tmp"
@@ -74,6 +76,48 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_link(path: Path) -> Path:
+    """Return `path` unless it is a symbolic link: what is written there would land outside the run's folder.
+
+    Raises:
+        ValueError: it is one; names it and where it leads.
+    """
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link (to {os.readlink(path)}); a run writes only inside its own folder. Remove the "
+            "link"
+        )
+    return path
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder inside a run, with its parents, unless it is there; a symbolic link is refused.
+
+    Raises:
+        ValueError: it is a link.
+    """
+    refuse_link(path).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def open_own(path: Path) -> FileIO:
+    """Open a file inside a run to read and write without buffer, at its start; made if absent, never cut.
+
+    Every file that grows is opened here; one that is replaced whole goes through `atomic_write`.
+
+    Raises:
+        ValueError: the file is a symbolic link, or no regular file.
+        OSError: it cannot be opened.
+    """
+    refuse_link(path)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO would hang
+    file = FileIO(str(path), "r+", opener=lambda name, _: os.open(name, flags, 0o644))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path} is no regular file, and a run cannot write to it. Remove it")
+    return file
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:

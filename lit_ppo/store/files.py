@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, room_for, sync_directory, write_all
+from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, open_own, refuse_link, room_for, sync_directory, write_all
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
@@ -34,6 +34,37 @@ def check_name(name: str) -> str:
             f"A file of a run needs a name of 1 to 64 letters, digits, '.', '_' or '-', not a device name; got {name!r}"
         )
     return name
+
+
+MOST_VALUES = 100_000  # of a YAML file with its aliases written out; the largest of ours has a few hundred
+
+
+def check_expansion(content: Any, source: str) -> None:
+    """Check that what YAML gave stays small where it is copied: an alias repeats a part without writing it.
+
+    Args:
+        content: lists, mappings and plain values; parts may be shared.
+        source: what it was read from, for the message.
+
+    Raises:
+        ValueError: with its aliases written out it has more than `MOST_VALUES` values, or it holds itself.
+    """
+    if _values(content, {}) > MOST_VALUES:
+        raise ValueError(
+            f"{source} has more than {MOST_VALUES:,} values once its YAML aliases (*name) are written out, or holds "
+            "itself. Write out what is meant"
+        )
+
+
+def _values(content: Any, counts: dict[int, float]) -> float:
+    """Number of values, each shared part counted once for each use; `counts` by identity, infinite while inside."""
+    if not isinstance(content, (Mapping, list, tuple, set)):
+        return 1
+    if id(content) not in counts:
+        counts[id(content)] = math.inf
+        parts = [*content, *content.values()] if isinstance(content, Mapping) else content
+        counts[id(content)] = 1 + sum(_values(part, counts) for part in parts)
+    return counts[id(content)]
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
@@ -118,7 +149,7 @@ class FoldCsv:
         Raises:
             ValueError: the file is not ours, is damaged, or holds a later fold.
         """
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = refuse_link(self.path).read_bytes() if self.path.exists() else b""
         if not data.startswith(self.header):
             if self.header.startswith(data):  # killed while the header was written
                 return 0, None
@@ -150,8 +181,7 @@ class FoldCsv:
         data = "".join(f"{row}\n" for row in rows).encode()
         if end == 0:
             data = self.header + data
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link would lead the write out of the folder
-        with room_for(self.path, len(data)), os.fdopen(os.open(self.path, flags, 0o644), "wb", buffering=0) as file:
+        with room_for(self.path, len(data)), open_own(self.path) as file:
             file.truncate(end)
             file.seek(end)
             half = len(data) // 2

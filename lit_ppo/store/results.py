@@ -28,7 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lit_ppo.market.books import Ledger, Trades
-from lit_ppo.store.atomic import atomic_write, remove_temporaries
+from lit_ppo.store.atomic import atomic_write, own_folder, refuse_link, remove_temporaries
 from lit_ppo.store.files import FoldCsv, check_name, json_bytes, make_writable, shown_path, utc_cells
 from lit_ppo.store.provenance import code_state, machine, package_versions
 
@@ -166,16 +166,11 @@ class RunFolder:
 
     def file(self, name: str) -> Path:
         """Path of a file of the run; the name is checked, a symbolic link refused."""
-        path = self.path / check_name(name)
-        if path.is_symlink():
-            raise ValueError(f"{path} is a symbolic link; a run writes only inside its own folder. Remove the link")
-        return path
+        return refuse_link(self.path / check_name(name))
 
     def fold_path(self, fold: int) -> Path:
         """Folder `fold_000` of a fold, made if absent."""
-        path = self.file(f"fold_{fold:03d}")
-        path.mkdir(exist_ok=True)
-        return path
+        return own_folder(self.file(f"fold_{fold:03d}"))
 
     def metrics_path(self, fold: int) -> Path:
         """`metrics.jsonl` of a fold: one line per PPO iteration."""

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datamodules.bars import source
 from datamodules.bars.data_card import describe
 from datamodules.bars.read import BarFileError, read_bars
 from datamodules.bars.source import BarSource
@@ -403,3 +404,27 @@ def test_a_separator_inside_quotes_makes_a_price_no_number_wherever_it_stands(fi
     shown = re.escape(field.strip('"'))
     with pytest.raises(BarFileError, match=rf"line 6: high is '{shown}', not a number"):
         read_bars(path)
+
+
+def test_a_gzip_that_unpacks_to_far_more_than_bars_do_is_refused_early(tmp_path):
+    path = tmp_path / "bomb.csv.gz"
+    block = gzip.compress(b"2024-01-02T00:15:00Z,1,1,1,1,1,1\n" * (1 << 16), 6)
+    path.write_bytes(block * 60)  # members in a row: 120 MiB of text
+    read = []
+    with pytest.raises(BarFileError, match=r"the gzip of .* times its size, and bars are read up to 200 times"):
+        read.extend(len(found.data) for found in BarSource(path).blocks())
+    assert sum(read) <= source.SMALL_BYTES + 2 * source.BLOCK_BYTES
+
+
+def test_the_bounds_on_lines_and_bytes_are_generous_and_said(tmp_path, text, monkeypatch):
+    assert source.MOST_LINES >= 10_000_000
+    assert source.MOST_BYTES >= 10_000_000 * 100
+    path = tmp_path / "bars.csv"
+    path.write_text(text)
+    monkeypatch.setattr(source, "MOST_LINES", 30)
+    with pytest.raises(BarFileError, match=r"files are read up to 30 lines"):
+        list(BarSource(path, block_bytes=1000).blocks())
+    monkeypatch.setattr(source, "MOST_LINES", 100)
+    monkeypatch.setattr(source, "MOST_BYTES", 2000)
+    with pytest.raises(BarFileError, match=r"bytes, and files are read up to 100 lines and 2,000 bytes"):
+        list(BarSource(path, block_bytes=1000).blocks())

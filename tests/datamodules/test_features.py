@@ -51,7 +51,8 @@ def user_module(tmp_path, monkeypatch):
         "    def __call__(self, frame):\n"
         "        return np.zeros(3)\n"
         "class NoFeature:\n"
-        "    pass\n"
+        "    def __init__(self):\n"
+        "        raise SystemExit('was made')\n"
         "class BadParity(Broken):\n"
         "    parity = 2\n"
     )
@@ -199,20 +200,25 @@ def test_a_module_that_is_not_allowed_is_not_even_imported(user_module):
 @pytest.mark.parametrize(
     ("class_path", "message"),
     [
-        ("os.system", "lies outside lit_ppo, datamodules, callbacks"),
-        ("datamodules.features.compute.importlib", "defines no class"),
-        ("datamodules.features.compute.Path", "defines no class"),
+        ("os.system", "no shipped feature .* allowed ones \\(trusted_features\\): it was not imported"),
+        ("datamodules.cache.FeatureCache", "no shipped feature"),
+        ("datamodules.features.compute.Path", "no shipped feature"),
         ("trusted_features.Popen", "defines no class 'Popen'"),
         ("trusted_features.Nothing", "defines no class 'Nothing'"),
-        ("trusted_features.NoFeature", "needs attributes `warmup` and `parity`"),
+        ("trusted_features.NoFeature", "is no feature: it has no __call__"),
         ("trusted_features.BadParity", "parity of trusted_features.BadParity"),
-        ("datamodules.nothing.Here", "cannot be imported"),
-        ("Gap", "lies outside"),
+        ("trusted_features.nothing.Here", "cannot be imported"),
+        ("Gap", "no shipped feature"),
     ],
 )
 def test_a_class_path_cannot_reach_beyond_the_allowed_modules(user_module, class_path, message):
     with pytest.raises(ValueError, match=message):
         load_features([{"class_path": class_path}], allow_modules=[user_module])
+
+
+def test_the_time_is_no_feature():
+    with pytest.raises(ValueError, match=r"column time .* is no feature"):
+        load_features([{"column": "time"}])
 
 
 def test_a_users_class_with_wrong_arguments_or_result_is_refused(user_module):

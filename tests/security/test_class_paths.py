@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import textwrap
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
-from lit_ppo.class_paths import ALLOWED, restrict_class_paths, take_allowed_modules
+from lit_ppo.class_paths import ALLOWED, refuse_functions, restrict_class_paths, take_allowed_modules
 from lit_ppo.cli import main
 
 CONFIG = """
@@ -99,6 +101,40 @@ def test_a_class_path_outside_the_allowed_packages_is_refused_before_it_is_impor
     )
     assert named.removeprefix("lit_ppo.store.provenance.") in message
     assert "--allow-module" in message
+
+
+@pytest.mark.parametrize(
+    "function", ["torch.utils.collect_env.run", "torch.jit.load", "lightning.pytorch.seed_everything"]
+)
+def test_a_function_is_no_value(fit, tmp_path, function):
+    lambda_callback = {
+        "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+        "init_args": {"setup": function},
+    }
+    code, message = fit({"trainer.callbacks": [lambda_callback]})
+    assert code == 2
+    assert "trainer.callbacks.init_args.setup the function " in message
+    assert function.rpartition(".")[2] in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_function_of_a_module_named_on_the_command_line_is_a_value(fit, tmp_path):
+    (tmp_path / "foreign_code.py").write_text("def note(*_, **__):\n    open('called', 'w').close()\n")
+    lambda_callback = {
+        "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+        "init_args": {"setup": "foreign_code.note"},
+    }
+    code, message = fit({"trainer.callbacks": [lambda_callback]}, "--allow-module", "foreign_code")
+    assert code == 0, message
+    assert (tmp_path / "called").exists()
+
+
+def test_a_class_path_that_names_a_function_is_refused():
+    importlib.import_module("torch.utils.collect_env")
+    with pytest.raises(ValueError, match=r"callbacks.class_path the function torch.*run"):
+        refuse_functions(Namespace(callbacks=[{"class_path": "torch.utils.collect_env.run"}]))
+    refuse_functions(Namespace(logger={"class_path": "lightning.pytorch.loggers.CSVLogger"}, n=3, names=["a"]))
 
 
 def test_a_configuration_cannot_allow_itself_anything(fit, tmp_path):

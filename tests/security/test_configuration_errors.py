@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import yaml
 
 from lit_ppo.cli import main
-from lit_ppo.commands.config_check import check_files
+from lit_ppo.commands.config_check import check_asked_by_flag, check_files
+from lit_ppo.store.files import check_expansion
 
 REPOSITORY = Path(__file__).parents[2]
 SIZES = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
@@ -146,3 +148,59 @@ def test_an_overlay_may_go_on_with_a_list(tmp_path):
         check_files([overlay], {"trainer.callbacks", "trainer.max_epochs"})
     overlay.write_text("trainer:\n  callbacks+: []\n")
     check_files([overlay], {"trainer.callbacks", "trainer.max_epochs"})
+
+
+@pytest.mark.parametrize(
+    ("key", "flag"), [("overwrite", "--overwrite"), ("resume", "--resume"), ("allow_mismatch", "--allow-mismatch")]
+)
+def test_what_deletes_or_mixes_runs_is_asked_for_by_a_flag_only(tmp_path, capsys, key, flag):
+    run = tmp_path / "results" / "0"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(f"{key}: true\n")
+    assert main(["walk-forward", *MARKET, "--config", "config.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert f"says {key}: true" in message
+    assert f"add {flag}" in message
+    (run / "config.yaml").write_text(f"{key}: true\n")
+    assert main(["walk-forward", "--from", "results/0"]) == 2
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_fit_is_overwritten_by_a_flag_only(tmp_path, capsys):
+    (tmp_path / "results" / "fit").mkdir(parents=True)
+    (tmp_path / "results" / "fit" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "config.yaml").write_text("overwrite: true\n")
+    assert main(["fit", *MARKET, "--config", "config.yaml"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "results" / "fit" / "metrics.jsonl").read_text() == "{}\n"
+    check_asked_by_flag({"overwrite": True, "resume": False}, ["--overwrite"])
+
+
+BOMB = [[f"&a{level} [{', '.join([f'*a{level - 1}'] * 9 if level else ['1'] * 9)}]"] for level in range(12)]
+BOMB_YAML = "[" + ", ".join(line for (line,) in BOMB) + "]"  # 9^12 values in 600 bytes
+
+
+@pytest.mark.parametrize("where", ["candidates", "data.features", "a value"])
+def test_a_bomb_of_yaml_aliases_is_refused_in_a_moment(tmp_path, capsys, where):
+    flags = ["--config", "config.yaml"]
+    if where == "candidates":
+        (tmp_path / "config.yaml").write_text(f"candidates: [{{hidden_size: {BOMB_YAML}}}]\n")
+    elif where == "data.features":
+        (tmp_path / "features.yaml").write_text(f"- {{name: {BOMB_YAML}}}\n")
+        flags = ["--data.features", "features.yaml"]
+    else:
+        flags = [f"--candidates=[{{hidden_size: {BOMB_YAML}}}]"]
+    start = time.perf_counter()
+    assert main(["walk-forward", *MARKET, *flags]) == 2
+    assert time.perf_counter() - start < 10
+    assert "more than 100,000 values once its YAML aliases" in capsys.readouterr().err
+
+
+def test_shared_parts_of_an_honest_configuration_are_no_bomb():
+    part = {"hidden_size": 8}
+    check_expansion({"candidates": [part] * 100}, "config.yaml")
+    itself: list = []
+    itself.append(itself)
+    with pytest.raises(ValueError, match="or holds itself"):
+        check_expansion(itself, "config.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.cli import main
+from lit_ppo.signals.live import append_rows
+from lit_ppo.store.atomic import open_own
+from lit_ppo.store.files import FoldCsv
 
 SIZES = ["--data.train_size", "300", "--data.validation_size", "100", "--data.test_size", "100"]
 SIZES += ["--data.step_size", "100", "--data.warmup_bars", "20", "--trainer.accelerator", "cpu"]
@@ -55,6 +59,48 @@ def test_a_run_folder_that_is_a_link_is_not_written_through(tmp_path, capsys):
     (tmp_path / "results" / "0").symlink_to(tmp_path / "elsewhere")
     assert main(["walk-forward", *SIZES, *SMALL, "--data.synthetic.num_bars", "560"]) == 2
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
+def test_a_linked_file_in_a_fold_is_not_written_through(tmp_path, capsys, name):
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n")
+    (tmp_path / "results" / "0" / "fold_000").mkdir(parents=True)
+    (tmp_path / "results" / "0" / "fold_000" / name).symlink_to("../../../victim")
+    logging = ["--data.synthetic.num_bars", "560", "--trainer.callbacks+=callbacks.MetricsLog"]
+    assert main(["walk-forward", *SIZES, *SMALL, *logging]) == 2
+    assert victim.read_text() == "mine\n"
+    assert f"{name} is a symbolic link (to ../../../victim)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fold_000", "fold_000/candidate_1", "monitor"])
+def test_a_linked_folder_in_a_run_is_not_written_through(tmp_path, capsys, name):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "results" / "0" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    sizes = [*SIZES, *SMALL, "--data.synthetic.num_bars", "560", "--parallel_candidates", "2"]
+    assert main(["walk-forward", *sizes]) == 2
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert f"{Path(name).name} is a symbolic link" in capsys.readouterr().err
+
+
+def test_files_that_grow_are_opened_in_one_place_and_follow_no_link(tmp_path):
+    (tmp_path / "victim").write_text("mine\n")
+    for name in ("out_of_sample.csv", "signals.csv"):
+        (tmp_path / name).symlink_to("victim")
+    writers = [
+        lambda: FoldCsv(tmp_path / "out_of_sample.csv", ["fold", "time"]).append(0, ["0,1"]),
+        lambda: append_rows(tmp_path / "signals.csv", ["2024-01-01T00:00:00Z,1.0"]),
+        lambda: open_own(tmp_path / "signals.csv"),
+    ]
+    for write in writers:
+        with pytest.raises(ValueError, match="is a symbolic link"):
+            write()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="no regular file"):
+        open_own(tmp_path / "pipe")
+    assert (tmp_path / "victim").read_text() == "mine\n"
 
 
 def test_the_cache_of_a_run_is_private_and_in_the_users_cache_home(tmp_path, capsys):

@@ -21,7 +21,7 @@ from lit_ppo.commands import signals as signals_command
 from lit_ppo.lab.audit import lively
 from lit_ppo.market.costs import Costs
 from lit_ppo.scoring.evaluation import evaluate
-from lit_ppo.signals.checkpoint_choice import choose_checkpoint
+from lit_ppo.signals.checkpoint_choice import DATA_STATE, choose_checkpoint
 from lit_ppo.signals.known_equity import KnownEquity
 from lit_ppo.signals.live import SignalState
 from lit_ppo.store.checkpoints import CheckpointStore
@@ -60,6 +60,21 @@ def whole(run_folder, new_bars, tmp_path_factory) -> dict[str, bytes]:
     home = tmp_path_factory.mktemp("whole")
     assert predict(run_folder, new_bars, home) == 0
     return written(home)
+
+
+def test_a_checkpoint_whose_feature_is_another_class_of_ours_is_refused_before_it_is_made(
+    run_folder, new_bars, tmp_path, capsys
+):
+    content = CheckpointStore(run_folder / "fold_001").load("selected.ckpt")
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    content[DATA_STATE]["features"] = [
+        {"class_path": "datamodules.cache.FeatureCache", "directory": str(tmp_path / "theirs")}
+    ]
+    torch.save(content, tmp_path / "stranger.ckpt")
+    before = (tmp_path / "theirs").stat().st_mode
+    assert predict(tmp_path / "stranger.ckpt", new_bars, tmp_path) == 2
+    assert (tmp_path / "theirs").stat().st_mode == before
+    assert "datamodules.cache.FeatureCache is no shipped feature" in capsys.readouterr().err
 
 
 def test_decisions_equal_an_evaluation_of_the_whole_file(run_folder, new_bars, whole, tmp_path):
