@@ -80,10 +80,9 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
     fills = read_fills(run.path, [record.index for record in done])
     bars_per_year = run.record["data"]["bars_per_year"]
     position = run.out_of_sample["position"].to_numpy()
-    size = float(np.abs(position).max()) or 1.0
     ledgers = {"lit-ppo": replay(position, fills)}
     # One account through all folds, as on the page: they have no model that changes between folds.
-    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills, size).items()}
+    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills).items()}
     for name, ledger in ledgers.items():
         figures = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
         cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]
