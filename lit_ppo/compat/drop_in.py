@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from lit_ppo.cli import main as lit_ppo_main
+from lit_ppo.folds.monitor import OLD_SCRIPT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LOT_STEP = 0.01  # lots
@@ -253,4 +254,4 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
         recipe.write_text(text, encoding="utf-8")
         if options.benchmark_mode:
             return lit_ppo_main(["benchmark", "--config", str(recipe), "--output", config["results"]])
-        return lit_ppo_main(["walk-forward", "--config", str(recipe)])
+        return lit_ppo_main(["walk-forward", "--config", str(recipe), "--baseline", OLD_SCRIPT])

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import recorded_baselines
+from lit_ppo.report.analysis import analyse, recorded_baselines
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
-from lit_ppo.scoring.significance import draws_for, mean_interval, moments, probabilistic_sharpe
+from lit_ppo.scoring.significance import draws_for, mean_interval
 from lit_ppo.store.results import FoldRecord, Run
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
@@ -109,12 +109,10 @@ def _statistics(run: Run) -> list[str]:
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
     )
-    found = moments(net)
-    certainty = probabilistic_sharpe(found.sharpe, 0.0, len(net), found.skew, found.kurtosis)
-    lines.append(f"Probability of a true Sharpe ratio above 0: {100 * certainty:.1f} % (before counting trials).")
     done = [record.index for record in run.folds if record.status == "done"]
     rank = random_traders(position, read_fills(run.path, done), seed=0).rank
     lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
+    lines.append(f"Verdict: {analyse(run.path).verdict.sentence}")
     return lines
 
 
