@@ -92,7 +92,7 @@ class AdaptiveTimesteps(pl.Callback):
         # The batch hook, because by then a warm start is complete.
         if self.rule == "maturity" and pl_module.iteration == 0:
             market = next(iter(trainer.val_dataloaders))  # type: ignore[arg-type]
-            self.first_score = pl_module.evaluate(market).score
+            self.first_score = pl_module.evaluate(market, close_at_end=False).score
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.rule != "maturity" or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:

@@ -175,9 +175,9 @@ class FabricTrainer:
             self.best = score
             self.weights = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
 
-    def evaluate(self, market: MarketTensors) -> Evaluation:
-        """Trade `market` greedily, from flat."""
-        return evaluate(self.policy, market, self.recipe.account_features)
+    def evaluate(self, market: MarketTensors, close_at_end: bool = True) -> Evaluation:
+        """As `LitPPO.evaluate`."""
+        return evaluate(self.policy, market, self.recipe.account_features, close_at_end)
 
 
 def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every: int) -> None:
@@ -188,7 +188,7 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
     """
     while not trainer.learner.finished:
         metrics = trainer.iterate()
-        score = fabric.broadcast(trainer.evaluate(validation).score)
+        score = fabric.broadcast(trainer.evaluate(validation, close_at_end=False).score)
         trainer.select(score)
         fabric.log_dict({**metrics, "validation/score": score}, step=trainer.learner.timesteps)
         fabric.print(

@@ -236,26 +236,30 @@ class LitPPO(pl.LightningModule):
 
     # Evaluation
 
-    def evaluate(self, market: MarketTensors) -> Evaluation:
-        """Trade `market` greedily, from flat."""
-        assert self.policy is not None
-        return evaluate(self.policy, market, self.recipe.account_features)
+    def evaluate(self, market: MarketTensors, close_at_end: bool = True) -> Evaluation:
+        """Trade `market` greedily, from flat; the last decision goes flat and pays, as at the end of a fold's test.
 
-    def _evaluated(self, batch: MarketTensors | GymnasiumTask) -> Evaluation | EpisodeEvaluation:
+        Args:
+            close_at_end: False: keep the last position open, as validation and predict do.
+        """
+        assert self.policy is not None
+        return evaluate(self.policy, market, self.recipe.account_features, close_at_end)
+
+    def _evaluated(self, batch: MarketTensors | GymnasiumTask, close_at_end: bool) -> Evaluation | EpisodeEvaluation:
         if isinstance(batch, MarketTensors):
-            return self.evaluate(batch)
+            return self.evaluate(batch, close_at_end)
         assert isinstance(self.policy, ObservationPolicy)
         return evaluate_episodes(self.policy, batch, self.seed)
 
     def validation_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
-        self.validation = self._report("validation", self._evaluated(batch))
+        self.validation = self._report("validation", self._evaluated(batch, close_at_end=False))
 
     def test_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
-        self._report("test", self._evaluated(batch))
+        self._report("test", self._evaluated(batch, close_at_end=True))
 
     def predict_step(self, batch: MarketTensors, batch_idx: int) -> dict[str, Tensor]:
         """Decisions: open time of each bar (nanoseconds since 1970 UTC) and the position decided at its close."""
-        evaluation = self.evaluate(batch)
+        evaluation = self.evaluate(batch, close_at_end=False)
         return {"time": torch.from_numpy(evaluation.ledger.time), "position": torch.from_numpy(evaluation.positions)}
 
     def _report(self, stage: str, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, float]:

@@ -162,7 +162,7 @@ class LitPPOCLI(LightningCLI):
                 "--baseline",
                 type=str | None,
                 default=None,
-                help="JSON of `lit-ppo benchmark`: the monitor's speed-up is against it; null: the old script's report",
+                help="JSON of `lit-ppo benchmark`: the monitor shows a speed-up against it; null: it shows none",
             )
         elif self.command == "audit":
             parser.add_argument("--points", type=int, default=200, help="random t after which the bars are changed")

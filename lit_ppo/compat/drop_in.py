@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from lit_ppo.cli import main as lit_ppo_main
+from lit_ppo.folds.monitor import OLD_SCRIPT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LOT_STEP = 0.01  # lots
@@ -140,6 +141,7 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
     if "step_size" in given:
         config["data"] |= {"step_size": given["step_size"], "test_size": given["step_size"]}
     _switch(config, given)
+    _bend_budget(config, given)
     if "eval_freq" in given:
         _evaluate_every(config, given["eval_freq"])
     return config
@@ -203,6 +205,14 @@ def _entry(config: dict[str, Any], callback: str, wanted: bool) -> dict[str, Any
     return found[0].setdefault("init_args", {})
 
 
+def _bend_budget(config: dict[str, Any], given: dict[str, Any]) -> None:
+    """Lower a profile's own `min_timesteps` to a smaller budget that was typed; a typed one stays as it is."""
+    entries = [e for e in config["trainer"]["callbacks"] if e["class_path"] == "callbacks.AdaptiveTimesteps"]
+    if "total_timesteps" in given and "min_timesteps" not in given and entries:
+        least = entries[0].setdefault("init_args", {}).get("min_timesteps", 25_000)  # the callback's default
+        entries[0]["init_args"]["min_timesteps"] = max(min(least, given["total_timesteps"]), 1)
+
+
 def _evaluate_every(config: dict[str, Any], bars: int) -> None:
     schedule = "callbacks.EvaluationSchedule"
     if any(entry["class_path"] == schedule for entry in config["trainer"]["callbacks"]):
@@ -242,4 +252,4 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
         if options.benchmark_mode:
             return lit_ppo_main(["benchmark", "--config", str(recipe), "--output", config["results"]])
         asked = [f"--{name}" for name in ("resume", "overwrite") if getattr(options, name)]
-        return lit_ppo_main(["walk-forward", "--config", str(recipe), *asked])
+        return lit_ppo_main(["walk-forward", "--config", str(recipe), "--baseline", OLD_SCRIPT, *asked])

@@ -42,17 +42,22 @@ class Baseline(NamedTuple):
 RECORDED = Baseline("the old script as its user reported it (45 min a fold, on another machine)", 2700.0, 100_000)
 
 
-def read_baseline(path: str | Path | None) -> Baseline:
+OLD_SCRIPT = "old_script"  # what the drop-in scripts give as `--baseline`
+
+
+def read_baseline(path: str | Path | None) -> Baseline | None:
     """Return what speed-ups are against.
 
     Args:
-        path: JSON file of `lit-ppo benchmark`; None: the old script's recorded figure.
+        path: JSON file of `lit-ppo benchmark`; "old_script": its recorded figure; None: no speed-up is spoken of.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not such a file.
     """
     if path is None:
+        return None
+    if path == OLD_SCRIPT:
         return RECORDED
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))["baseline"]
@@ -69,7 +74,7 @@ def read_baseline(path: str | Path | None) -> Baseline:
 def progress_figures(
     folds: Sequence[FoldRecord],
     num_folds: int,
-    baseline: Baseline,
+    baseline: Baseline | None,
     cache: Mapping[str, Any],
     mean_seconds: float,
 ) -> dict[str, float]:
@@ -78,23 +83,24 @@ def progress_figures(
     Args:
         folds: the ledger.
         num_folds: of the run.
-        baseline: what speed-ups are against.
+        baseline: what speed-ups are against; None: there are none.
         cache: `get_optimization_info()` of the datamodule.
         mean_seconds: wall time of one fold of this call, for the time that is left; nan before the first.
     """
     summary = summarise(folds, num_folds, cache)
     measured = summary["measured"]
     done, seconds, visited = measured["folds"], measured["seconds"], sum(fold.timesteps for fold in folds)
-    times = done * baseline.seconds / seconds if seconds else math.nan
-    less = done * baseline.timesteps / visited if visited else math.nan
+    speed = {}
+    if baseline is not None:
+        times = done * baseline.seconds / seconds if seconds else math.nan
+        less = done * baseline.timesteps / visited if visited else math.nan
+        speed = {"speedup": times, "did_less": less, "did_it_faster": times / less}
     return {
         "iterations": float(done),
         "iterations_planned": float(num_folds),
         "time_left_s": (num_folds - done) * mean_seconds,
         "iteration_mean_s": seconds / done if done else math.nan,
-        "speedup": times,
-        "did_less": less,
-        "did_it_faster": times / less,
+        **speed,
         "timesteps_planned": float(measured["timesteps_planned"]),
         "timesteps": float(visited),
         "timesteps_saved": float(summary["total_timesteps_saved"]),
@@ -106,11 +112,14 @@ def progress_figures(
 
 def one_line(figures: Mapping[str, float]) -> str:
     """The figures that stand at the end of a fold's line."""
+    speed = []
+    if "speedup" in figures:
+        work, pace = work_in_words(figures["did_less"]), pace_in_words(figures["did_it_faster"])
+        speed = [f"speed-up {times(figures['speedup'])} ({work}, done {pace})"]
     words = [
         f"{figures['iteration_mean_s']:.1f} s/fold",
         f"{_duration(figures['time_left_s'])} left",
-        f"speed-up {times(figures['speedup'])} ({work_in_words(figures['did_less'])}, "
-        f"done {pace_in_words(figures['did_it_faster'])})",
+        *speed,
         f"{figures['timesteps_saved']:,.0f} timesteps saved",
         f"{figures['early_stops']:.0f} early stops",
         f"{figures['cache_hits']:.0f} cache hits",
@@ -136,7 +145,7 @@ class Monitor:
 
     Args:
         num_folds: of the run.
-        baseline: what speed-ups are against.
+        baseline: what speed-ups are against; None: none is shown.
         tensorboard: directory of the event file; None: there is none.
         console: default is the standard output.
     """
@@ -144,7 +153,7 @@ class Monitor:
     def __init__(
         self,
         num_folds: int,
-        baseline: Baseline = RECORDED,
+        baseline: Baseline | None = None,
         tensorboard: Path | None = None,
         console: Console | None = None,
     ) -> None:
@@ -159,7 +168,8 @@ class Monitor:
         self._folds = 0
 
     def __enter__(self) -> Monitor:
-        self._print(f"Speed-ups are against {self.baseline.name}")
+        if self.baseline is not None:
+            self._print(f"Speed-ups are against {self.baseline.name}")
         if self.console.is_terminal:
             self._live = Live(self._table(), console=self.console, transient=True, refresh_per_second=4)
             self._live.start()
@@ -219,11 +229,12 @@ class Monitor:
             rows = [
                 ("folds", f"{done}, {f['iteration_mean_s']:.1f} s each, {_duration(f['time_left_s'])} left"),
                 ("timesteps", f"{steps} of {f['timesteps_planned']:,.0f} planned, {f['timesteps_saved']:,.0f} saved"),
-                ("speed-up", f"{times(f['speedup'])} against {self.baseline.name}"),
-                ("", f"{work_in_words(f['did_less'])}, done {pace_in_words(f['did_it_faster'])}"),
                 ("saved by", f"{f['early_stops']:.0f} early stops, {f['cache_hits']:.0f} cache hits"),
                 ("machine", ", ".join(_machine_words(f))),
             ]
+            if self.baseline is not None:
+                work = f"{work_in_words(f['did_less'])}, done {pace_in_words(f['did_it_faster'])}"
+                rows.append(("speed-up", f"{times(f['speedup'])} against {self.baseline.name}: {work}"))
             for name, text in rows:
                 table.add_row(Text(name, style="bold"), Text(text))
         table.add_row(Text("now", style="bold"), Text(self._now))

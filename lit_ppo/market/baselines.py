@@ -20,7 +20,7 @@ def flat(num_decisions: int) -> FloatArray:
 
 
 def buy_and_hold(num_decisions: int, size: float = 1.0) -> FloatArray:
-    """Long from the first decision on: [D]. `size` is the largest position of the agent's grid."""
+    """Long from the first decision on: [D]. `size` is the exposure, +1 of notional in every report."""
     return np.full(num_decisions, size)
 
 

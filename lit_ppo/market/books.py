@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-# Exposures are matched in whole multiples of this, so that 0.1 + 0.2 - 0.3 leaves nothing open.
-_EXPOSURE_UNIT = 1e-9
-
 
 @dataclass(frozen=True)
 class Ledger:
@@ -54,18 +51,19 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Trades:
-    """One row per round trip: a piece of exposure from the decision that opened it to the one that closed it.
+    """One row per round trip: from leaving flat (or changing side) to flat (or the other side), see `trip_of_bar`.
 
-    Exposure is closed first in, first out; a partial close splits the piece, a reversal closes one side and opens the
-    other. The sum of `result` over all rows is the sum of the ledger's net returns.
+    Changing the size on one side stays one trade. Its result is what the account grew by from its entry to its exit, so
+    the product of 1 + `result` over all rows is the ledger's final equity, and a long at exposure 1 without costs earns
+    exit_price / entry_price - 1.
 
     Attributes:
         entry_time, exit_time: [R] int64, open time of the bar whose decision opened and closed it, ns since 1970 UTC.
         entry_price, exit_price: [R] fill prices.
         side: [R] int64, +1 long, -1 short.
-        size: [R] > 0, share of notional.
-        result: [R] net return, fraction of notional, after `cost`.
-        cost: [R] >= 0, fraction of notional: entry, exit, carry paid.
+        size: [R] > 0, largest exposure held, share of notional.
+        result: [R] compounded net return, after `cost`; -1 is ruin.
+        cost: [R] >= 0, sum over its bars, fraction of notional. A reversal's cost belongs to the trade that it opens.
         bars_held: [R] int64.
         closed: [R] bool; False: still open after the last decision, valued at the fill that ends its bar.
     """
@@ -182,6 +180,40 @@ def stitch(ledgers: Sequence[Ledger]) -> Ledger:
     return Ledger(**joined | {"equity": _compound(joined["net_return"])})
 
 
+def trip_of_bar(positions: FloatArray, held: FloatArray) -> IntArray:
+    """Number the round trips of a path: [D], which of them each bar's net return belongs to; -1 before the first.
+
+    A trip opens where the exposure leaves flat or changes side, and where exposure is there without having been opened
+    (before the first decision, or at a segment's start). Its closing bar, which earns only the exit cost, is its own;
+    so are the flat bars after it, which earn nothing.
+
+    Args:
+        positions: [D] exposure after each decision.
+        held: [D] exposure before it.
+    """
+    side, before = np.sign(positions), np.sign(held)
+    segment = held != np.concatenate([[0.0], positions[:-1]])  # [D] exposure came or went without a decision
+    opens = ((side != 0) & (side != before)) | (segment & (before != 0))
+    numbers: IntArray = np.cumsum(opens, dtype=np.int64) - 1
+    return numbers
+
+
+def compound_by_trip(net_returns: FloatArray, trip: IntArray) -> FloatArray:
+    """Compound the net returns [D] of each of K round trips: [K]; ruin is -1, and growth above e^700 counts as e^700.
+
+    Args:
+        net_returns: [D] fraction of notional.
+        trip: [D] of `trip_of_bar`.
+    """
+    entered = trip >= 0
+    with np.errstate(divide="ignore"):
+        growth = np.log1p(np.maximum(net_returns, -1.0))
+    count = int(trip.max(initial=-1)) + 1
+    total = np.bincount(trip[entered], weights=growth[entered], minlength=count)
+    result: FloatArray = np.expm1(np.minimum(total, 700.0))  # a perfect trader of a synthetic market overflows float64
+    return result
+
+
 def trades(ledger: Ledger, fill_price: FloatArray) -> Trades:
     """Cut a ledger into round trips.
 
@@ -197,68 +229,28 @@ def trades(ledger: Ledger, fill_price: FloatArray) -> Trades:
     """
     fill_price = _checked_prices(ledger, fill_price)
     size = len(ledger)
-    # The exposure before and after every decision. The first of the two differs from the last exposure only at the
-    # start and at the border of stitched segments, and that step is free.
-    path = np.stack([ledger.held, ledger.position], axis=1).ravel()  # [2 D]
-    units = np.rint(np.append(path, 0.0) / _EXPOSURE_UNIT).astype(np.int64)  # [2 D + 1], closed after the last bar
-    bars = np.arange(2 * size + 1) // 2
-    charged = np.arange(2 * size + 1) % 2 == 1
-
-    kappa, unit_carry = _unit_rates(ledger)
-    fee = np.where(charged, np.append(kappa, 0.0)[bars], 0.0)  # [2 D + 1] per unit
-    sums = [np.concatenate([[0.0], np.cumsum(values)]) for values in (ledger.price_return, unit_carry, abs(unit_carry))]
+    trip = trip_of_bar(ledger.position, ledger.held)
+    count = int(trip[-1]) + 1
+    entry = np.searchsorted(trip, np.arange(count))
+    entered, holding = trip >= 0, ledger.position != 0
+    bars_held = np.bincount(trip[entered & holding], minlength=count)  # the flat bars of a trip follow all others
+    exit_ = entry + bars_held
+    exposure = np.zeros(count)
+    np.maximum.at(exposure, trip[entered], np.abs(ledger.position[entered]))
+    first = np.where(holding[entry], ledger.position[entry], ledger.held[entry])  # closed at once: what was held
     end_price = fill_price[-1] * (1.0 + ledger.price_return[-1])
     prices, times = np.append(fill_price, end_price), np.append(ledger.time, ledger.time[-1])
-
-    columns = []
-    for side in (1, -1):
-        opened, closed, quantity = _match(np.maximum(side * units, 0))
-        entry, exit_ = bars[opened], bars[closed]
-        moved, carried, absolute = (total[exit_] - total[entry] for total in sums)
-        amount = quantity * _EXPOSURE_UNIT
-        cost = amount * (fee[opened] + fee[closed] + np.maximum(absolute + carried, 0.0) / 2)
-        earned = amount * (side * moved + np.maximum(absolute - carried, 0.0) / 2)
-        columns.append(
-            {
-                "entry_time": times[entry],
-                "entry_price": prices[entry],
-                "exit_time": times[exit_],
-                "exit_price": prices[exit_],
-                "side": np.full(len(entry), side, dtype=np.int64),
-                "size": amount,
-                "result": earned - cost,
-                "cost": cost,
-                "bars_held": exit_ - entry,
-                "closed": exit_ < size,
-            }
-        )
-        columns[-1]["order"] = opened * (2 * size + 1) + closed
-    joined = {name: np.concatenate([side[name] for side in columns]) for name in columns[0]}
-    order = np.argsort(joined.pop("order"), kind="stable")
-    return Trades(**{name: values[order] for name, values in joined.items()})
-
-
-def _match(exposure: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Match openings with closings, first in first out.
-
-    Args:
-        exposure: [K] >= 0 in whole units, 0 before the first and at the last entry.
-
-    Returns:
-        Entries that opened and that closed each piece [R], and its units [R].
-    """
-    change = np.diff(exposure, prepend=0)
-    opening, closing = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-    opened, closed = change[opening].cumsum(), -change[closing].cumsum()
-    # Count the units in the order of their opening: unit u was opened where `opened` first exceeds u and, first in
-    # first out, closed where `closed` first does. Pieces are the stretches of u between two breaks of either count.
-    breaks = np.sort(np.concatenate([[0], opened, closed]), kind="stable")  # stable: merges sorted runs, O(K)
-    first, units = breaks[:-1], np.diff(breaks)
-    first, units = first[units > 0], units[units > 0]
-    return (
-        opening[np.searchsorted(opened, first, side="right")],
-        closing[np.searchsorted(closed, first, side="right")],
-        units,
+    return Trades(
+        entry_time=times[entry],
+        entry_price=prices[entry],
+        exit_time=times[exit_],
+        exit_price=prices[exit_],
+        side=np.sign(first).astype(np.int64),
+        size=np.maximum(exposure, np.abs(first)),
+        result=compound_by_trip(ledger.net_return, trip),
+        cost=np.bincount(trip[entered], weights=ledger.cost[entered], minlength=count),
+        bars_held=bars_held,
+        closed=exit_ < size,
     )
 
 

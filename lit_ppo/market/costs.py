@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
 FILLS = ("next_open", "next_close", "same_close")
 NANOSECONDS_PER_DAY = 86_400 * 10**9
+NEW_YORK = ZoneInfo("America/New_York")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Costs:
         swap_long_rate, swap_short_rate: per unit of position and night held; positive is paid, negative is earned.
         triple_swap_weekday: Monday is 0. That night counts three times and the nights of Saturday and Sunday not at all
             (a broker's way to charge seven nights a week in five). None charges every night once, as for crypto.
-        rollover_hour: hour of the day, UTC, at which a night is charged to whoever holds a position. 22 lies inside the
-            daily break of gold and currencies under both US winter and summer time.
+        rollover_hour: hour of the day, UTC, at which a night is charged to whoever holds a position. None: 17:00 in New
+            York, when gold and currencies roll over: 21:00 UTC in US summer time, 22:00 in winter.
     """
 
     spread: float | Literal["file"] = "file"
@@ -38,7 +40,7 @@ class Costs:
     swap_long_rate: float = 0.0
     swap_short_rate: float = 0.0
     triple_swap_weekday: int | None = 2
-    rollover_hour: int = 22
+    rollover_hour: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.spread, str):
@@ -59,8 +61,11 @@ class Costs:
                 f"costs.triple_swap_weekday is Monday 0 to Friday 4, or null for every night once, "
                 f"got {self.triple_swap_weekday}"
             )
-        if self.rollover_hour not in range(24):
-            raise ValueError(f"costs.rollover_hour is an hour of the day, 0 to 23 UTC, got {self.rollover_hour}")
+        if self.rollover_hour is not None and self.rollover_hour not in range(24):
+            raise ValueError(
+                f"costs.rollover_hour is an hour of the day, 0 to 23 UTC, or null for 17:00 in New York, "
+                f"got {self.rollover_hour}"
+            )
 
 
 class FillArrays(NamedTuple):
@@ -163,14 +168,20 @@ def nights_charged(time: np.ndarray, costs: Costs) -> np.ndarray:
     """Nights charged from a fixed Monday long past up to and including `time` [N] (nanoseconds UTC): int64 [N].
 
     The difference of two values is the number of nights in between. A night belongs to the day that it ends: with
-    rollover at 22:00 the night of Wednesday is charged on Wednesday 22:00, with rollover at 0:00 on Thursday 0:00.
+    rollover at 22:00 the night of Wednesday is charged on Wednesday 22:00, with rollover at 0:00 on Thursday 0:00,
+    and with None on Wednesday 17:00 in New York.
     """
     if costs.triple_swap_weekday is None:
         weights = np.ones(7, dtype=np.int64)
     else:
         weights = np.array([1, 1, 1, 1, 1, 0, 0], dtype=np.int64)
         weights[costs.triple_swap_weekday] = 3
-    shift = costs.rollover_hour * 3600 * 10**9 if costs.rollover_hour else NANOSECONDS_PER_DAY
+    if costs.rollover_hour is None:
+        local = pd.DatetimeIndex(time.astype("datetime64[ns]")).tz_localize("UTC").tz_convert(NEW_YORK)
+        time = local.tz_localize(None).to_numpy("datetime64[ns]").astype(np.int64)  # the wall clock's
+        shift = 17 * 3600 * 10**9
+    else:
+        shift = costs.rollover_hour * 3600 * 10**9 if costs.rollover_hour else NANOSECONDS_PER_DAY
     # Days since Monday 1969-12-29 whose rollover is reached: 1970-01-01 was a Thursday.
     day = (time - shift) // NANOSECONDS_PER_DAY + 3
     through = np.cumsum(weights)  # nights charged from a Monday through each day of its week

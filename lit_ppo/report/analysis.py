@@ -117,7 +117,7 @@ def analyse(run_dir: str | Path) -> Analysis:
     fold = rows["fold"].to_numpy(np.int64)
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
     trades = _trades(run.trades)
-    metrics = trading_metrics(net, position, bars_per_year, costs=cost, trades=trades.result)
+    metrics = trading_metrics(net, position, bars_per_year, costs=cost)
     seed = 0  # of the bootstrap and the random traders: terminal, page and comparison draw alike
     fills, missing = _fills(run, time, fold)
     recomputed = math.nan
@@ -126,10 +126,9 @@ def analyse(run_dir: str | Path) -> Analysis:
     random = money = None
     if fills is not None:
         recomputed = float(np.abs(replay(position, fills).net_return - net).max())
-        size = _largest_position(settings, position)
         contenders = [
             _contender(name, replay(positions, fills, restart=False), bars_per_year)
-            for name, positions in baseline_positions(fills, size).items()
+            for name, positions in baseline_positions(fills).items()
         ]
         if np.any(position[1:] != position[:-1]):
             random = random_traders(position, fills, seed)
@@ -210,11 +209,6 @@ def _fills(run: Run, time: NDArray[np.int64], fold: NDArray[np.int64]) -> tuple[
             f"({len(time)} rows): files of two runs are mixed. Run the walk-forward again with --overwrite"
         )
     return fills, ""
-
-
-def _largest_position(settings: dict[str, Any], position: Floats) -> float:
-    grid = settings.get("model", {}).get("positions") or position
-    return float(np.abs(np.asarray(grid, dtype=np.float64)).max()) or 1.0
 
 
 def _contender(name: str, ledger: Ledger, bars_per_year: float) -> Contender:

@@ -141,7 +141,7 @@ def _read(path: str | Path) -> Entry:
         rows["time"].to_numpy("datetime64[ns]").astype(np.int64),
         net,
         float(bars_per_year),
-        trading_metrics(net, position, bars_per_year, costs=cost, trades=run.trades["result"].to_numpy(np.float64)),
+        trading_metrics(net, position, bars_per_year, costs=cost),
         sharpe_interval(net, bars_per_year, draws=draws_for(net)),
         flatten(yaml.safe_load(run.config) or {}) if run.config else {},
     )

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import recorded_baselines
+from lit_ppo.report.analysis import analyse, recorded_baselines
 from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
-from lit_ppo.scoring.significance import draws_for, mean_interval, moments, probabilistic_sharpe
+from lit_ppo.scoring.significance import draws_for, mean_interval
 from lit_ppo.store.results import FoldRecord, Run
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
@@ -82,10 +82,9 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
     fills = read_fills(run.path, [record.index for record in done])
     bars_per_year = run.record["data"]["bars_per_year"]
     position = run.out_of_sample["position"].to_numpy()
-    size = float(np.abs(position).max()) or 1.0
     ledgers = {"lit-ppo": replay(position, fills)}
     # One account through all folds, as on the page: they have no model that changes between folds.
-    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills, size).items()}
+    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills).items()}
     for name, ledger in ledgers.items():
         figures = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
         cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]
@@ -115,12 +114,10 @@ def _statistics(run: Run) -> list[str]:
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
     )
-    found = moments(net)
-    certainty = probabilistic_sharpe(found.sharpe, 0.0, len(net), found.skew, found.kurtosis)
-    lines.append(f"Probability of a true Sharpe ratio above 0: {100 * certainty:.1f} % (before counting trials).")
     done = [record.index for record in run.folds if record.status == "done"]
     rank = random_traders(position, read_fills(run.path, done), seed=0).rank
     lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
+    lines.append(f"Verdict: {analyse(run.path).verdict.sentence}")
     return lines
 
 

@@ -11,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lit_ppo.market.books import compound_by_trip, trip_of_bar
+
 Floats = NDArray[np.float64]
 
 
 class RoundTrips(NamedTuple):
     """The K trades of a position path, in time order."""
 
-    results: Floats  # [K] sum of the net returns from entry to exit, fraction of notional
+    results: Floats  # [K] net returns from entry to exit, compounded; -1 is ruin
     bars: NDArray[np.integer]  # [K] bars during which the position was open
 
 
@@ -87,7 +89,7 @@ def calmar(net_returns: ArrayLike, bars_per_year: float) -> float:
 
 
 def round_trips(net_returns: ArrayLike, positions: ArrayLike) -> RoundTrips:
-    """Split a path into trades: from leaving flat (or changing side) to flat (or the other side, or the end).
+    """Split a path into trades as trades.csv does: from leaving flat (or changing side) to flat (or the other side).
 
     Changing the size on one side stays one trade. The bar that closes to flat earns only its exit cost, which belongs
     to the trade it closes; a reversal's cost belongs to the trade it opens.
@@ -96,14 +98,10 @@ def round_trips(net_returns: ArrayLike, positions: ArrayLike) -> RoundTrips:
         net_returns: [D] net return between fill t and fill t+1, fraction of notional.
         positions: [D] position after decision t; the path starts flat.
     """
-    n, side = _same_length(net_returns, positions)
-    side = np.sign(side)
-    opens = (side != 0) & (side != np.concatenate([[0.0], side[:-1]]))  # [D]
-    trade = np.cumsum(opens) - 1  # [D], -1 before the first entry
-    count = int(opens.sum())
-    entered = trade >= 0
-    results = np.bincount(trade[entered], weights=n[entered], minlength=count).astype(np.float64)
-    bars = np.bincount(trade[entered & (side != 0)], minlength=count)
+    n, p = _same_length(net_returns, positions)
+    trip = trip_of_bar(p, np.concatenate([[0.0], p[:-1]]) if len(p) else p)
+    results = compound_by_trip(n, trip)
+    bars = np.bincount(trip[(trip >= 0) & (p != 0)], minlength=len(results))
     return RoundTrips(results, bars)
 
 
@@ -137,7 +135,6 @@ def trading_metrics(
     positions: ArrayLike,
     bars_per_year: float,
     costs: ArrayLike | None = None,
-    trades: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Every figure of one evaluated segment, or of stitched segments.
 
@@ -146,7 +143,6 @@ def trading_metrics(
         positions: [D] position after decision t; the first is entered from flat.
         bars_per_year: of the file's own calendar; annual = per bar * sqrt(bars_per_year).
         costs: [D] cost of bar t, fraction of notional, >= 0; without it `cost_pct` is nan.
-        trades: [K] net result of each round trip; without it the trades are read off the positions (`round_trips`).
 
     Returns:
         return_pct: last equity - 1, percent.
@@ -166,7 +162,7 @@ def trading_metrics(
     if not (math.isfinite(bars_per_year) and bars_per_year > 0):
         raise ValueError(f"trading_metrics needs bars_per_year > 0 (bars of the file's calendar), got {bars_per_year}")
     trips = round_trips(n, p)
-    results = trips.results if trades is None else _series(trades, "trades")
+    results = trips.results
     equity = equity_curve(n)
     below, longest = drawdown(n)
     cost = math.nan

@@ -74,8 +74,10 @@ def delayed(positions: Floats, fold: NDArray[np.int64], bars: int = 1) -> Floats
     return closed_at_fold_ends(late, fold)
 
 
-def baseline_positions(fills: FillTable, size: float) -> dict[str, Floats]:
-    """Positions [D] of the traders that need no learning, by name; `size` is the largest position of the agent's grid.
+def baseline_positions(fills: FillTable) -> dict[str, Floats]:
+    """Positions [D] of the traders that need no learning, by name, at exposure 1 of notional.
+
+    Whatever positions the agent may take: the same market gives the same figures on terminal, page and comparison.
 
     The moving averages see the last fill before the decision (the close may not be on disk): known at the decision
     under every fill rule.
@@ -83,9 +85,9 @@ def baseline_positions(fills: FillTable, size: float) -> dict[str, Floats]:
     known = np.concatenate((fills.fill_price[:1], fills.fill_price[:-1]))
     return {
         "flat": baselines.flat(len(fills)),
-        "buy_and_hold": baselines.buy_and_hold(len(fills), size),
-        "always_short": baselines.always_short(len(fills), size),
-        "sma_cross": baselines.sma_cross(known, size=size),
+        "buy_and_hold": baselines.buy_and_hold(len(fills)),
+        "always_short": baselines.always_short(len(fills)),
+        "sma_cross": baselines.sma_cross(known),
     }
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lit_ppo.market.books import Ledger, account, money_account, stitch, trades
 from lit_ppo.market.costs import net_return
+from lit_ppo.scoring.performance import round_trips, trading_metrics
 
 
 def random_market(size: int, seed: int, *, carry: float = 1e-5) -> dict[str, np.ndarray]:
@@ -120,27 +121,51 @@ def test_stitched_segments_compound_on():
     np.testing.assert_allclose(whole.equity[-1], np.prod([ledger.equity[-1] for ledger in ledgers]), rtol=1e-14)
     assert whole.held[[0, 20, 40]].tolist() == [0, 0, 0]
     rows = trades(whole, market["fill_price"][:-1])
-    np.testing.assert_allclose(rows.result.sum(), whole.net_return.sum(), atol=1e-14)
+    np.testing.assert_allclose(np.prod(1 + rows.result), whole.equity[-1], rtol=1e-12)
     with pytest.raises(ValueError, match="rise in time; row 20"):
         stitch([ledgers[1], ledgers[0]])
 
 
-def test_a_partial_close_and_a_reversal_are_split_into_round_trips():
+def test_a_change_of_size_stays_one_round_trip_and_a_reversal_opens_the_next():
     market = random_market(6, seed=8, carry=0.0)
     ledger = keep_books(market, np.array([0.5, 1.0, 0.3, -0.5, -0.5, 0.0]))
     rows = trades(ledger, market["fill_price"][:-1])
-    price, kappa = market["fill_price"], market["turnover_cost"]
-    expected = [(0, 2, 1, 0.5), (1, 2, 1, 0.2), (1, 3, 1, 0.3), (3, 5, -1, 0.5)]  # entry, exit, side, size
+    price = market["fill_price"]
+    expected = [(0, 3, 1, 1.0, slice(0, 3)), (3, 5, -1, 0.5, slice(3, 6))]  # entry, exit, side, size, bars it owns
     assert len(rows) == len(expected)
-    for i, (entry, exit_, side, size) in enumerate(expected):
+    for i, (entry, exit_, side, size, bars) in enumerate(expected):
         assert rows.entry_time[i] == market["time"][entry]
         assert rows.exit_time[i] == market["time"][exit_]
         assert (rows.entry_price[i], rows.exit_price[i]) == (price[entry], price[exit_])
         assert (rows.side[i], rows.bars_held[i], rows.closed[i]) == (side, exit_ - entry, True)
-        cost = size * (kappa[entry] + kappa[exit_])
-        earned = size * side * market["price_return"][entry:exit_].sum()
-        np.testing.assert_allclose([rows.size[i], rows.cost[i]], [size, cost], rtol=1e-12)
-        np.testing.assert_allclose(rows.result[i], earned - cost, rtol=0, atol=1e-16)
+        np.testing.assert_allclose([rows.size[i], rows.cost[i]], [size, ledger.cost[bars].sum()], rtol=1e-12)
+        np.testing.assert_allclose(rows.result[i], np.prod(1 + ledger.net_return[bars]) - 1, rtol=0, atol=1e-15)
+
+
+def test_a_long_holding_earns_what_prices_say_not_the_sum_of_simple_returns():
+    size = 700
+    price = 100 * np.cumprod(np.concatenate([[1.0], np.tile([1.01, 0.99], size // 2)]))  # falls 3.4 %, returns sum to 0
+    price[-2:] *= 1.01  # sum of returns +1 %, prices -2.5 %
+    nothing = np.zeros(size)
+    market = random_market(size, seed=0) | {"fill_price": price, "price_return": price[1:] / price[:-1] - 1}
+    market |= dict.fromkeys(("turnover_cost", "carry_long", "carry_short"), nothing)
+    ledger = keep_books(market, np.ones(size), close_at_end=True)
+    (result,) = trades(ledger, price[:-1]).result
+    assert ledger.net_return.sum() > 0
+    assert price[size - 1] < price[0]
+    assert result == pytest.approx(price[size - 1] / price[0] - 1, abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", [[-1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 1.0], [-2.0, 0.0, 2.0], [-2.0, 0.0, 1.0]])
+def test_trades_csv_and_the_figures_cut_the_same_round_trips(grid):
+    market = random_market(400, seed=3)
+    positions = np.random.default_rng(4).choice(grid, 400)
+    ledger = keep_books(market, positions, close_at_end=True)
+    rows, trips = trades(ledger, market["fill_price"][:-1]), round_trips(ledger.net_return, ledger.position)
+    assert rows.result.tolist() == trips.results.tolist()
+    assert rows.bars_held.tolist() == trips.bars.tolist()
+    figures = trading_metrics(ledger.net_return, ledger.position, 23_000)
+    assert (figures["trades"], figures["win_rate"]) == (len(rows), np.mean(rows.result > 0))
 
 
 def test_a_position_still_open_is_valued_at_the_last_fill():
@@ -157,17 +182,17 @@ def test_a_position_still_open_is_valued_at_the_last_fill():
     first=st.sampled_from([0.0, 0.1, -1.0]),
     seed=st.integers(0, 1000),
 )
-def test_round_trips_add_up_to_the_ledger(path, first, seed):
+def test_round_trips_compound_to_the_ledger(path, first, seed):
     market = random_market(len(path), seed, carry=1e-4)
     ledger = keep_books(market, np.array(path), first_position=first)
     rows = trades(ledger, market["fill_price"][:-1])
-    np.testing.assert_allclose(rows.result.sum(), ledger.net_return.sum(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.prod(1 + rows.result), ledger.equity[-1], rtol=1e-12)
     np.testing.assert_allclose(rows.cost.sum(), ledger.cost.sum(), rtol=0, atol=1e-12)
-    np.testing.assert_allclose((rows.size * rows.bars_held).sum(), np.abs(path).sum(), rtol=1e-9)
+    assert rows.bars_held.sum() == np.count_nonzero(path)
     assert (rows.size > 0).all()
     assert (rows.cost >= 0).all()
     closed = rows.closed
-    assert np.isclose((rows.side * rows.size)[~closed].sum(), path[-1])
+    assert rows.side[~closed].sum() == np.sign(path[-1])
 
 
 def test_money_follows_price_change_times_lots_minus_costs():

@@ -106,6 +106,15 @@ def test_a_weekend_is_one_night_under_both_us_clocks(times):
     np.testing.assert_allclose(carry, [1e-4, 0, np.nan, np.nan])
 
 
+@pytest.mark.parametrize(("day", "hour"), [("2024-07-10", 21), ("2024-01-10", 22)])
+def test_a_night_is_charged_at_five_in_new_york_in_summer_and_winter(day, hour):
+    frame = frame_of([f"{day} {h}:{m}" for h in (20, 21, 22) for m in ("00", "30")], [1.0] * 6, [1.0] * 6)
+    costs = Costs(spread=0.0, swap_long_rate=1e-4, triple_swap_weekday=None)
+    carry = fill_arrays(frame, costs, "next_open", point=1.0).carry_long
+    reached = 2 * (hour - 20) - 2  # the decision whose next fill is the first one at the rollover
+    np.testing.assert_allclose(carry[:4], [1e-4 if t == reached else 0.0 for t in range(4)])
+
+
 def test_before_1970_the_nights_go_on_counting():
     noon = nanoseconds("1969-12-29 12:00", "1970-01-05 12:00", "1950-01-02 12:00")
     nights = nights_charged(noon, Costs())

@@ -117,6 +117,16 @@ def test_a_switch_of_an_optimisation_brings_its_callback_in_and_out(flag, callba
     assert callback in callbacks_of(config_of(f"--{flag}", profile="original"))
 
 
+@pytest.mark.parametrize("profile", ["conservative", "balanced", "aggressive", "ultra_fast"])
+def test_a_profiles_least_budget_bends_to_a_smaller_one_that_was_typed_and_a_typed_one_does_not(profile):
+    def least(*flags: str) -> int:
+        return callbacks_of(config_of(*flags, "--optimization_profile", profile))["AdaptiveTimesteps"]["min_timesteps"]
+
+    assert least("--total_timesteps", "2048") == 2048
+    assert least("--total_timesteps", "70000") == least()
+    assert least("--total_timesteps", "2048", "--min_timesteps", "4096") == 4096  # refused by the callback
+
+
 def test_a_value_of_an_optimisation_sets_it_and_switches_it_on():
     for profile in PROFILES:
         found = callbacks_of(

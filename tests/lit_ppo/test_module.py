@@ -15,9 +15,13 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
 from lit_ppo.module import LitPPO
+from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import Recipe
+from lit_ppo.scoring.evaluation import evaluate
+from lit_ppo.seeding import make_generator
 from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
 from tests.integration.shells import ENCODER, HEADS_SAMPLED, SMALL, fitted, same, small_data, small_trainer, weights
+from tests.lit_ppo.markets import market_tensors
 
 KINDS = {"counterfactual": {}, "sampled": HEADS_SAMPLED, "encoder": ENCODER}
 
@@ -44,6 +48,18 @@ def test_one_epoch_is_one_ppo_iteration_and_the_budget_ends_the_training(tmp_pat
     assert (module.iteration, module.timesteps, module.trainer.current_epoch) == (4, 256, 4)
     assert [step for step, first in logger.steps if first.startswith("t")] == [64, 128, 192, 256]
     assert [step for step, first in logger.steps if first.startswith("v")] == [64, 128, 192, 256]
+
+
+def test_evaluation_from_python_pays_the_exit_as_the_command_does():
+    policy = MarketPolicy(3, generator=make_generator(0))
+    module = LitPPO()
+    module.policy = policy
+    market = market_tensors()
+    found = module.evaluate(market)
+    paid = evaluate(policy, market, module.recipe.account_features, close_at_end=True)
+    assert found.positions[-1] == 0.0
+    np.testing.assert_array_equal(found.ledger.net_return, paid.ledger.net_return)
+    assert module.evaluate(market, close_at_end=False).score == evaluate(policy, market).score
 
 
 def test_the_global_generators_are_not_drawn_from(tmp_path):

@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_ppo.folds.machine_load import MachineLoad
-from lit_ppo.folds.monitor import RECORDED, Baseline, Monitor, progress_figures, read_baseline
+from lit_ppo.folds.monitor import OLD_SCRIPT, RECORDED, Baseline, Monitor, progress_figures, read_baseline
 from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.store.results import FoldRecord
 
@@ -61,7 +61,7 @@ def test_a_ratio_below_one_is_never_called_less_or_faster(ratio, work, pace):
 
 def test_piped_there_is_one_plain_line_a_fold(tmp_path):
     text = io.StringIO()
-    with Monitor(3, tensorboard=tmp_path, console=Console(file=text, width=40)) as monitor:
+    with Monitor(3, RECORDED, tensorboard=tmp_path, console=Console(file=text, width=40)) as monitor:
         assert not monitor.live
         for index in range(2):
             monitor.fold_done(f"[fold] {index}", 2.0, [record(i) for i in range(index + 1)], CACHE)
@@ -72,6 +72,15 @@ def test_piped_there_is_one_plain_line_a_fold(tmp_path):
     assert "\x1b" not in text.getvalue()
     for word in ("x less work, done ", "x faster)", "early stops", "cache hits", "MB", "CPU", "0:00:02 left"):
         assert word in lines[2]
+
+
+def test_without_a_baseline_nobody_speaks_of_a_speed_up():
+    text = io.StringIO()
+    with Monitor(3, read_baseline(None), console=Console(file=text, force_terminal=True, width=160)) as monitor:
+        monitor.fold_done("fold 0", 2.0, [record(0)], CACHE)
+    assert "1/3  fold 0" in text.getvalue()
+    assert "peed-up" not in text.getvalue()
+    assert not {"speedup", "did_less", "did_it_faster"} & set(monitor.figures)
 
 
 def test_the_figures_are_tensorboard_scalars(tmp_path):
@@ -96,7 +105,7 @@ def test_on_a_terminal_the_display_is_live_and_shows_the_fold_in_training():
 
 
 def test_a_measured_baseline_is_read_and_a_wrong_file_refused(tmp_path):
-    assert read_baseline(None) is RECORDED
+    assert read_baseline(OLD_SCRIPT) is RECORDED
     path = tmp_path / "b.json"
     path.write_text(json.dumps({"baseline": {"name": "measured", "seconds": 30, "timesteps": 100}}))
     assert read_baseline(path) == Baseline("measured", 30.0, 100)

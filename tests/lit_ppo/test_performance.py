@@ -40,12 +40,12 @@ def trades_oracle(net_returns, positions):
     trades, held = [], 0.0
     for n, position in zip(net_returns, positions, strict=True):
         if position != 0 and position * held <= 0:
-            trades.append([0.0, 0])
+            trades.append([1.0, 0])
         if trades:
-            trades[-1][0] += n
+            trades[-1][0] *= 1 + n
             trades[-1][1] += position != 0
         held = position
-    return trades
+    return [[growth - 1, bars] for growth, bars in trades]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -80,13 +80,8 @@ def test_figures_match_a_plain_loop_over_the_bars(seed):
 
 def test_the_exit_cost_belongs_to_the_trade_it_closes_and_a_change_of_size_opens_none():
     trips = performance.round_trips([0.0, 0.1, 0.2, -0.01, 0.0, -0.3, 0.05], [0.0, 0.5, 1.0, 0.0, 0.0, -1.0, 1.0])
-    assert trips.results.tolist() == pytest.approx([0.29, -0.3, 0.05])
+    assert trips.results.tolist() == pytest.approx([1.1 * 1.2 * 0.99 - 1, -0.3, 0.05])
     assert trips.bars.tolist() == [2, 1, 1]
-
-
-def test_given_trades_replace_those_read_off_the_positions():
-    figures = trading_metrics([0.1, 0.1, -0.1], [1.0, 1.0, 1.0], BARS_PER_YEAR, trades=[0.3, -0.1, -0.1, 0.0])
-    assert (figures["trades"], figures["win_rate"], figures["profit_factor"]) == (4.0, 0.25, pytest.approx(1.5))
 
 
 def test_without_bars_counts_are_zero_and_ratios_nan():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -13,14 +14,17 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 
 from lit_ppo.market.baselines import Percentile
-from lit_ppo.market.books import account
+from lit_ppo.market.books import account, trades
 from lit_ppo.report import breakdown, plotly_figures
 from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.page import json_for_html, source_hash
+from lit_ppo.report.summary import _paths as stitched_paths
 from lit_ppo.report.tables import without_directories
 from lit_ppo.report.verdict import against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
@@ -172,9 +176,40 @@ def test_random_traders_rank_a_clairvoyant_at_the_top_and_themselves_in_the_midd
 def test_the_sma_baseline_sees_no_fill_of_its_own_decision_or_later() -> None:
     fills = random_fills(300)
     changed = FillTable(**fills.__dict__ | {"fill_price": np.where(np.arange(300) >= 200, 1e6, fills.fill_price)})
-    before, after = (replay.baseline_positions(x, 1.0)["sma_cross"] for x in (fills, changed))
+    before, after = (replay.baseline_positions(x)["sma_cross"] for x in (fills, changed))
     np.testing.assert_array_equal(before[:201], after[:201])
     assert (before[201:] != after[201:]).any()
+
+
+@pytest.mark.parametrize("grid", [np.linspace(-3, 3, 7).tolist(), [-2, 0, 2], [-2, 0, 1]])
+def test_terminal_and_page_hold_one_of_notional_and_count_the_same_trades(lucky, tmp_path, grid) -> None:
+    copy = tmp_path / lucky.name
+    shutil.copytree(lucky, copy)
+    table = pd.read_csv(copy / "out_of_sample.csv")
+    done = [record.index for record in load_run(copy).folds]
+    fills = read_fills(copy, done)
+    last = np.append(fills.fold[1:] != fills.fold[:-1], True)
+    positions = np.where(last, 0.0, np.random.default_rng(1).choice(np.float64(grid), len(fills)))
+    ledger = replay.replay(positions, fills)
+    for name in ("position", "gross_return", "cost", "net_return", "equity"):
+        table[name] = getattr(ledger, name)
+    table.to_csv(copy / "out_of_sample.csv", index=False)
+    (copy / "trades.csv").unlink()
+    folder = RunFolder(tmp_path, int(lucky.name))
+    for fold in done:
+        rows = fills.fold == fold
+        one = FillTable(*(getattr(fills, name)[rows] for name in fills.__dataclass_fields__))
+        folder.append_trades(fold, trades(replay.replay(positions[rows], one), one.fill_price))
+    page = analyse(copy)
+    assert page.metrics["trades"] == len(page.trades)
+    assert page.metrics["win_rate"] == np.mean(page.trades.result > 0)
+    hold = next(x for x in page.baselines if x.key == "buy_and_hold")
+    assert hold.metrics["exposure"] == 1.0
+    told = io.StringIO()
+    Console(file=told, width=160).print(stitched_paths(page.run, page.run.folds))
+    cells = {row[1].strip(): row for line in told.getvalue().splitlines() if len(row := line.split("│")) > 6}
+    assert float(cells["buy and hold"][2].replace(",", "")) == pytest.approx(hold.metrics["return_pct"], abs=0.006)
+    assert float(cells["lit-ppo"][5].replace(",", "")) == len(page.trades)
 
 
 # ---- numbers

@@ -353,3 +353,15 @@ def test_a_second_run_in_the_folder_of_a_running_one_is_refused(run, monkeypatch
     assert run()[0] == 0
     assert seen[1][0] == 2
     assert "is in use by process" in seen[1][1]
+
+
+def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up(run, capsys):
+    code, folder = run()
+    assert code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    analysis = analyse(folder)
+    sentence = " ".join(analysis.verdict.sentence.split())
+    assert sentence in told or "never traded" in told
+    assert (sentence in told) == bool(analysis.net_return.std() > 0)
+    assert "before counting trials" not in told
+    assert "peed-up" not in told.split("All test bars")[0]
