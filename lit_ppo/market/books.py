@@ -248,7 +248,7 @@ def trades(ledger: Ledger, fill_price: FloatArray) -> Trades:
         side=np.sign(first).astype(np.int64),
         size=np.maximum(exposure, np.abs(first)),
         result=compound_by_trip(ledger.net_return, trip),
-        cost=np.bincount(trip[entered], weights=ledger.cost[entered], minlength=count),
+        cost=np.bincount(trip[entered], weights=ledger.cost[entered], minlength=count).astype(np.float64),
         bars_held=bars_held,
         closed=exit_ < size,
     )
