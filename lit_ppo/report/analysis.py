@@ -259,10 +259,9 @@ def _oracle(run: Run, net: Floats) -> Oracle | None:
 
 
 def _trials(run: Run) -> int:
-    """Configurations that were looked at: those of every fold, for every seed and search that is pooled."""
+    """Configurations that were looked at: those of every fold, for every seed that is pooled."""
     seeds = len(run.record.get("seeds") or [1])
-    searches = int(run.record.get("searches", 1))
-    return max(1, sum(record.trials for record in run.folds) * seeds * searches)
+    return max(1, sum(record.trials for record in run.folds) * seeds)
 
 
 def _by_fold(
