@@ -136,11 +136,11 @@ def as_before(make_module: Callable[..., LitPPO], datamodule: Any) -> Callable[.
     def make(seed: int, overlay: Mapping[str, Any]) -> LitPPO:
         module = make_module(seed, overlay)
 
-        def evaluate(market: MarketTensors) -> Evaluation:
+        def evaluate(market: MarketTensors, close_at_end: bool = True) -> Evaluation:
             assert module.policy is not None
             features: Sequence[str] = module.recipe.account_features
             evaluate_bar_by_bar(module.policy, datamodule.fold_data(datamodule.fold).train, features)
-            return evaluate_bar_by_bar(module.policy, market, features)
+            return evaluate_bar_by_bar(module.policy, market, features, close_at_end)
 
         module.evaluate = evaluate  # type: ignore[method-assign]
         return module
