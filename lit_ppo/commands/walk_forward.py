@@ -158,6 +158,8 @@ def _record(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -
     more |= {"device": cli.config["trainer"]["accelerator"], "threads": torch.get_num_threads()}
     if data.synthetic is not None:
         more["oracle"] = oracle_record(data.synthetic)
+    if cli.config["money"] is not None:
+        more["money"] = asdict(cli.config_init["money"])
     return run_record(
         seed=cli.config["seed_everything"],
         seeds=seeds,

@@ -365,3 +365,14 @@ def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up
     assert (sentence in told) == bool(analysis.net_return.std() > 0)
     assert "before counting trials" not in told
     assert "peed-up" not in told.split("All test bars")[0]
+
+
+def test_the_account_in_lots_of_a_run_reaches_its_page(run):
+    code, folder = run("--money.initial_balance", "777", "--model.hold_bias", "-3")
+    assert code == 0
+    assert load_run(folder).record["money"]["initial_balance"] == 777.0
+    analysis = analyse(folder)
+    table = pd.read_csv(folder / "money.csv")
+    assert analysis.money is not None
+    np.testing.assert_allclose(analysis.money.balance, table["balance"], rtol=1e-12)
+    assert "balance" in (folder / "report.html").read_text()
