@@ -13,7 +13,16 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("lit_ppo", "datamodules", "callbacks")
-SHARED = {"market", "store.atomic", "store.checkpoints", "ppo.schedules", "timing", "seeding", "__version__"}
+SHARED = {
+    "market",
+    "store.atomic",
+    "store.files",
+    "store.checkpoints",
+    "ppo.schedules",
+    "timing",
+    "seeding",
+    "__version__",
+}
 # The two command lines and the Python front door name the datamodule; nothing else of lit_ppo may.
 COMMAND_LINES = {"lit_ppo/__init__.py", "lit_ppo/api.py", "lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
 # The floors of lit_ppo, top first: a file imports from its own folder and from floors below it.

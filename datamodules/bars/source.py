@@ -22,7 +22,7 @@ LONGEST_LINE = 1 << 16  # bytes; a row of a bar file has about 100
 MOST_LINES = 20_000_000  # 38 years of 1-minute bars; they take about 2 GB of memory
 MOST_BYTES = 4 << 30  # of text
 # Bars shrink to a fifth or a tenth; a file that unpacks to more than this is made to fill a machine's memory.
-MOST_RATIO = 200
+MOST_RATIO = 100
 SMALL_BYTES = 64 << 20  # up to here a file may shrink as it likes
 
 _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
@@ -87,7 +87,7 @@ class BarSource:
                 stream = self._unpacked(raw)
                 start = stream.read(1 << 16)
                 self.encoding, skip = self._find_encoding(start)
-                yield from self._whole_lines(stream, start[skip:])
+                yield from self._whole_lines(stream, start[skip:], raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self.refuse(f"the gzip stream is damaged ({error})", "Fetch or pack the file again.") from error
         except OSError as error:
@@ -167,7 +167,7 @@ class BarSource:
             return "utf-16-be", 0
         raise self.refuse("this is binary data (it holds NUL bytes)", "Export the bars as CSV text.")
 
-    def _whole_lines(self, stream: IO[bytes], start: bytes) -> Iterator[Block]:
+    def _whole_lines(self, stream: IO[bytes], start: bytes, raw_file: IO[bytes]) -> Iterator[Block]:
         """Decode, make every line end LF and cut between lines."""
         decoder = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)("strict")
         pending, line, raw, last = b"", 1, start, False
@@ -194,18 +194,18 @@ class BarSource:
                 where = line + whole.count(b"\n")
                 raise self.refuse(f"more than {LONGEST_LINE} bytes without a line end", "This is no bar file.", where)
             after = line + whole.count(b"\n")
-            self._require_bounds(read, after - 1)
+            self._require_bounds(read, after - 1, raw_file.tell())
             if whole:
                 self._require_text(whole, line)
                 yield Block(whole, line)
                 line = after
 
-    def _require_bounds(self, read: int, lines: int) -> None:
-        """Refuse a file that would fill the memory, after what was read of it so far: bytes and lines."""
-        ratio = read / max(self.size, 1)
+    def _require_bounds(self, read: int, lines: int, taken: int) -> None:
+        """Refuse a file that would fill the memory, after what was read of it so far: bytes, lines, bytes on disk."""
+        ratio = read / max(taken, 1)
         if read > SMALL_BYTES and ratio > MOST_RATIO:
             raise self.refuse(
-                f"the gzip of {self.size:,} bytes unpacks to more than {read:,}, {ratio:.0f} times its size, and bars "
+                f"{taken:,} bytes of the gzip unpack to {read:,}, {ratio:.0f} times as many, and bars "
                 f"are read up to {MOST_RATIO} times",
                 "This is no bar file; if it is, unpack it first.",
             )
