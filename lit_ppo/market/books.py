@@ -238,7 +238,7 @@ def trades(ledger: Ledger, fill_price: FloatArray) -> Trades:
     exposure = np.zeros(count)
     np.maximum.at(exposure, trip[entered], np.abs(ledger.position[entered]))
     first = np.where(holding[entry], ledger.position[entry], ledger.held[entry])  # closed at once: what was held
-    cost: FloatArray = np.bincount(trip[entered], weights=ledger.cost[entered], minlength=count)
+    cost = np.bincount(trip[entered], weights=ledger.cost[entered], minlength=count)
     end_price = fill_price[-1] * (1.0 + ledger.price_return[-1])
     prices, times = np.append(fill_price, end_price), np.append(ledger.time, ledger.time[-1])
     return Trades(
