@@ -126,7 +126,7 @@ def monthly(time: NDArray[np.int64], net_returns: Floats) -> list[Month]:
 
 
 class WithoutBest(NamedTuple):
-    """What the best trades contributed: sums of trade results, percent of notional."""
+    """What the best trades contributed: compounded trade results, percent; `all_pct` is the run's return."""
 
     removed: int
     all_pct: float
@@ -135,8 +135,8 @@ class WithoutBest(NamedTuple):
 
 
 def without_best(results: Floats, count: int = 10) -> WithoutBest:
-    """Sum of all trades [R] with and without the `count` best ones."""
+    """Compound all trades [R], the `count` best ones, and the rest."""
     ordered = np.sort(results)[::-1]
-    best = 100 * float(ordered[:count].sum())
-    total = 100 * float(results.sum())
-    return WithoutBest(min(count, len(results)), total, best, total - best)
+    with np.errstate(over="ignore"):
+        every, best, rest = (100 * (float(np.prod(1.0 + x)) - 1.0) for x in (ordered, ordered[:count], ordered[count:]))
+    return WithoutBest(min(count, len(results)), every, best, rest)

@@ -68,7 +68,7 @@ def best_trades(analysis: Analysis) -> str:
     if best.removed == 0:
         return ""
     return (
-        f"All trades together earned {signed(best.all_pct)} % of notional (summed, not compounded). The best "
+        f"All trades together earned {signed(best.all_pct)} % (compounded). The best "
         f"{best.removed} of {len(analysis.trades):,} earned {signed(best.best_pct)} %; without them "
         f"{signed(best.rest_pct)} % remains."
     )

@@ -240,7 +240,7 @@ def test_every_split_adds_up_to_the_whole(analysis: Analysis) -> None:
         assert sum(group.bars for group in groups) == len(analysis.time)
     growth = np.prod([1 + month.return_pct / 100 for month in analysis.months])
     assert 100 * (growth - 1) == pytest.approx(analysis.metrics["return_pct"])
-    assert analysis.best.all_pct == pytest.approx(whole)
+    assert analysis.best.all_pct == pytest.approx(analysis.metrics["return_pct"])
 
 
 def test_calendar_splits_know_their_days() -> None:
