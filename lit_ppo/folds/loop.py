@@ -33,7 +33,7 @@ from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.fills import FillTable, write_fills
 from lit_ppo.scoring.money import MoneyBook
-from lit_ppo.scoring.replay import replay
+from lit_ppo.scoring.replay import baseline_positions, replay
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.store.files import utc_cells
@@ -140,7 +140,8 @@ class WalkForward:
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
         if self.show_test is not None:
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
-            hold = replay(np.full(len(tested.ledger), max(module.recipe.positions)), _fills(fold.index, market))
+            fills = _fills(fold.index, market)
+            hold = replay(baseline_positions(fills)["buy_and_hold"], fills)
             returns = (tested.ledger.net_return, hold.net_return)
             self.show_test(directory, settings, record.scores, *returns, record.timesteps)
         self.folder.record_fold(record)

@@ -70,8 +70,8 @@ def selected(directory) -> dict[str, torch.Tensor]:
 def test_a_resumed_run_chooses_among_all_its_weights_as_the_uninterrupted_one_does(tmp_path, monkeypatch, capsys):
     scores = iter([0.0, 0.3, 0.9, 0.2, *[0.1] * 6, -0.2])  # ten iterations, the third is best; the test
 
-    def scored(trainer, market, original=FabricTrainer.evaluate):
-        return replace(original(trainer, market), score=next(scores))
+    def scored(trainer, market, original=FabricTrainer.evaluate, **options):
+        return replace(original(trainer, market, **options), score=next(scores))
 
     monkeypatch.setattr(FabricTrainer, "evaluate", scored)
     assert main(WalkForwardDataModule, command(tmp_path / "whole")) == 0

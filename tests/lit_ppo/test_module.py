@@ -100,7 +100,7 @@ CHANGES: dict[str, Any] = {
     "final_learning_rate": 5e-3,
     "max_passes": 0.3,
     "normalise_advantages": "standard",
-    "screen_features": False,
+    "screen_features": True,
     "mirror": False,
     "hidden_dropout": 0.0,
     "pull_to_start": 0.0,

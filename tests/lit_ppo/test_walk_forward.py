@@ -149,7 +149,7 @@ def test_a_lost_model_of_the_fold_before_costs_the_baseline_and_not_the_run(run,
 def test_a_run_that_traded_prints_its_statistics(run, capsys):
     assert run("--model.hold_bias", "-3", "--model.screen_features", "false", "--data.fold_limit", "1")[0] == 0
     printed = capsys.readouterr().out
-    for text in ("95 % interval", "Probability of a true Sharpe ratio above 0", "of 1000 random traders"):
+    for text in ("95 % interval", "Verdict: ", "of 1000 random traders"):
         assert text in printed
 
 
