@@ -32,7 +32,7 @@ from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import suitable_threads
 from lit_ppo.scoring.money import MoneySettings
-from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
@@ -242,6 +242,7 @@ class LitPPOCLI(LightningCLI):
         if self.command not in ("fit", "walk-forward"):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
+            refuse_link(directory / "hparams.yaml")  # the logger would follow a link to no file
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
         if config["logger"] is not False:
             config["callbacks"].append(Announcement(self.config_text()))

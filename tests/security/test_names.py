@@ -73,6 +73,17 @@ def test_a_linked_file_in_a_fold_is_not_written_through(tmp_path, capsys, name):
     assert f"{name} is a symbolic link (to ../../../victim)" in capsys.readouterr().err
 
 
+def test_a_dangling_link_where_the_logger_writes_its_settings_makes_no_file_outside(tmp_path, capsys):
+    # Lightning's logger writes hparams.yaml where there is no file of that name, and follows a link to none.
+    fold = tmp_path / "results" / "0" / "fold_000"
+    fold.mkdir(parents=True)
+    (fold / "hparams.yaml").symlink_to(tmp_path / "outside.yaml")
+    code = main(["walk-forward", *SIZES, *SMALL, "--data.synthetic.num_bars", "560", "--trainer.logger", "true"])
+    assert not (tmp_path / "outside.yaml").exists()
+    assert code == 2
+    assert "hparams.yaml is a symbolic link" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["fold_000", "fold_000/candidate_1", "monitor"])
 def test_a_linked_folder_in_a_run_is_not_written_through(tmp_path, capsys, name):
     (tmp_path / "elsewhere").mkdir()
