@@ -51,6 +51,7 @@ from lit_ppo.recipe import (
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.store.checkpoints import FACTS, SELECTED, CheckpointStore
 from lit_ppo.store.one_training import make_room
+from lit_ppo.store.results import NOT_TRAINED
 from lit_ppo.tensorboard import announce
 
 
@@ -186,6 +187,8 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
     Raises:
         Interrupted: a signal came; everything is saved.
     """
+    if trainer.learner.sees_nothing:
+        fabric.print(NOT_TRAINED)
     while not trainer.learner.finished:
         metrics = trainer.iterate()
         score = fabric.broadcast(trainer.evaluate(validation, close_at_end=False).score)

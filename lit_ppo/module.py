@@ -19,6 +19,7 @@ from lit_ppo.market.tensors import GymnasiumTask, MarketTensors, TrainedFold
 from lit_ppo.nets.policy import ObservationPolicy
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
+from lit_ppo.ppo.screening import nearest
 from lit_ppo.precision import SkippedSteps, scales_loss
 from lit_ppo.recipe import (
     NETWORK,
@@ -35,8 +36,8 @@ from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episo
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import FACTS
+from lit_ppo.store.results import NOT_TRAINED
 
-NOT_TRAINED = "not trained: no feature passed the screen"
 INPUTS = ("input_gain", "mirror_sign", "mirrored")  # of the policy: how it sees the market
 
 
@@ -159,7 +160,6 @@ class LitPPO(pl.LightningModule):
             fresh = build_policy(self.recipe, self._inputs, self.seed).state_dict()
             self.policy.load_state_dict({**fresh, **{name: getattr(self.policy, name) for name in INPUTS}})
             self.stop_reason = NOT_TRAINED
-            self.trainer.should_stop = True
         elif self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
             self.print(
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
@@ -179,9 +179,9 @@ class LitPPO(pl.LightningModule):
         if found is None:
             return
         self.screen = found.record(self._inputs["feature_names"])
-        best = int((found.score / found.threshold.clamp(min=1e-12)).argmax())
-        figures = {"passed": float(len(self.screen["passed"])), "best_score": float(found.score[best])}
-        figures["threshold"] = float(found.threshold[best])
+        best = nearest(self.screen)
+        figures = {"passed": float(len(self.screen["passed"])), "best_score": self.screen["score"][best]}
+        figures["threshold"] = self.screen["threshold"][best]
         self._record({f"screen/{name}": value for name, value in figures.items()})
 
     def _restore(self, states: list[dict[str, Any]], same_ranks: bool) -> None:

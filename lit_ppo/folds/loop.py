@@ -25,19 +25,20 @@ from lit_ppo import interrupts
 from lit_ppo.folds.candidates import Trained, best, candidate_path, keep
 from lit_ppo.folds.monitor import Monitor
 from lit_ppo.folds.optimisation_summary import bars_seen, note_fold, write_summary
+from lit_ppo.market.baselines import buy_and_hold
 from lit_ppo.market.books import Ledger, trades
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors, TrainedFold
-from lit_ppo.module import NOT_TRAINED, LitPPO
-from lit_ppo.ppo.screening import screen_line
+from lit_ppo.module import LitPPO
+from lit_ppo.ppo.screening import passed_of, screen_line
 from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.fills import FillTable, write_fills
 from lit_ppo.scoring.money import MoneyBook
-from lit_ppo.scoring.replay import baseline_positions, replay
+from lit_ppo.scoring.replay import replay
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.store.files import utc_cells
-from lit_ppo.store.results import FoldRecord, RunFolder
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord, RunFolder
 from lit_ppo.timing import Stopwatch
 
 
@@ -140,8 +141,7 @@ class WalkForward:
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
         if self.show_test is not None:
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
-            fills = _fills(fold.index, market)
-            hold = replay(baseline_positions(fills)["buy_and_hold"], fills)
+            hold = replay(buy_and_hold(len(tested.ledger)), _fills(fold.index, market))
             returns = (tested.ledger.net_return, hold.net_return)
             self.show_test(directory, settings, record.scores, *returns, record.timesteps)
         self.folder.record_fold(record)
@@ -305,7 +305,7 @@ def _line(record: FoldRecord) -> str:
         f"fold {record.index:3d}  {record.timesteps:,} bars  validation {_number(scores['validation/score'])}  "
         f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
     )
-    return f"{line}  {screen_line(screen).partition(' (')[0]}" if screen else line
+    return f"{line}  {passed_of(screen)}" if screen else line
 
 
 def _policy(module: LitPPO) -> Policy:

@@ -232,7 +232,8 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        return self.timesteps >= self.total_timesteps
+        """Whether there is nothing (more) to do: the budget is visited, or the policy sees nothing to learn from."""
+        return self.timesteps >= self.total_timesteps or self.sees_nothing
 
     def _of_every_rank(self, values: Tensor) -> Tensor:
         """[K] of this rank -> [ranks, K] of all, in their order, on the host."""

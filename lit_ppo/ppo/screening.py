@@ -48,12 +48,21 @@ class InputScreen(NamedTuple):
         return {"passed": passed, "score": scores, "threshold": thresholds}
 
 
-def screen_line(record: Mapping[str, Any]) -> str:
-    """One fold's `InputScreen.record` in words: `0 of 5 features pass (best: log_return 1.9, needs 3.0)`."""
+def nearest(record: Mapping[str, Any]) -> str:
+    """The feature of an `InputScreen.record` that passed by most, or came nearest to passing."""
     score, threshold = record["score"], record["threshold"]
-    best = max(score, key=lambda name: score[name] / max(threshold[name], 1e-12))
-    text = f"{len(record['passed'])} of {len(score)} features pass"
-    return f"{text} (best: {best} {score[best]:.1f}, needs {threshold[best]:.1f})"
+    return max(score, key=lambda name: score[name] / max(threshold[name], 1e-12))
+
+
+def passed_of(record: Mapping[str, Any]) -> str:
+    """One fold's `InputScreen.record` in words: `2 of 5 features pass`."""
+    return f"{len(record['passed'])} of {len(record['score'])} features pass"
+
+
+def screen_line(record: Mapping[str, Any]) -> str:
+    """The same with the nearest one: `0 of 5 features pass (best: log_return 1.9, needs 3.0)`."""
+    best = nearest(record)
+    return f"{passed_of(record)} (best: {best} {record['score'][best]:.1f}, needs {record['threshold'][best]:.1f})"
 
 
 def keep_all_features(market: MarketTensors) -> InputScreen:

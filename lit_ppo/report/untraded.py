@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_ppo.store.results import FoldRecord
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord
 
 
 class ScreenedFeature(NamedTuple):
@@ -32,15 +32,14 @@ def screened(folds: Sequence[FoldRecord]) -> list[ScreenedFeature]:
     return sorted(found, key=lambda feature: (-feature.passed, -feature.score / max(feature.threshold, 1e-12)))
 
 
-def without_features(folds: Sequence[FoldRecord]) -> tuple[int, int]:
-    """Folds in which no feature passed the screen, and folds that were screened."""
-    records = [fold.details["screen"] for fold in folds if fold.details.get("screen")]
-    return sum(not record["passed"] for record in records), len(records)
+def untrained(folds: Sequence[FoldRecord]) -> int:
+    """Number of folds that were not trained, because no feature passed the screen."""
+    return sum(fold.stop_reason == NOT_TRAINED for fold in folds)
 
 
 def reason(folds: Sequence[FoldRecord]) -> str:
     """Why nothing was traded, in one sentence."""
-    blind, of = without_features(folds)
+    blind, of = untrained(folds), len(folds)
     if of and blind == of:
         best = screened(folds)[0]
         return (
@@ -58,9 +57,8 @@ def reason(folds: Sequence[FoldRecord]) -> str:
 
 def remedies(folds: Sequence[FoldRecord]) -> list[str]:
     """What to try next, most promising first."""
-    blind, of = without_features(folds)
     tries = ["a longer window (data.train_size, data.expand_train: true): what a feature says shows with the bars"]
-    if of and blind:
+    if untrained(folds):
         tries.append("other features (data.features: full, or your own)")
         tries.append("model.screen_features: false: train on all of them, and let the test judge")
         tries.append("model.mirror: false, if you expect a drift or hours that differ: the mirror cannot see them")

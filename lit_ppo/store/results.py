@@ -46,6 +46,8 @@ _RUN_FILES = (
     *("money.csv", "optimization_summary.json", "training_state.json", "report.html", "autotune.json"),
 )
 
+NOT_TRAINED = "not trained: no feature passed the screen"  # a fold's `stop_reason`
+
 
 @dataclass
 class FoldRecord:
@@ -283,6 +285,11 @@ class Run:
             return []
         whole = path.read_bytes().rpartition(b"\n")[0]
         return [json.loads(line) for line in whole.splitlines()]
+
+
+def run_records(root: Path) -> list[Path]:
+    """Every run.json under a results folder: RESULTS/<seed>/ and RESULTS/<name>/<seed>/."""
+    return sorted([*root.glob("*/run.json"), *root.glob("*/*/run.json")])
 
 
 def load_run(path: str | Path) -> Run:

@@ -11,13 +11,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_ppo.cli import main
-from lit_ppo.module import NOT_TRAINED
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.ppo.screening import screen_line
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
 from lit_ppo.report.untraded import reason, screened
 from lit_ppo.store.checkpoints import SELECTED
-from lit_ppo.store.results import FoldRecord, load_run
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord, load_run
 from tests.lit_ppo.markets import market_tensors
 
 CONFIG = """
@@ -104,6 +103,7 @@ def test_without_the_mirror_a_policy_that_sees_nothing_may_still_learn_a_side():
         assert learner.screen is not None
         assert not learner.screen.gain.any()
         blind[mirror] = learner.sees_nothing
+        assert learner.finished == mirror  # both shells ask this: neither trains on nothing
     assert blind == {True: True, False: False}
 
 
@@ -114,11 +114,14 @@ def test_the_reason_counts_the_folds_in_which_nothing_passed():
             "score": {"a": 4.0 if passed else 1.0, "b": 0.5},
             "threshold": {"a": 3, "b": 3},
         }
-        return FoldRecord(index, status="done", details={"screen": screen})
+        why = "budget" if passed else NOT_TRAINED
+        return FoldRecord(index, status="done", stop_reason=why, details={"screen": screen})
 
     assert "In 1 of 2 folds no feature passed" in reason([fold(0), fold(1, "a")])
     assert "In all 2 folds no feature passed" in reason([fold(0), fold(1)])
     assert reason([FoldRecord(0, status="done")]).startswith("The policy was trained in every fold")
+    trained_blind = dataclasses.replace(fold(0), stop_reason="budget")  # without the mirror: a constant side is learnt
+    assert reason([trained_blind]).startswith("The policy was trained in every fold")
     best = screened([fold(0), fold(1, "a")])[0]
     assert (best.name, best.passed, best.folds) == ("a", 1, 2)
     assert best.score == np.median([1.0, 4.0])
