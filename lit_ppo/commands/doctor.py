@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from lit_ppo.commands.oracle import MarketMaker, OracleTask
+from lit_ppo.folds.machine_load import usable_cores
 from lit_ppo.nets.kernels.torch_layers import reference_layer
 from lit_ppo.nets.lstm import fastest_on_cpu, layer_function
 from lit_ppo.recipe import Recipe, suitable_threads
@@ -52,9 +53,8 @@ def versions() -> Finding:
 
 def threads() -> Finding:
     """Cores that this process may use, and what torch would take of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Finding(
-        "threads", f"{cores} cores, torch takes {torch.get_num_threads()}, {suitable_threads(Recipe())} train"
+        "threads", f"{usable_cores()} cores, torch takes {torch.get_num_threads()}, {suitable_threads(Recipe())} train"
     )
 
 

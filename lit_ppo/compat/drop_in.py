@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from lit_ppo.cli import main as lit_ppo_main
+from lit_ppo.commands.data_choice import RECIPES
 from lit_ppo.folds.monitor import OLD_SCRIPT
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LOT_STEP = 0.01  # lots
 PROFILES = ("conservative", "balanced", "aggressive", "ultra_fast", "original")
 # Flags that set one key of the configuration.
@@ -126,7 +126,7 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
     Raises:
         DropInError: flags contradict each other, or a device is unknown.
     """
-    recipes = (CONFIGS / "walk_forward.yaml", CONFIGS / f"profiles/{chosen_profile(options, default_profile)}.yaml")
+    recipes = (RECIPES / "walk_forward.yaml", RECIPES / f"profiles/{chosen_profile(options, default_profile)}.yaml")
     config = overlay(*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in recipes))
     config |= {"results": "results", "money": {}}  # the old script's folder; its account traded in lots
     given = {name: value for name, value in vars(options).items() if value is not None}

@@ -28,7 +28,7 @@ from lit_ppo.scoring.replay import (
     random_traders,
     replay,
 )
-from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run
+from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, run_records
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
@@ -271,7 +271,7 @@ def trials_seen(run: Run) -> int:
     """
     found = 1
     own_bars, own_range = _bars_id(run.record), _test_range([vars(fold) for fold in run.folds])
-    for path in [*run.path.parent.glob("*/run.json"), *run.path.parent.glob("*/*/run.json")]:
+    for path in run_records(run.path.parent):
         if path.parent.resolve() == run.path.resolve():
             continue
         try:

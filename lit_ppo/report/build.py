@@ -77,7 +77,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def page(analysis: Analysis) -> str:
     """The whole page as text."""
-    run = analysis.run
+    run, traded, features = analysis.run, _traded(analysis), screened(analysis.run.folds)
     figures = charts(analysis)
     source = run.record.get("data", {}).get("path")
     if not source:
@@ -89,12 +89,12 @@ def page(analysis: Analysis) -> str:
         title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
         subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
         f"run {run.record.get('status', 'of unknown status')}.",
-        sections=_sections(analysis),
-        traded=_traded(analysis),
-        tries=[] if _traded(analysis) else remedies(run.folds),
-        screen_rows=tables.screen(analysis),
-        screen_names=[feature.name for feature in screened(run.folds)],
-        screen_fold_rows=tables.screen_folds(analysis),
+        sections=_sections(traded, bool(features)),
+        traded=traded,
+        tries=[] if traded else remedies(run.folds),
+        screen_rows=tables.screen(features),
+        screen_names=[feature.name for feature in features],
+        screen_fold_rows=tables.screen_folds(features, run.folds),
         version=__version__,
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
@@ -133,11 +133,10 @@ def _traded(analysis: Analysis) -> bool:
     return bool(analysis.position.any())
 
 
-def _sections(analysis: Analysis) -> list[tuple[str, str]]:
-    """The sections that the page of this run has, in their order."""
-    absent = set() if screened(analysis.run.folds) else {"features"}
-    kept = {"verdict", "features", "data", "configuration", "rerun"}
-    return [entry for entry in SECTIONS if entry[0] not in absent and (_traded(analysis) or entry[0] in kept)]
+def _sections(traded: bool, screened: bool) -> list[tuple[str, str]]:
+    """The sections that the page of a run has, in their order."""
+    shown = {name for name, _ in SECTIONS} if traded else {"verdict", "features", "data", "configuration", "rerun"}
+    return [(name, label) for name, label in SECTIONS if name in shown and (screened or name != "features")]
 
 
 def charts(analysis: Analysis) -> dict[str, Any]:

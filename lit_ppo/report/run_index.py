@@ -25,7 +25,7 @@ from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.store.atomic import atomic_write
-from lit_ppo.store.results import Run, load_run
+from lit_ppo.store.results import Run, load_run, run_records
 
 FILE_NAME = "runs.sqlite"
 # What is kept of a run, in this order; `stamp` tells whether its files changed since.
@@ -66,7 +66,7 @@ def update(root: str | Path) -> list[dict[str, Any]]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory of runs; give the one that walk-forward got as --results")
-    found = {path.parent.relative_to(root).as_posix(): path.parent for path in _records(root)}
+    found = {path.parent.relative_to(root).as_posix(): path.parent for path in run_records(root)}
     with _database(root / FILE_NAME) as database:
         stamps = dict(database.execute("SELECT folder, stamp FROM runs"))
         for folder, path in found.items():
@@ -79,10 +79,6 @@ def update(root: str | Path) -> list[dict[str, Any]]:
             database.execute("UPDATE runs SET present = ? WHERE folder = ?", (int(folder in found), folder))
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute("SELECT * FROM runs ORDER BY started, folder")]
-
-
-def _records(root: Path) -> list[Path]:
-    return sorted([*root.glob("*/run.json"), *root.glob("*/*/run.json")])
 
 
 @contextmanager

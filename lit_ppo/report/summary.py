@@ -15,7 +15,6 @@ from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
-from lit_ppo.scoring.significance import draws_for, mean_interval
 from lit_ppo.store.results import FoldRecord, Run
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
@@ -102,22 +101,24 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
 def _statistics(run: Run) -> list[str]:
     net = run.out_of_sample["net_return"].to_numpy()
     position = run.out_of_sample["position"].to_numpy()
-    bars_per_year = run.record["data"]["bars_per_year"]
     lines = [f"{len(net):,} test bars. Folds: {len(run.folds)}."]
     if net.std() == 0:
         tries = [f"  {text}" for text in remedies(run.folds)]
         return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]
-    interval = mean_interval(net, bars_per_year, draws=draws_for(net))
+    analysis = analyse(run.path)
+    interval = analysis.evidence.mean
     if math.isnan(interval.estimate):
         return [*lines, "Too few bars to say: no interval can be computed."]
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
     )
-    done = [record.index for record in run.folds if record.status == "done"]
-    rank = random_traders(position, read_fills(run.path, done), seed=0).rank
+    rank = analysis.evidence.rank
+    if rank is None:  # one position throughout: the page compares it with nobody
+        done = [record.index for record in run.folds if record.status == "done"]
+        rank = random_traders(position, read_fills(run.path, done), seed=0).rank
     lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
-    lines.append(f"Verdict: {analyse(run.path).verdict.sentence}")
+    lines.append(f"Verdict: {analysis.verdict.sentence}")
     return lines
 
 

@@ -13,10 +13,11 @@ from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.breakdown import Group, Month
 from lit_ppo.report.page import number, signed, tint
-from lit_ppo.report.untraded import ScreenedFeature, screened
+from lit_ppo.report.untraded import ScreenedFeature
 from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
+from lit_ppo.store.results import FoldRecord
 
 _SIGNED = ("return_pct", "sharpe_annual")  # the others are sizes, or shares
 _SEED_DIGITS = {"trades": 0, "of_optimum_pct": 1}
@@ -410,23 +411,16 @@ def without_directories(text: str) -> str:
     return text
 
 
-def screen(analysis: Analysis) -> list[Row]:
+def screen(features: Sequence[ScreenedFeature]) -> list[Row]:
     """Each feature over the folds: in how many it passed the screen, and its median score and threshold."""
-    return [
-        Row(feature.name, [Cell(text) for text in (f"{feature.passed} of {feature.folds}", *_pair(feature))])
-        for feature in screened(analysis.run.folds)
-    ]
+    rows = [(x.name, (f"{x.passed} of {x.folds}", f"{x.score:.1f}", f"{x.threshold:.1f}")) for x in features]
+    return [Row(name, [Cell(text) for text in texts]) for name, texts in rows]
 
 
-def _pair(feature: ScreenedFeature) -> tuple[str, str]:
-    return f"{feature.score:.1f}", f"{feature.threshold:.1f}"
-
-
-def screen_folds(analysis: Analysis) -> list[Row]:
-    """Each fold: every feature's score against its threshold."""
-    names = [feature.name for feature in screened(analysis.run.folds)]
-    records = [(str(fold.index), fold.details.get("screen")) for fold in analysis.run.folds]
-    return [Row(index, [_screened(record, name) for name in names]) for index, record in records if record]
+def screen_folds(features: Sequence[ScreenedFeature], folds: Sequence[FoldRecord]) -> list[Row]:
+    """Each fold that was screened: every feature's score against its threshold."""
+    records = [(str(fold.index), fold.details.get("screen")) for fold in folds]
+    return [Row(index, [_screened(record, x.name) for x in features]) for index, record in records if record]
 
 
 def _screened(record: Mapping[str, Any], name: str) -> Cell:
