@@ -22,6 +22,11 @@ from lit_ppo.store.results import FoldRecord, RunFolder, run_record
 BAR = 900 * 10**9  # 15 minutes, nanoseconds
 START = np.datetime64("2023-01-02T00:00", "ns").astype(np.int64)
 BARS_PER_YEAR = 23_600.0
+SCREEN = {
+    "passed": ["log_return"],
+    "score": {"log_return": 5.2, "hour_sin": 1.1},
+    "threshold": {"log_return": 3.0, "hour_sin": 3.6},
+}
 
 
 def trading_times(bars: int) -> np.ndarray:
@@ -125,7 +130,7 @@ def make_run(
                 seconds={"data": 0.1, "rollout": 1.2, "update": 1.9, "validation": 0.2, "test": 0.1},
                 scores={"validation/score": float(generator.normal(0.01, 0.02))},
                 stop_reason=stop_reason,
-                details={"times": times} | ({"warm_start": {"fold": fold - 1}} if fold else {}),
+                details={"times": times, "screen": SCREEN} | ({"warm_start": {"fold": fold - 1}} if fold else {}),
             )
         )
     summary = {

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lit_ppo.report import build as report
@@ -76,6 +77,18 @@ def wait_until_drawn(browser: Any) -> None:
             look();
         });"""
     assert browser.run(script) is not None, "the charts were not drawn within 20 s"
+
+
+def test_the_page_of_a_run_that_never_traded_is_short_and_its_scripts_run(browser: Any, tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300)
+    rows = pd.read_csv(run / "out_of_sample.csv")
+    rows[["position", "gross_return", "cost", "net_return"]] = 0.0
+    rows.assign(equity=1.0).to_csv(run / "out_of_sample.csv", index=False)
+    browser.open(report.write_report(run))
+    assert browser.console() == []
+    shown = browser.run("return [...document.querySelectorAll('main > section')].map(s => s.id)")
+    assert shown == ["verdict", "untraded", "features", "data", "configuration", "rerun"]
+    assert browser.run("return document.querySelectorAll('.chart').length") == 0
 
 
 def test_the_console_is_silent_and_every_section_and_chart_is_there(page: Any) -> None:
