@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,8 @@ def exported(run_folder, tmp_path_factory) -> Path:
 
 def features_snippet() -> str:
     """The lines of the user guide that make features.csv."""
-    block = GUIDE.read_text(encoding="utf-8").partition("    import json\n")[2].partition("\n\nComputed elsewhere")[0]
-    return textwrap.dedent("    import json\n" + block)
+    (block,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return block
 
 
 def test_the_example_alone_decides_as_lit_ppo_predict(run_folder, new_bars, exported, tmp_path, monkeypatch):

@@ -1,0 +1,227 @@
+"""The documents do as they say: their Python runs, their command lines are ones that the product takes.
+
+Each document has a folder of its own with bars and a finished run, and its blocks go through Sybil in order. Python is
+executed. Of the command lines the light ones are executed; those that train stop where the product's own parser has
+taken them, and are run whole, with a short budget, by the slow test. A block that does neither says why in the
+document: `<!-- skip: next "the reason" -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import unittest
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import jsonargparse
+import pytest
+import yaml
+from lightning.fabric.cli import _main as fabric
+from lightning.pytorch.cli import LightningArgumentParser
+from sybil import Document, Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+import lit_ppo
+from datamodules.synthetic import SyntheticMarket
+from lit_ppo.cli import COMMANDS, main
+from lit_ppo.commands.lightning_cli import LitPPOCLI
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path.relative_to(REPOSITORY) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+)
+LIGHT = ("data", "cache", "report", "compare", "init", "export", "predict --ckpt")
+SHORT = ("--model.total_timesteps", "4096", "--data.cache", "false")
+BUDGET = {  # what makes a command of a document short enough to be run by a test
+    "walk-forward": (*SHORT, "--data.fold_limit", "2"),
+    "fit": SHORT,
+    "validate": SHORT,
+    "test": SHORT,
+    "predict": SHORT,
+    "oracle": ("--train_bars", "3000", "--test_bars", "5000", "--timesteps", "4096", "--seeds", "1"),
+    "audit": ("--points", "3", "--timesteps", "4096", "--null_seeds", "0"),
+    "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0"),
+    "doctor": ("--timesteps", "0"),
+    "train_ppo.py": ("--total_timesteps", "4096", "--iterations", "1"),
+    "train_ppo_optimized.py": ("--total_timesteps", "4096", "--min_timesteps", "4096", "--iterations", "1"),
+    "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),  # 2: integration
+}
+
+
+class Taken(BaseException):
+    """A command line that the product's parser has taken; what would come next is the work."""
+
+
+@contextmanager
+def only_parsed() -> Iterator[None]:
+    """Let a command go as far as its parser, and LightningCLI as far as its datamodule."""
+
+    def then_stop(method: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+            result = method(self, *args, **options)
+            if isinstance(self, LightningArgumentParser):
+                return result
+            raise Taken
+
+        return wrapped
+
+    with (
+        patch.object(argparse.ArgumentParser, "parse_args", then_stop(argparse.ArgumentParser.parse_args)),
+        patch.object(jsonargparse.ArgumentParser, "parse_args", then_stop(jsonargparse.ArgumentParser.parse_args)),
+        patch.object(LitPPOCLI, "instantiate_classes", then_stop(LitPPOCLI.instantiate_classes)),
+    ):
+        yield
+
+
+def run_script(path: str, arguments: list[str]) -> int:
+    with patch.object(sys, "argv", [path, *arguments]), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / path), run_name="__main__")
+    return end.value.code or 0
+
+
+def command(words: list[str]) -> tuple[str, Callable[[list[str]], int], list[str]]:
+    """A command line's name, the function behind it, and its arguments."""
+    if words[0] == "lit-ppo" and words[1] == "run":
+        script = fabric.commands["run"].make_context("run", words[2:]).params
+        return command(["python", str(script["script"]), *script["script_args"]])
+    if words[0] == "lit-ppo":
+        return words[1], lambda rest: main([words[1], *rest]), words[2:]
+    if words[0] == "python":
+        return Path(words[1]).name, lambda rest: run_script(words[1], rest), words[2:]
+    if words[0] == "make":  # what it would do is in this file, in pyproject.toml or in test_configs
+        dry = ["make", "-C", str(REPOSITORY), "-n"]
+        return (
+            "make",
+            lambda rest: subprocess.run([*dry, *rest], capture_output=True, check=False).returncode,
+            words[1:],
+        )
+    raise AssertionError(f"a document has a command that this test cannot check: {shlex.join(words)}")
+
+
+class Shell:
+    """Evaluates the `bash` blocks of a document, line by line.
+
+    Args:
+        trains: run what trains too, with a short budget, in place of parsing it.
+    """
+
+    def __init__(self, trains: bool) -> None:
+        self.trains = trains
+
+    def __call__(self, example: Example) -> None:
+        for line in example.parsed.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                assert self.run(words) == 0, line
+
+    def run(self, words: list[str]) -> int:
+        name, execute, arguments = command(words)
+        if name == "make" or shlex.join(words[1:]).startswith(LIGHT):
+            return execute(arguments)
+        if self.trains:
+            again = {"--resume", "--ckpt_path", "--from"}.isdisjoint(arguments) and name in ("walk-forward", "fit")
+            return execute([*arguments, *BUDGET[name], *(["--overwrite"] if again else [])])
+        with only_parsed():
+            try:
+                return execute(arguments)
+            except Taken:
+                return 0
+
+
+def parsed_yaml(example: Example) -> None:
+    assert yaml.safe_load(example.parsed)
+
+
+def parse(document: Path, trains: bool) -> Document:
+    parsers = [PythonCodeBlockParser(), CodeBlockParser("bash", Shell(trains)), CodeBlockParser("yaml", parsed_yaml)]
+    return Sybil([*parsers, SkipParser()]).parse(REPOSITORY / document)
+
+
+def evaluate(document: Document) -> None:
+    for example in document:
+        try:
+            example.evaluate()
+        except unittest.SkipTest as skip:
+            print(f"{document.path}:{example.line} is left out: {skip}")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """What the documents speak of: bars.csv, new_bars.csv, configs/, and finished runs in results/."""
+    home = tmp_path_factory.mktemp("documents")
+    market = SyntheticMarket(num_bars=4200, seed=2)
+    market.write(home / "bars.csv")
+    SyntheticMarket(num_bars=600, seed=3).write(home / "new_bars.csv")
+    small = {"total_timesteps": 1024, "num_envs": 8, "num_steps": 32, "burn_in": 8, "num_networks": 1}
+    lit_ppo.walk_forward(
+        home / "bars.csv", model=small, fold_limit=2, test_size=100, cache=False, seed=42, results=home / "results"
+    )
+    for copy in ("results/43", "results/mine/42"):
+        shutil.copytree(home / "results/42", home / copy)
+    return home
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch) -> Path:
+    """A copy of the world to work in; the user's cache is out of reach."""
+    shutil.copytree(world, tmp_path / "here")
+    for name in ("configs", "docs", "lit_ppo"):
+        (tmp_path / "here" / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "here"
+
+
+WITH_BLOCKS = [path for path in DOCUMENTS if any(True for _ in parse(path, trains=False))]
+
+
+@pytest.mark.parametrize("document", WITH_BLOCKS, ids=str)
+def test_the_python_of_a_document_runs_and_its_commands_are_taken(document, here):
+    evaluate(parse(document, trains=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", WITH_BLOCKS, ids=str)
+def test_the_commands_of_a_document_run_to_their_end(document, here):
+    evaluate(parse(document, trains=True))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lit-ppo walk-forward --config walk_forward --data.path bars.csv --data.train_sise 3",
+        "lit-ppo walk-forward --config configs/absent.yaml",
+        "lit-ppo oracle --timestep 4",
+        "lit-ppo report results/41",
+        "lit-ppo run lit_ppo/fabric_trainer.py --devices 2 -- --confg configs/fabric.yaml",
+        "python train_ppo.py --data_path bars.csv --iteration 5",
+        "make trian",
+    ],
+)
+def test_a_mistake_in_a_command_line_is_found(line, here):
+    assert Shell(trains=False).run(shlex.split(line)) == 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_no_block_of_a_document_is_out_of_the_tests_sight(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    fences = re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.MULTILINE)
+    assert set(fences) <= {"python", "bash", "yaml", "text"}
+    outside = re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
+    assert re.findall(r"^ {4,}(?:lit-ppo|python|make|pip|import|from) .*", outside, re.MULTILINE) == []
+    assert set(re.findall(r"`lit-ppo ([a-z][a-z-]+)", text)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_the_files_a_document_links_to_exist(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (REPOSITORY / document).parent.joinpath(link).exists()] == []
