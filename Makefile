@@ -1,4 +1,4 @@
-# From a bare checkout: `make train`, `make train DATA=bars.csv`, `make test`; ARGS="..." adds arguments.
+# From a bare checkout: `make train`, `make train DATA=bars.csv`, `make test`, `make docs`; ARGS="..." adds arguments.
 # The environment is .venv, built from constraints.txt (exact versions).
 # `make train` starts anew each time; with DATA it goes on where it was stopped.
 PYTHON ?= python3
@@ -9,7 +9,7 @@ WORKERS ?= auto
 DATA   ?=
 ARGS   ?=
 
-.PHONY: train test test-all check bench clean
+.PHONY: train test test-all check docs bench clean
 
 train: $(STAMP)
 ifeq ($(DATA),)
@@ -31,7 +31,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
 	$(MAKE) test
+
+# The pages of docs/ and the API, as a site: build/site/index.html. A broken link is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Hours: see the head of each script. What needs a file or a rival that is not at hand says so and is left out.
 bench: $(STAMP)

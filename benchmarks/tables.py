@@ -1,4 +1,4 @@
-"""The measured tables of the README, and docs/benchmarks.md with every seed, from benchmarks/results/*.json.
+"""The measured table of the README, and docs/benchmarks.md with all of them, from benchmarks/results/*.json.
 
     python -m benchmarks.tables            # rewrites the part of README.md between the markers, and docs/benchmarks.md
     python -m benchmarks.tables --check    # exit 1 if they are not what the results say
@@ -22,6 +22,10 @@ BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 UNMEASURED = "unmeasured"
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
 NAMES += ("optimisations_regime", "optimisations_regime_results", "optimisations_file")
+HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
+    "quality": ("o3", "o3_memoryless", "o4", "o3_window"),
+    "speed": ("first user's recipe", "one LSTM of 256", "one fold", "whole walk-forward"),
+}
 Row = Sequence[str]
 
 
@@ -346,41 +350,55 @@ def load_of(record: dict[str, Any]) -> str:
 
 
 def readme_part(results: dict[str, dict[str, Any]]) -> str:
-    """What stands between the markers."""
+    """What stands between the markers: eight rows, a bar that was missed among them, and how to see the rest."""
+    quality, speed = quality_rows(results["oracles"]), speed_rows(results)
+    rows: list[Row] = []
+    for name in HEADLINES["quality"]:
+        title = f"share of the optimum, {ROWS[name].title}"
+        found = next((row for row in quality if row[0] == ROWS[name].title), None)
+        measured = f"{found[2]}, {found[5]} seeds ({found[4]})" if found else UNMEASURED
+        rows.append([title, ROWS[name].bar_text, measured, found[-1] if found else ""])
+    rows += [next(row for row in speed if row[0].startswith(start)) for start in HEADLINES["speed"]]
+    return "\n".join(
+        [
+            f"Measured on {where_measured(results)}; generated from `benchmarks/results/`.",
+            "",
+            table(["what", "bar", "measured", "met"], rows),
+            "",
+            "[docs/benchmarks.md](docs/benchmarks.md) has every market, seed, trainer and optimisation, commits and load.",
+        ]
+    )
+
+
+def where_measured(results: dict[str, dict[str, Any]]) -> str:
     machines = {
         f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
         for record in results.values()
         if "machine" in record
     }
-    where = "; ".join(sorted(machines)) or "no machine yet"
-    return "\n".join(
+    return "; ".join(sorted(machines)) or "no machine yet"
+
+
+def summary(results: dict[str, dict[str, Any]]) -> str:
+    """The tables that docs/benchmarks.md begins with."""
+    return "\n\n".join(
         [
-            f"**Quality**: share of the known optimum captured on fresh bars, one recipe for all markets ({where}).",
-            "",
+            "## Quality",
+            "Share of the known optimum captured on fresh bars, one recipe for all markets "
+            f"([oracles.md](oracles.md); {where_measured(results)}).",
             quality_table(results["oracles"]),
-            "",
-            "**What each part of the learner is worth** on a small window: `python -m benchmarks.ablation`.",
-            "",
+            "## What each part of the learner is worth",
+            "On a small window: `python -m benchmarks.ablation`.",
             ablation_table(results["ablation"]),
-            "",
-            "**Speed**, updates included; ratios are within one run on one machine, with their spread.",
-            "",
+            "## Speed",
+            "Updates included; ratios are within one run on one machine, with their spread.",
             table(["what", "target", "measured", "met"], speed_rows(results)),
-            "",
-            "**Memory**, beyond markets: `python -m benchmarks.memory_proofs`.",
-            "",
+            "## Memory",
+            "Beyond markets ([gymnasium.md](gymnasium.md)): `python -m benchmarks.memory_proofs`.",
             memory_table(results["memory_proofs"]),
-            "",
-            "**Optimisations**, all against none: `python -m benchmarks.optimisations`, `--data FILE`. Score: mean",
-            "reward per bar.",
-            "",
+            "## Optimisations",
+            "All against none: `python -m benchmarks.optimisations`, `--data FILE`. Score: mean reward per bar.",
             optimisations_together(results),
-            "",
-            "One added at a time, then one left out: `python -m benchmarks.optimisations --fast_base --ablation`.",
-            "",
-            optimisation_table("optimisations_regime_results", results["optimisations_regime_results"]),
-            "",
-            "[docs/benchmarks.md](docs/benchmarks.md) has every seed, trainer, optimisation; commits, load.",
         ]
     )
 
@@ -391,6 +409,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     parts = [
         "# What was measured",
         "Generated by `python -m benchmarks.tables` from `benchmarks/results/*.json`; do not edit by hand.",
+        summary(results),
         "## Every seed",
         "Share of the optimum on the same 1,000,000 fresh bars (mean reward per bar in units for the random walk), the "
         "weights at the end of training; in brackets, timesteps to 80, 90 and 95 % at the first look that showed it.",
@@ -398,7 +417,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "## Every trainer",
         *(trainer_table(name, setting) for name, setting in results["vs_peers"].get("settings", {}).items()),
         "## Every optimisation",
-        "Added one at a time, then left out one at a time. Test score: mean reward per bar.",
+        "Added one at a time, then left out one at a time: `python -m benchmarks.optimisations --ablation`, with "
+        "`--fast_base` where every variant evaluates whole sequences. Test score: mean reward per bar.",
         *(optimisation_table(name, results[name]) for name in MEASURED_ON),
         "## Where",
         origin(results),

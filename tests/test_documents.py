@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 import jsonargparse
 import pytest
+import torch
 import yaml
 from lightning.fabric.cli import _main as fabric
 from lightning.pytorch.cli import LightningArgumentParser
@@ -157,13 +158,12 @@ def evaluate(document: Document) -> None:
 def world(tmp_path_factory) -> Path:
     """What the documents speak of: bars.csv, new_bars.csv, configs/, and finished runs in results/."""
     home = tmp_path_factory.mktemp("documents")
-    market = SyntheticMarket(num_bars=4200, seed=2)
+    market = SyntheticMarket(num_bars=3200, seed=2)
     market.write(home / "bars.csv")
     SyntheticMarket(num_bars=600, seed=3).write(home / "new_bars.csv")
     small = {"total_timesteps": 1024, "num_envs": 8, "num_steps": 32, "burn_in": 8, "num_networks": 1}
-    lit_ppo.walk_forward(
-        home / "bars.csv", model=small, fold_limit=2, test_size=100, cache=False, seed=42, results=home / "results"
-    )
+    sizes = {"train_size": 400, "validation_size": 100, "test_size": 100, "step_size": 100, "fold_limit": 2}
+    lit_ppo.walk_forward(home / "bars.csv", model=small, **sizes, cache=False, seed=42, results=home / "results")
     for copy in ("results/43", "results/mine/42"):
         shutil.copytree(home / "results/42", home / copy)
     return home
@@ -178,6 +178,16 @@ def here(world, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "here"
+
+
+def test_the_trainer_on_one_page_finds_the_hidden_regime(capsys):
+    main_of_page = runpy.run_path(str(REPOSITORY / "docs/examples/ppo_in_one_page.py"))["main"]
+    threads = torch.get_num_threads()
+    try:
+        assert main_of_page() > 0.9
+    finally:
+        torch.set_num_threads(threads)
+    assert "% (+- " in capsys.readouterr().out.splitlines()[-1]
 
 
 WITH_BLOCKS = [path for path in DOCUMENTS if any(True for _ in parse(path, trains=False))]
@@ -218,6 +228,10 @@ def test_no_block_of_a_document_is_out_of_the_tests_sight(document):
     outside = re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
     assert re.findall(r"^ {4,}(?:lit-ppo|python|make|pip|import|from) .*", outside, re.MULTILINE) == []
     assert set(re.findall(r"`lit-ppo ([a-z][a-z-]+)", text)) <= set(COMMANDS)
+
+
+def test_the_readme_is_one_screen():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 65
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
