@@ -365,7 +365,7 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
             "",
             table(["what", "bar", "measured", "met"], rows),
             "",
-            "[docs/benchmarks.md](docs/benchmarks.md) has every market, seed, trainer and optimisation, commits and load.",
+            "[docs/benchmarks.md](docs/benchmarks.md) has every market, seed and trainer, commits and load.",
         ]
     )
 
