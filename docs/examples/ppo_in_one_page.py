@@ -3,9 +3,10 @@
     python docs/examples/ppo_in_one_page.py [TIMESTEPS]
 
 A market's drift flips between +0.2 and -0.2 noise units, once in 100 bars on average, and cannot be seen: prices only.
-A position costs 0.1 units per unit changed. The best possible trader is known (dynamic programming on the belief), so the
-last line can say what share of its result the agent gets on bars it has never seen. docs/method.md has the equations.
-Left out: screen of the features, mirror, dropout, pull to the start, vote of three networks (`lit_ppo/ppo/learner.py`).
+A position costs 0.1 units per unit changed. The best possible trader is known (dynamic programming on the belief), so
+that the last line can say what share of its result the agent gets on bars it has never seen. docs/method.md has the
+equations. Left out here: screen of the features, mirror, dropout, pull to the start, vote of three networks; see
+`lit_ppo/ppo/learner.py`.
 """
 
 import sys
