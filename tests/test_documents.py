@@ -41,21 +41,28 @@ DOCUMENTS = sorted(
     path.relative_to(REPOSITORY) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 )
 LIGHT = ("data", "cache", "report", "compare", "init", "export", "predict --ckpt")
-SHORT = ("--model.total_timesteps", "4096", "--data.cache", "false")
+SHORT = ("--model.total_timesteps", "16384")  # no less: the least budget of the profiles
+SEEING = ("--model.screen_features", "false")  # on bars this short nothing may pass
+ONE_DEVICE = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto")  # 2: integration
 BUDGET = {  # what makes a command of a document short enough to be run by a test
     "walk-forward": (*SHORT, "--data.fold_limit", "2"),
-    "fit": SHORT,
-    "validate": SHORT,
-    "test": SHORT,
-    "predict": SHORT,
+    **dict.fromkeys(("fit", "validate", "test", "predict"), (*SHORT, *ONE_DEVICE)),
     "oracle": ("--train_bars", "3000", "--test_bars", "5000", "--timesteps", "4096", "--seeds", "1"),
     "audit": ("--points", "3", "--timesteps", "4096", "--null_seeds", "0"),
-    "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0"),
+    "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0", *SEEING),
     "doctor": ("--timesteps", "0"),
     "train_ppo.py": ("--total_timesteps", "4096", "--iterations", "1"),
     "train_ppo_optimized.py": ("--total_timesteps", "4096", "--min_timesteps", "4096", "--iterations", "1"),
-    "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),  # 2: integration
+    "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),
 }
+
+BEGINS = (
+    "walk-forward",
+    "fit",
+    "train_ppo.py",
+    "train_ppo_optimized.py",
+    "fabric_trainer.py",
+)  # over a run that is there
 
 
 class Taken(BaseException):
@@ -128,8 +135,8 @@ class Shell:
         if name == "make" or shlex.join(words[1:]).startswith(LIGHT):
             return execute(arguments)
         if self.trains:
-            again = {"--resume", "--ckpt_path", "--from"}.isdisjoint(arguments) and name in ("walk-forward", "fit")
-            return execute([*arguments, *BUDGET[name], *(["--overwrite"] if again else [])])
+            begins = name in BEGINS and {"--resume", "--ckpt_path", "--from"}.isdisjoint(arguments)
+            return execute([*arguments, *BUDGET[name], *(["--overwrite"] if begins else [])])
         with only_parsed():
             try:
                 return execute(arguments)
@@ -192,6 +199,8 @@ def test_the_trainer_on_one_page_finds_the_hidden_regime(capsys):
 
 WITH_BLOCKS = [path for path in DOCUMENTS if any(True for _ in parse(path, trains=False))]
 
+WITH_COMMANDS = [path for path in WITH_BLOCKS if "```bash" in (REPOSITORY / path).read_text(encoding="utf-8")]
+
 
 @pytest.mark.parametrize("document", WITH_BLOCKS, ids=str)
 def test_the_python_of_a_document_runs_and_its_commands_are_taken(document, here):
@@ -199,7 +208,8 @@ def test_the_python_of_a_document_runs_and_its_commands_are_taken(document, here
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", WITH_BLOCKS, ids=str)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("document", WITH_COMMANDS, ids=str)
 def test_the_commands_of_a_document_run_to_their_end(document, here):
     evaluate(parse(document, trains=True))
 

@@ -79,7 +79,7 @@ def benchmark(arguments: Sequence[str], datamodule_class: type[Any]) -> int:
     """Run it, print the table, write the JSON; returns the exit code.
 
     Raises:
-        ValueError: a flag that cannot be meant, or a configuration that does not fit the data.
+        ValueError: a flag that cannot be meant, a configuration that does not fit the data, or no fold was trained.
         Interrupted: a signal came; the result holds the folds that were complete.
     """
     options, rest = make_parser().parse_known_args(list(arguments))
@@ -111,12 +111,19 @@ def benchmark(arguments: Sequence[str], datamodule_class: type[Any]) -> int:
                 measured[row].append(_run(loops[row][seed], fold, seed))
             done = [f"{row.label}: {measured[row][-1]['seconds']:.1f} s" for row in (rows[0], _all(rows))]
             print(f"fold {fold.index}, seed {seed}: {', '.join(done)}", flush=True)
+        if not all(any(entry["timesteps"] for entry in entries) for entries in measured.values()):
+            continue  # no feature passed the screen so far: nothing was trained, and there is nothing to compare
         result = _provenance(data, arguments, load) | {
             "folds": list(range(fold.index + 1)),
             "seeds": options.seeds,
             **results(rows, measured, original),
         }
         atomic_write(path, json.dumps(result, indent=1) + "\n")  # after each fold: what is complete is worth keeping
+    if not result:
+        raise ValueError(
+            f"nothing was trained in the {len(data.folds)} folds: no feature passed the screen, so that there is no "
+            "training to compare. Give other data.features, a longer data.train_size or --model.screen_features false"
+        )
     print_table(result)
     print(f"result: {path}")
     return 0

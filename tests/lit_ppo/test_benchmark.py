@@ -13,6 +13,7 @@ from lit_ppo.commands import benchmark as benchmark_command
 from lit_ppo.commands.benchmark import paired_interval, results
 from lit_ppo.folds.monitor import read_baseline
 from lit_ppo.lab.benchmark_variants import BUDGET, FAST_EVALUATION, OPTIMISATIONS, Variant, as_configured, variants
+from tests.lit_ppo.test_untrained import CONFIG as BLIND
 from tests.lit_ppo.test_walk_forward import CONFIG
 
 NAMES = [optimisation.name for optimisation in OPTIMISATIONS]
@@ -104,6 +105,14 @@ def test_from_flags_to_json(tmp_path, monkeypatch, capsys):
     assert result["optimum_per_bar"]["noise_deviations"] == pytest.approx(0.11103, abs=1e-4)
     assert read_baseline(tmp_path / "tiny.json").timesteps == BUDGET
     assert "difference, 95 %" in capsys.readouterr().out
+
+
+def test_folds_in_which_no_feature_passes_are_told_and_not_divided_by(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lit_ppo.lab.benchmark_variants.BUDGET", 128)
+    given = ["--config", BLIND, "--data.fold_limit", "1", "--results", str(tmp_path / "runs"), "--seeds", "1"]
+    assert main(["benchmark", *given, "--output", str(tmp_path), "--original_timesteps", "0"]) == 2
+    assert "no feature passed the screen" in capsys.readouterr().err
+    assert not (tmp_path / "benchmark.json").exists()
 
 
 def test_wrong_flags_are_refused(capsys):
