@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import analyse, recorded_baselines
+from lit_ppo.report.analysis import analyse, merged_settings, recorded_baselines
 from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.scoring.power import power_of
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
 from lit_ppo.store.results import FoldRecord, Run
 
@@ -42,6 +43,9 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     console.print(_paths(run, done))
     for line in _statistics(run):
         console.print(line, highlight=False)
+    power = power_of(run, merged_settings(run))
+    if power is not None:
+        console.print(power.text, highlight=False)
 
 
 def _fraction(run: Run, net: Any) -> float:
