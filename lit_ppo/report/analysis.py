@@ -38,6 +38,8 @@ BASELINE_LABELS = {
     "buy_and_hold": ("buy and hold", "hold"),
     "always_short": ("always short", "short"),
     "sma_cross": ("SMA cross 20/100", "cross"),
+    "last_year": ("half long, half sign of the last year", "year"),
+    "trend": ("trend of four speeds", "trend"),
 }
 
 
@@ -131,7 +133,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         recomputed = float(np.abs(replay(position, fills).net_return - net).max())
         contenders = [
             _contender(name, replay(positions, fills, restart=False), bars_per_year)
-            for name, positions in baseline_positions(fills).items()
+            for name, positions in baseline_positions(fills, bars_per_year).items()
         ]
         if np.any(position[1:] != position[:-1]):
             random = random_traders(position, fills, seed)

@@ -87,7 +87,9 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
     position = run.out_of_sample["position"].to_numpy()
     ledgers = {"lit-ppo": replay(position, fills)}
     # One account through all folds, as on the page: they have no model that changes between folds.
-    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills).items()}
+    ledgers |= {
+        name: replay(path, fills, restart=False) for name, path in baseline_positions(fills, bars_per_year).items()
+    }
     for name, ledger in ledgers.items():
         figures = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
         cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]
