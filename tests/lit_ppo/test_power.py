@@ -15,7 +15,8 @@ from datamodules.planted_data import plant_in, planted_data
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.cli import main
-from lit_ppo.lab.power import Battery, Sizes, Subject, row_of, run_battery, spread_folds
+from lit_ppo.lab.power import Battery, Sizes, Subject, measure, row_of, run_battery, spread_folds
+from lit_ppo.market.books import account
 from lit_ppo.market.costs import FILLS, Costs, fill_arrays
 from lit_ppo.report.power_page import power_page
 from lit_ppo.scoring.power import (
@@ -28,6 +29,7 @@ from lit_ppo.scoring.power import (
     settings_of,
     share_over_seeds,
 )
+from lit_ppo.store.results import FoldRecord
 
 SIZES = {"train_size": 400, "validation_size": 100, "test_size": 200, "step_size": 200, "warmup_bars": 50}
 SPLIT = {"train_size": 2000, "validation_size": 500, "test_size": 500, "expand_train": False}
@@ -103,6 +105,37 @@ def test_sizes_are_those_of_the_wanted_sharpe_ratio_and_rise_with_it(data):
     assert sizes.of("null", 0.0) == 0.0
     with pytest.raises(ValueError, match="below the wanted 1000"):
         sizes.of("season", 1000.0)
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_who_trades_as_the_informed_trader_finds_all_of_it_and_who_trades_late_less(data, delay):
+    """The rows, fills and costs of an agent's decisions are those of the informed trader."""
+
+    def loop(made, folder, seed):
+        def run():
+            for fold in made.folds:
+                segment = made.test_segment(fold.index)
+                planted = plant_in(data, "momentum", 0.3, seed)
+                positions = subject(data).informed(planted, slice(*fold.test))[0].positions
+                positions = np.append(np.zeros(delay), positions)[: len(positions)]
+                names = ("time", "price_return", "turnover_cost", "carry_long", "carry_short")
+                books = account(positions, **{name: segment.decisions(name).numpy() for name in names})
+                folder.append_out_of_sample(fold.index, books)
+                folder.record_fold(FoldRecord(fold.index, status="done"))
+            return folder.folds()
+
+        return SimpleNamespace(run=run)
+
+    found = measure(subject(data, loop), "momentum", 0.3, 4, [2])
+    assert found["test_bars"] == SIZES["test_size"]
+    if delay:
+        assert 0 < found["share"] < 0.97
+    else:
+        assert found["share"] == pytest.approx(1.0, abs=1e-6)
+        assert found["share_realised"] == pytest.approx(1.0, abs=1e-6)
+        assert found["agent"] == pytest.approx(found["informed"])
+        assert found["exposure"] == pytest.approx(found["informed_exposure"])
+    assert (found["trained"], found["traded"]) == (1, 1)
 
 
 @pytest.mark.parametrize(("available", "folds", "seeds"), [(109, 2, 3), (109, 4, 1), (7, 3, 2), (2, 5, 3), (1, 2, 2)])
