@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
+from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.results import load_run as read_run
 
@@ -133,6 +135,109 @@ def walk_forward(
     from lit_ppo.commands.lightning_cli import LitPPOCLI
     from lit_ppo.commands.walk_forward import walk_forward as command
 
+    arguments = _arguments(
+        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
+    )
+    arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
+    cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
+    command(cli, ["walk-forward", *arguments])
+    return Run(Path(results) / str(cli.config["seed_everything"]))
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a recipe could have found, as `power` and `lit-ppo power` wrote it.
+
+    Attributes:
+        path: power.json.
+    """
+
+    path: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """power.json."""
+        return read_power(self.path)
+
+    @property
+    def sentence(self) -> str:
+        """The smallest edge of which half is found, and what is not seen."""
+        return sentence(self.record)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row an edge: kind, sharpe (informed, annual), m, share found with its interval low, high, and trainings.
+
+        The first row is the null: nothing planted, so there is no share.
+        """
+        names = ("kind", "sharpe", "m", "share", "low", "high", "trainings", "trained", "traded", "exposure")
+        rows = [self.record["null"], *self.record["rows"]]
+        return pd.DataFrame([[row.get(name) for name in names] for row in rows], columns=list(names))
+
+
+def power(
+    bars: pd.DataFrame | str | Path,
+    *,
+    model: Mapping[str, Any] | None = None,
+    features: Sequence[Any] | str | None = None,
+    costs: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    config: str | Path = "walk_forward",
+    results: str | Path = "results",
+    seed: int | None = None,
+    overwrite: bool = False,
+    quick: bool = False,
+    kinds: Sequence[str] | None = None,
+    sharpes: Sequence[float] | None = None,
+    seeds: int | None = None,
+    folds: int | None = None,
+    **data: Any,
+) -> Power:
+    """Plant known edges into bars and measure what share this recipe finds: `lit-ppo power`.
+
+    Args:
+        bars, model, features, costs, trainer, config, seed, data: as for `walk_forward`: give the same, and the report
+            of that run says what it could have found.
+        results: power.json and power.html go there.
+        overwrite: replace the power.json that is there.
+        quick: two sizes, two seeds, one fold.
+        kinds, sharpes: of the edges; None: five kinds, informed annual Sharpe ratios of 1.5, 3, 6 and 10.
+        seeds, folds: noises, and trainings on each; None: 3 and 3.
+
+    Raises:
+        ValueError, FileExistsError, TypeError: as `walk_forward`.
+    """
+    from datamodules.planted import KINDS
+    from datamodules.planted_data import plant_in, planted_data
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo.commands.lightning_cli import LitPPOCLI
+    from lit_ppo.commands.power import EdgeMaker
+    from lit_ppo.commands.power import power as command
+
+    arguments = _arguments(
+        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
+    )
+    asked = {"kinds": kinds, "sharpes": sharpes, "seeds": seeds, "folds": folds}
+    lists = {name: list(x) if isinstance(x, Sequence) else x for name, x in asked.items() if x is not None}
+    arguments += [f"--{name}={_as_flag(name, value)}" for name, value in lists.items()]
+    arguments += [flag for flag, wanted in (("--quick", quick), ("--overwrite", overwrite)) if wanted]
+    command(LitPPOCLI("power", arguments, WalkForwardDataModule), EdgeMaker(KINDS, plant_in, planted_data))
+    return Power(Path(results) / POWER_FILE)
+
+
+def _arguments(
+    bars: pd.DataFrame | str | Path,
+    config: str | Path,
+    results: str | Path,
+    seed: int | None,
+    data: Mapping[str, Any],
+    *,
+    model: Mapping[str, Any] | None,
+    features: Sequence[Any] | str | None,
+    costs: Mapping[str, Any] | None,
+    trainer: Mapping[str, Any] | None,
+) -> list[str]:
+    """The keywords of a call as a command line."""
     path = _bar_file(bars, Path(results) / "bars")
     arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
     if seed is not None:
@@ -141,11 +246,7 @@ def walk_forward(
     keys |= {} if features is None else {"data.features": features}
     for group, given in (("model", model), ("data.costs", costs), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
-    arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
-    arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
-    cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
-    command(cli, ["walk-forward", *arguments])
-    return Run(Path(results) / str(cli.config["seed_everything"]))
+    return [*arguments, *(f"--{key}={_as_flag(key, value)}" for key, value in keys.items())]
 
 
 def _as_flag(key: str, value: Any) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "oracle": "train on a market with a known optimum: share of it captured",
     "benchmark": "with and without the optimisations, on the same folds",
     "audit": "look for look-ahead in data, features, model and training",
+    "power": "plant known edges in your bars: would this recipe find them?",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file and print its data card",
@@ -133,10 +134,16 @@ def _train(command: str, rest: list[str]) -> int:
         rest, original = rerun.take_original(rest)
     data: type[pl.LightningDataModule] = WalkForwardDataModule
     if asks_for_environment(rest):
-        if command in ("walk-forward", "audit"):
+        if command in ("walk-forward", "audit", "power"):
             raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule
-    cli = LitPPOCLI(command, rest, data)
+    if command == "power":
+        from lit_ppo.commands.power import of_a_run
+
+        with of_a_run(rest) as recipe:
+            cli = LitPPOCLI(command, recipe, data)
+    else:
+        cli = LitPPOCLI(command, rest, data)
     interrupts.install(interrupts.WAYS_ON.get(command, interrupts.NOTHING_KEPT))
     try:
         if command == "walk-forward":
@@ -154,6 +161,12 @@ def _train(command: str, rest: list[str]) -> int:
             from lit_ppo.commands.audit import audit
 
             return audit(cli)
+        if command == "power":
+            from datamodules.planted import KINDS
+            from datamodules.planted_data import plant_in, planted_data
+            from lit_ppo.commands.power import EdgeMaker, power
+
+            return power(cli, EdgeMaker(KINDS, plant_in, planted_data))
         run_on_one_fold(cli)
     except interrupts.Interrupted as stopped:
         print(f"lit-ppo {command}: {stopped}", file=sys.stderr)

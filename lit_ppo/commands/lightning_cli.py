@@ -144,15 +144,7 @@ class LitPPOCLI(LightningCLI):
                 default=None,
                 help="also trade the test decisions in lots: money.csv",
             )
-            parser.add_argument(
-                "--parallel_candidates", type=int, default=1, help="train so many seeds a fold, keep the best"
-            )
-            parser.add_argument(
-                "--candidates",
-                type=list[dict[str, Any]] | None,
-                default=None,
-                help="or train one candidate for each of these sets of model.* keys",
-            )
+            self._add_candidates(parser)
             parser.add_argument(
                 "--autotune",
                 action="store_true",
@@ -164,6 +156,29 @@ class LitPPOCLI(LightningCLI):
                 default=None,
                 help="JSON of `lit-ppo benchmark`: the monitor shows a speed-up against it; null: it shows none",
             )
+        elif self.command == "power":
+            parser.add_argument(
+                "--results",
+                type=str,
+                default="results",
+                help="power.json goes there; `--from RUN` measures a run's recipe",
+            )
+            parser.add_argument("--overwrite", action="store_true", help="replace the power.json that is there")
+            parser.add_argument("--quick", action="store_true", help="two sizes, two seeds, one fold: about a minute")
+            parser.add_argument(
+                "--kinds", type=list[str] | None, default=None, help="of edges; null: the five of docs/power.md"
+            )
+            parser.add_argument(
+                "--sharpes",
+                type=list[float] | None,
+                default=None,
+                help="informed annual Sharpe ratios of the edges; null: 1.5, 3, 6, 10",
+            )
+            parser.add_argument("--seeds", type=int | None, default=None, help="noises, edges and agents; null: 3")
+            parser.add_argument(
+                "--folds", type=int | None, default=None, help="trainings of each seed, spread over the file; null: 3"
+            )
+            self._add_candidates(parser)
         elif self.command == "audit":
             parser.add_argument("--points", type=int, default=200, help="random t after which the bars are changed")
             parser.add_argument(
@@ -181,6 +196,18 @@ class LitPPOCLI(LightningCLI):
                 default=None if self.command == "fit" else "selected",
                 help="a checkpoint, a directory of them (its newest), `last`, or `selected` (= `best`)",
             )
+
+    @staticmethod
+    def _add_candidates(parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--parallel_candidates", type=int, default=1, help="train so many seeds a fold, keep the best"
+        )
+        parser.add_argument(
+            "--candidates",
+            type=list[dict[str, Any]] | None,
+            default=None,
+            help="or train one candidate for each of these sets of model.* keys",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_values(args)
@@ -237,7 +264,7 @@ class LitPPOCLI(LightningCLI):
         plugins = config["plugins"] or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         config["default_root_dir"] = str(directory)
-        if self.command in ("walk-forward", "audit"):
+        if self.command in ("walk-forward", "audit", "power"):
             config["devices"] = 1
         if self.command not in ("fit", "walk-forward"):
             config["logger"] = False  # there is no curve to draw

@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float64]
 
 ENTRIES = 16  # quantiles of |forecast| tried as the threshold of entry, besides 0
 EXITS = np.linspace(-1.0, 1.0, 9)  # shares of the entry threshold tried as the threshold of exit
-BISECTIONS = 12
+BISECTIONS = 16
+FIRST_EDGE, LARGEST_EDGE = 0.02, 0.5  # sizes m: where the search begins, and the largest that it tries
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,12 @@ def share_found(agent_net: ArrayLike, informed_net: ArrayLike) -> float:
 
 
 def size_edge(
-    sharpe_of: Callable[[float], float], wanted: float, largest: float = 0.5, tolerance: float = 0.05
+    sharpe_of: Callable[[float], float], wanted: float, largest: float = LARGEST_EDGE, tolerance: float = 0.05
 ) -> float:
     """The size m of an edge whose informed trader has the annual Sharpe ratio `wanted`, by bisection.
+
+    Sizes are doubled until one is enough; then every other step is a straight line's guess, for above the size that
+    pays its costs the ratio is nearly one.
 
     Args:
         sharpe_of: size -> informed annual Sharpe, always of the same noise and draws, so that it rises with the size.
@@ -159,17 +163,25 @@ def size_edge(
     """
     if not wanted > 0:
         raise ValueError(f"size_edge needs a Sharpe ratio above 0, got {wanted}")
-    reached = sharpe_of(largest)
-    if reached < wanted:
-        raise ValueError(
-            f"an edge of size {largest} has an informed annual Sharpe of {reached:.2f}, below the wanted {wanted}; "
-            f"give a larger `largest`, or lower costs"
-        )
-    low, high, middle = 0.0, largest, largest
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
+    low, below, high = 0.0, 0.0, min(FIRST_EDGE, largest)
+    while (above := sharpe_of(high)) < wanted:
+        if high >= largest:
+            raise ValueError(
+                f"an edge of size {largest} has an informed annual Sharpe of {above:.2f}, below the wanted {wanted}; "
+                f"give a larger `largest`, or lower costs"
+            )
+        low, below, high = high, above, min(2 * high, largest)
+    if above - wanted <= tolerance:
+        return high
+    middle = high
+    for step in range(BISECTIONS):
+        share = (wanted - below) / (above - below) if step % 2 == 0 else 0.5
+        middle = low + (high - low) * min(max(share, 0.02), 0.98)
         found = sharpe_of(middle)
         if abs(found - wanted) <= tolerance:
             break
-        low, high = (middle, high) if found < wanted else (low, middle)
+        if found < wanted:
+            low, below = middle, found
+        else:
+            high, above = middle, found
     return middle

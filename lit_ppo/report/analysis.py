@@ -21,6 +21,7 @@ from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, i
 from lit_ppo.scoring.fills import FillTable, read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.pooling import read_pooled
+from lit_ppo.scoring.power import Power, power_of
 from lit_ppo.scoring.replay import (
     RandomTraders,
     baseline_positions,
@@ -37,6 +38,8 @@ BASELINE_LABELS = {
     "buy_and_hold": ("buy and hold", "hold"),
     "always_short": ("always short", "short"),
     "sma_cross": ("SMA cross 20/100", "cross"),
+    "last_year": ("half long, half sign of the last year", "year"),
+    "trend": ("trend of four speeds", "trend"),
 }
 
 
@@ -68,6 +71,7 @@ class Analysis:
         baselines, random, stress: other ways to trade the same bars.
         money: the account in lots, where run.json says how it trades them.
         splits, months, best: when the result was earned.
+        power: what the run could have found; None on a market whose optimum is known.
         pooled: pooled.json of the seeds that this run is one of; None for a run of its own.
     """
 
@@ -94,6 +98,7 @@ class Analysis:
     splits: dict[str, list[Group]]
     months: list[Month]
     best: WithoutBest
+    power: Power | None
     pooled: dict[str, Any] | None
 
 
@@ -112,7 +117,7 @@ def analyse(run_dir: str | Path) -> Analysis:
             "result to report. Finish it with `lit-ppo walk-forward --resume`"
         )
     bars_per_year = _bars_per_year(run)
-    settings = _settings(run)
+    settings = merged_settings(run)
     time = rows["time"].to_numpy("datetime64[ns]").astype(np.int64)
     fold = rows["fold"].to_numpy(np.int64)
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
@@ -128,7 +133,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         recomputed = float(np.abs(replay(position, fills).net_return - net).max())
         contenders = [
             _contender(name, replay(positions, fills, restart=False), bars_per_year)
-            for name, positions in baseline_positions(fills).items()
+            for name, positions in baseline_positions(fills, bars_per_year).items()
         ]
         if np.any(position[1:] != position[:-1]):
             random = random_traders(position, fills, seed)
@@ -171,6 +176,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         splits=splits(time, net, None if fills is None else fills.price_return, bars_per_year),
         months=monthly(time, net),
         best=without_best(trades.result),
+        power=power_of(run, settings),
         pooled=read_pooled(run),
     )
 
@@ -185,7 +191,12 @@ def _bars_per_year(run: Run) -> float:
     return float(found)
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def merged_settings(run: Run) -> dict[str, Any]:
+    """Read config.yaml; {} without one.
+
+    Raises:
+        ValueError: it is not YAML.
+    """
     try:
         found = yaml.safe_load(run.config) if run.config else {}
     except yaml.YAMLError as error:

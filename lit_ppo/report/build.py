@@ -98,6 +98,7 @@ def page(analysis: Analysis) -> str:
         version=__version__,
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
+        power=analysis.power,
         cards=tables.cards(analysis),
         evidence=tables.evidence(analysis),
         money=tables.money(analysis),

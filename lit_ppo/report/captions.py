@@ -18,7 +18,7 @@ def captions(analysis: Analysis) -> dict[str, str]:
         "equity": (
             f"The agent ends at {end} times the start; its deepest drawdown is {deepest} %, and the longest lasts "
             f"{longest} bars. Dotted lines are fold borders: from each on, another model decides, from a flat start. "
-            "Buy and hold, always short and the moving averages keep their position across them."
+            "The baselines keep their position across them, but for the previous fold's model."
         ),
         "timeline": (
             "Each row is one fold: its model learned on the train bars, was chosen on validation, and was tested once. "

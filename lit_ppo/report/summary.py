@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import analyse, recorded_baselines
+from lit_ppo.report.analysis import analyse, merged_settings, recorded_baselines
 from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.scoring.power import power_of
 from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
 from lit_ppo.store.results import FoldRecord, Run
 
@@ -42,6 +43,9 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     console.print(_paths(run, done))
     for line in _statistics(run):
         console.print(line, highlight=False)
+    power = power_of(run, merged_settings(run))
+    if power is not None:
+        console.print(power.text, highlight=False)
 
 
 def _fraction(run: Run, net: Any) -> float:
@@ -83,7 +87,9 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
     position = run.out_of_sample["position"].to_numpy()
     ledgers = {"lit-ppo": replay(position, fills)}
     # One account through all folds, as on the page: they have no model that changes between folds.
-    ledgers |= {name: replay(path, fills, restart=False) for name, path in baseline_positions(fills).items()}
+    ledgers |= {
+        name: replay(path, fills, restart=False) for name, path in baseline_positions(fills, bars_per_year).items()
+    }
     for name, ledger in ledgers.items():
         figures = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
         cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]

@@ -74,12 +74,12 @@ def delayed(positions: Floats, fold: NDArray[np.int64], bars: int = 1) -> Floats
     return closed_at_fold_ends(late, fold)
 
 
-def baseline_positions(fills: FillTable) -> dict[str, Floats]:
+def baseline_positions(fills: FillTable, bars_per_year: float) -> dict[str, Floats]:
     """Positions [D] of the traders that need no learning, by name, at exposure 1 of notional.
 
     Whatever positions the agent may take: the same market gives the same figures on terminal, page and comparison.
 
-    The moving averages see the last fill before the decision (the close may not be on disk): known at the decision
+    What follows prices sees the last fill before the decision (the close may not be on disk): known at the decision
     under every fill rule.
     """
     known = np.concatenate((fills.fill_price[:1], fills.fill_price[:-1]))
@@ -88,6 +88,8 @@ def baseline_positions(fills: FillTable) -> dict[str, Floats]:
         "buy_and_hold": baselines.buy_and_hold(len(fills)),
         "always_short": baselines.always_short(len(fills)),
         "sma_cross": baselines.sma_cross(known),
+        "last_year": baselines.last_year(known, bars_per_year),
+        "trend": baselines.trend(known),
     }
 
 

@@ -2,13 +2,17 @@ import numpy as np
 import pytest
 
 from lit_ppo.market.baselines import (
+    SHORTEST,
+    SPEEDS,
     always_short,
     buy_and_hold,
     flat,
+    last_year,
     matched_turnover,
     percentile_among,
     sign_rule,
     sma_cross,
+    trend,
 )
 
 
@@ -57,6 +61,46 @@ def test_sma_cross_stays_flat_on_a_price_that_does_not_move():
 def test_sma_cross_refuses_windows_in_the_wrong_order():
     with pytest.raises(ValueError, match="fast 10 and slow 10"):
         sma_cross(np.arange(50.0), 10, 10)
+
+
+def test_the_last_year_is_half_long_and_half_its_sign():
+    close = 100 * np.exp(0.01 * np.cumsum(generator().standard_normal(400)))
+    found = last_year(close, bars_per_year=150.4)
+    for t in range(400):
+        window = min(t, 150)
+        sign = np.sign(close[t] - close[t - window]) if window >= SHORTEST else 0.0
+        assert found[t] == 0.5 + 0.5 * sign
+    assert set(found[150:]) == {0.0, 1.0}
+    with pytest.raises(ValueError, match="bars_per_year >= 1"):
+        last_year(close, 0.0)
+
+
+def test_the_trend_is_the_plain_mean_over_its_speeds():
+    close = 100 * np.exp(0.01 * np.cumsum(generator().standard_normal(1200) + 0.02))
+    found = trend(close)
+    returns = np.diff(np.log(close), prepend=np.log(close[0]))
+    for t in (*range(0, 1200, 37), 1199):
+        weights = (1 - 1 / SHORTEST) ** np.arange(t, -1, -1)
+        sigma = np.sqrt((weights * returns[: t + 1] ** 2).sum() / weights.sum())
+        terms = [np.clip(np.log(close[t] / close[t - h]) / (sigma * h**0.5), -1, 1) for h in SPEEDS if h <= t]
+        expected = np.mean(terms) if terms else 0.0
+        assert abs(found[t] - expected) <= 0.125 + 1e-9
+        assert (4 * found[t]) % 1 == 0
+    assert np.abs(found).max() <= 1.0
+    steady = trend(np.exp(0.001 * np.arange(1200.0)))
+    assert not steady[: SPEEDS[0]].any()
+    assert (steady[SPEEDS[0] :] == 1.0).all()
+
+
+@pytest.mark.parametrize("rule", [trend, lambda close: last_year(close, 150.0)])
+def test_what_follows_prices_does_not_see_later_bars_nor_moves_on_a_price_that_does_not(rule):
+    close = 100 * np.exp(0.01 * np.cumsum(generator().standard_normal(400)))
+    changed = close.copy()
+    changed[300:] *= 2
+    np.testing.assert_array_equal(rule(close)[:300], rule(changed)[:300])
+    assert (rule(close)[300:] != rule(changed)[300:]).any()
+    assert len(set(rule(np.full(400, 1234.567)))) == 1
+    assert len(rule(np.array([5.0]))) == 1
 
 
 def test_the_sign_rule_follows_the_sign():

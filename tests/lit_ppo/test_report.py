@@ -173,10 +173,12 @@ def test_random_traders_rank_a_clairvoyant_at_the_top_and_themselves_in_the_midd
     assert 25 < np.mean(ranks) < 75
 
 
-def test_the_sma_baseline_sees_no_fill_of_its_own_decision_or_later() -> None:
+@pytest.mark.parametrize("name", ["sma_cross", "last_year", "trend"])
+def test_a_baseline_sees_no_fill_of_its_own_decision_or_later(name) -> None:
     fills = random_fills(300)
-    changed = FillTable(**fills.__dict__ | {"fill_price": np.where(np.arange(300) >= 200, 1e6, fills.fill_price)})
-    before, after = (replay.baseline_positions(x)["sma_cross"] for x in (fills, changed))
+    later = fills.fill_price[::-1] * np.where(np.arange(300) < 260, 0.1, 10.0)
+    changed = FillTable(**fills.__dict__ | {"fill_price": np.where(np.arange(300) >= 200, later, fills.fill_price)})
+    before, after = (replay.baseline_positions(x, 120.0)[name] for x in (fills, changed))
     np.testing.assert_array_equal(before[:201], after[:201])
     assert (before[201:] != after[201:]).any()
 

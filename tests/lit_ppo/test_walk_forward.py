@@ -93,7 +93,7 @@ def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
     _, folder = run("--model.hold_bias", "-3", "--model.screen_features", "false")
     printed = capsys.readouterr().out
     contenders = {contender.key: contender for contender in analyse(folder).baselines}
-    for key in ("buy_and_hold", "always_short", "sma_cross"):
+    for key in ("buy_and_hold", "always_short", "sma_cross", "last_year", "trend"):
         (line,) = [line for line in printed.splitlines() if f" {key.replace('_', ' ')} " in line]
         shown = [cell.strip() for cell in line.replace("│", "|").split("|")]
         assert float(shown[2]) == pytest.approx(contenders[key].metrics["return_pct"], abs=0.005)

@@ -1,0 +1,43 @@
+"""The battery of benchmarks/planted.py: its cells, and one of them from file to share."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.planted import Cell, Ground, Window, cells_of, line
+from datamodules.synthetic import SyntheticMarket
+
+
+def asked(**changes) -> argparse.Namespace:
+    settings = {"kinds": ["momentum", "null"], "sharpes": [3.0, 6.0], "windows": [2000], "seeds": 2, "quick": False}
+    return argparse.Namespace(**{**settings, "config": "walk_forward", **changes})
+
+
+def test_the_null_has_one_size_and_another_recipe_cells_of_its_own():
+    cells = cells_of(asked(), [Path("a.csv")])
+    assert [(cell.kind, cell.sharpe, cell.size, cell.seed) for cell in cells] == [
+        *(("momentum", sharpe, None, 0) for sharpe in (3.0, 6.0)),
+        *(("momentum", sharpe, None, 1) for sharpe in (3.0, 6.0)),
+        *(("null", None, 0.0, seed) for seed in (0, 1)),
+    ]
+    names = {
+        cell.name for config in ("walk_forward", "mine") for cell in cells_of(asked(config=config), [Path("a.csv")])
+    }
+    assert len(names) == 2 * len(cells)
+    assert [cell.kind for cell in cells_of(asked(quick=True), [Path("a.csv")])] == ["momentum", "null"]
+
+
+def test_a_cell_goes_over_every_fold_of_the_file(tmp_path):
+    market = SyntheticMarket(kind="random_walk", num_bars=1400, seed=3, scale=1e-3, cost=0.05)
+    path = tmp_path / "bars.csv"
+    market.write(path)
+    ground = Ground.of(path, Window(400, 100, 200, 256), "walk_forward", 0.2)
+    cell = Cell("bars.csv", "momentum", 400, 0, size=0.2)
+    found = ground.run(cell)
+    assert found["folds"] == len(ground.subject.data.folds) == found["test_bars"] / 200
+    assert found["m"] == 0.2
+    assert "bars.csv | momentum | m 0.2 | 400 bars | seed 0" in line(cell, found)
+    assert "found    -   " in line(cell, {**found, "share": None})
+    assert replace(cell, sharpe=3.0).name.startswith("bars.csv | momentum | sharpe 3")
