@@ -61,7 +61,7 @@ class Prior:
         hurdle: charge per bar held, in volatilities; the policy is told.
     """
 
-    bars: Range = (500, 24_000)
+    bars: Range = (500, 50_000)
     bar_seconds: Sequence[int] = (60, 300, 900, 900, 1800, 3600, 14_400, 86_400)
     nothing: float = 0.25
     kinds: Sequence[float] = (0.4, 0.25, 0.2, 0.15)
@@ -80,7 +80,7 @@ class Prior:
     day_pattern: Range = (0.0, 0.6)
     jumps: Range = (0.0, 0.003)
     cost: Range = (0.005, 0.4)
-    hurdle: Range = (0.0005, 0.006)
+    hurdle: Range = (0.0003, 0.006)
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
@@ -337,7 +337,7 @@ class PriorStream:
         prior: Prior,
         seed: int,
         ring: int = 256,
-        fresh: int = 12,
+        fresh: int = 10,
         contexts: Sequence[int] = (64, 256, 1_000),
         context_weights: Sequence[float] = (0.6, 0.3, 0.1),
         device: torch.device | str = "cpu",
@@ -373,8 +373,10 @@ class PriorStream:
             del self._ring[old]
         burn_in = int(self.contexts[g.choice(len(self.contexts), p=self.weights)])
         needed = burn_in + num_steps + 1
-        chosen = first + g.permutation(self.size)[:num_sequences] if num_sequences <= self.size else first + g.integers(
-            self.size, size=num_sequences
+        chosen = (
+            first + g.permutation(self.size)[:num_sequences]
+            if num_sequences <= self.size
+            else first + g.integers(self.size, size=num_sequences)
         )
         features = np.zeros((needed, num_sequences, len(FEATURES)), dtype=np.float32)
         columns = {name: np.zeros((num_steps, num_sequences)) for name in ("price_return", "turnover_cost", "carry")}

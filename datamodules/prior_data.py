@@ -72,7 +72,7 @@ class PriorDataModule(pl.LightningDataModule):
         prior: Prior = Prior(),  # noqa: B008  frozen
         prior_seed: int = 1,
         ring: int = 256,
-        fresh: int = 12,
+        fresh: int = 10,
         contexts: tuple[int, ...] = (64, 256, 1_000),
         context_weights: tuple[float, ...] = (0.6, 0.3, 0.1),
     ) -> None:

@@ -167,7 +167,9 @@ def features_key(specs: Sequence[FeatureSpec]) -> str:
 
 def code_version() -> str:
     """SHA-256 of the source of this module, of the indicators and of the core features."""
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, indicators.__file__, core.__file__))).hexdigest()
+    return hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in (__file__, indicators.__file__, core.__file__))
+    ).hexdigest()
 
 
 def _read_entries(name: str | Path) -> Any:

@@ -31,11 +31,12 @@ LARGEST_Z = 4.0
 LARGEST_TREND = 2.0
 TREND_BARS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 WAVES = 3  # sine and cosine of one, two and three turns a day
-MEMORIES = (20_000.0, 3_000.0)  # bars in which coefficients wander; the families have the first
+MEMORIES = (200_000.0, 5_000.0)  # bars in which coefficients wander; the families have the first
 DRIFT_SIZE, TREND_SIZE, WAVE_SIZE, HOUR_SIZE = 0.04, 0.08, 0.08, 0.08  # prior standard deviations, volatilities a bar
 JOINT_SHARE = 0.6  # of these, in the joint filter: with everything at once each is smaller
 REGIME_SIZES = (0.03, 0.06, 0.1, 0.17, 0.3, 0.5)
 REGIME_FLIPS = (0.003, 0.01, 0.03)
+HOUR_MEMORY = 5_000.0  # visits of an hour
 NULL_ODDS = 2.0  # of no edge against each family, beforehand
 START_BARS = 100  # until the volatility is worth dividing by
 
@@ -65,7 +66,9 @@ HURDLE_UNIT = 0.002  # volatilities a bar held; the hurdle enters as the logarit
 MEAN_UNIT = 0.05  # volatilities a bar: forecasts are shown in this unit
 
 
-def core_features(log_return: FloatArray, seconds: NDArray[np.int64], bar_seconds: float, cost: FloatArray) -> FloatArray:
+def core_features(
+    log_return: FloatArray, seconds: NDArray[np.int64], bar_seconds: float, cost: FloatArray
+) -> FloatArray:
     """Compute the core features of one market.
 
     Args:
@@ -198,8 +201,8 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             for m in range(2):
                 _learn(joint[m], joint_P[m], x, z, keeps[m], together, gain, 0, K)
             if hours[t] >= 0:
-                hour_n[hours[t]] = hour_n[hours[t]] * (1.0 - 1.0 / 1000.0) + 1.0
-                hour_s[hours[t]] = hour_s[hours[t]] * (1.0 - 1.0 / 1000.0) + z
+                hour_n[hours[t]] = hour_n[hours[t]] * (1.0 - 1.0 / HOUR_MEMORY) + 1.0
+                hour_s[hours[t]] = hour_s[hours[t]] * (1.0 - 1.0 / HOUR_MEMORY) + z
             for g in range(G):
                 odds = math.exp(2.0 * sizes[g] * z)
                 base = -sizes[g] * z - 0.5 * sizes[g] ** 2
