@@ -1,12 +1,12 @@
-"""What does the prior trader find without any training? Known edges on the noise of a real file, and laboratory markets.
+"""What does the prior trader find without any training? Known edges on real noise, and laboratory markets.
 
     python -m benchmarks.prior                       # three plantings a cell, the default hurdle; about 10 minutes
     python -m benchmarks.prior --hurdles .0007 .002  # the dial
     python -m benchmarks.prior --start results/pretrain/prior.safetensors --seeds 1
 
 The policy reads the file once from its start, state and running statistics carried on; it decides from bar 500, and is
-scored from bar 3,000 (and, to show what context is worth, from 500 to 3,000). Costs are the file's. The share is of what
-the informed trader earns on the same rows with thresholds best in hindsight.
+scored from bar 3,000 (and, to show what context is worth, from 500 to 3,000). Costs are the file's. The share is of
+what the informed trader earns on the same rows with thresholds best in hindsight.
 
 `OUTSIDE` are shapes that the prior does not draw. They were written down before the released weights were trained.
 """
@@ -231,7 +231,8 @@ def line(cell: dict[str, Any]) -> str:
     share = "   -  " if scored["share"] is None else f"{100 * scored['share']:4.0f} %"
     size = "" if cell["m"] is None else f"m {cell['m']:g}"
     return (
-        f"{cell['file'][:12]} {cell['kind']:14s} {size:7s} seed {cell['seed']} hurdle {cell['hurdle']:g}  found {share} "
+        f"{cell['file'][:12]} {cell['kind']:14s} {size:7s} seed {cell['seed']} hurdle {cell['hurdle']:g}  "
+        f"found {share} "
         f"of Sharpe {scored['informed_sharpe']:5.2f}  t {scored['t']:+5.1f}  exposure {scored['exposure']:.2f}  "
         f"costs {scored['cost_in_sharpe']:.2f}"
     )

@@ -353,12 +353,12 @@ class PriorStream:
         if rank == 0:
             return self
         other = derive_seed(self.seed, rank, "rank")
-        return PriorStream(self.prior, other, self.size, self.fresh, self.contexts, self.weights, self.device)
+        return PriorStream(self.prior, other, self.size, self.fresh, self.contexts, self.weights.tolist(), self.device)
 
     def to(self, device: torch.device | str) -> PriorStream:
         if torch.device(device) == self.device:
             return self
-        return PriorStream(self.prior, self.seed, self.size, self.fresh, self.contexts, self.weights, device)
+        return PriorStream(self.prior, self.seed, self.size, self.fresh, self.contexts, self.weights.tolist(), device)
 
     def _market(self, index: int) -> _Drawn:
         if index not in self._ring:
@@ -385,8 +385,8 @@ class PriorStream:
             length = len(market.features)
             start = START_BARS + int(g.integers(max(length - START_BARS - num_steps - 1, 1)))  # the first decision
             begin = max(start - burn_in, 0)
-            rows = market.features[begin : start + num_steps + 1]
-            features[needed - len(rows) :, s] = rows
+            seen_of_it = market.features[begin : start + num_steps + 1]
+            features[needed - len(seen_of_it) :, s] = seen_of_it
             own = slice(start, start + num_steps)
             columns["price_return"][:, s] = market.price_return[own]
             columns["turnover_cost"][:, s] = market.turnover_cost[own]

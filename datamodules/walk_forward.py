@@ -324,6 +324,11 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Bars that each feature needs before its first value, as it declares them."""
         return {spec.label: spec.warmup for spec in self.specs}
 
+    @property
+    def running_features(self) -> set[str]:
+        """Features whose state runs from the first bar of the file: their value depends on where it starts."""
+        return {spec.label for spec in self.specs if spec.running}
+
     def over(self, frame: pd.DataFrame) -> WalkForwardDataModule:
         """The same settings and folds over other bars: what the look-ahead audit compares with.
 

@@ -61,6 +61,8 @@ class FeatureSpec:
         source: SHA-256 of a user's module; empty for our own (`code_version` covers those).
         compute: BarArrays -> values [N].
         scale_free: not to be scaled with the statistics of train.
+        running: its state runs from the first bar of the file, so that another start gives other values; it also sees
+            what trading costs.
     """
 
     label: str
@@ -70,6 +72,7 @@ class FeatureSpec:
     source: str
     compute: Callable[[BarArrays], np.ndarray]
     scale_free: bool = False
+    running: bool = False
 
 
 def load_features(
@@ -143,7 +146,7 @@ def compute_features(
 
 def sees_costs(specs: Sequence[FeatureSpec]) -> bool:
     """Whether a feature depends on what trading costs."""
-    return any(str(spec.entry.get("name", "")).startswith("core_") for spec in specs)
+    return any(spec.running for spec in specs)
 
 
 def warmup_bars(specs: Sequence[FeatureSpec]) -> int:
@@ -229,6 +232,7 @@ def _indicator_spec(name: str, parameters: dict[str, Any]) -> FeatureSpec:
         source="",
         compute=lambda data: entry.function(data, **parameters),
         scale_free=entry.scale_free,
+        running=entry.running,
     )
 
 

@@ -8,8 +8,8 @@ state from the first bar of the file, so that a later start gives other values: 
 
     z_t       return of bar t in the volatility known before it, within +-4
     trends    exponential averages of z, each in its own standard deviations under no edge
-    families  drift; one trend; one wave of the day; a hidden sign that flips: each with unknown size (and length, turns,
-              flip rate), by Bayes: its forecast of z_{t+1} if it is there, and the log odds that it is
+    families  drift; one trend; one wave of the day; a hidden sign that flips: each with unknown size (and length,
+              turns, flip rate), by Bayes: its forecast of z_{t+1} if it is there, and the log odds that it is
     single    the forecast averaged over the families and over there being none
     joint     z_{t+1} = beta_t . x_t + noise with everything at once: a Kalman filter, whose beta wanders around 0
     hours     mean of z in the hour of the coming bar, shrunk towards 0
@@ -68,7 +68,7 @@ MEAN_UNIT = 0.05  # volatilities a bar: forecasts are shown in this unit
 
 def core_features(
     log_return: FloatArray, seconds: NDArray[np.int64], bar_seconds: float, cost: FloatArray
-) -> FloatArray:
+) -> NDArray[np.float32]:
     """Compute the core features of one market.
 
     Args:
@@ -142,7 +142,8 @@ def _volatility(log_return, out):
 def _learn(beta, P, x, z, keep, start, gain, first, last):
     """One step of a Kalman filter on x[first:last]; returns the log likelihood of z against that of no edge.
 
-    beta' = keep (beta + P x e / S),  P' = keep^2 (P - P x x' P / S) + (1 - keep^2) P0,  e = z - beta . x,  S = 1 + x P x
+    beta' = keep (beta + P x e / S),   P' = keep^2 (P - P x x' P / S) + (1 - keep^2) P0
+    e = z - beta . x,   S = 1 + x P x
     """
     error, spread = z, 1.0
     for k in range(first, last):

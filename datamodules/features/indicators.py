@@ -79,13 +79,15 @@ class BarArrays:
 class Indicator:
     """One entry of the registry: what computes a feature, the bars it needs first, and its parity.
 
-    A feature that is free of scale enters the policy as it is; others are scaled with the statistics of train.
+    A feature that is free of scale enters the policy as it is; others are scaled with the statistics of train. A
+    running one carries its state from the first bar of the file, and sees what trading costs.
     """
 
     function: Callable[..., np.ndarray]
     warmup: Callable[..., int]
     parity: int
     scale_free: bool = False
+    running: bool = False
 
 
 REGISTRY: dict[str, Indicator] = {}
@@ -382,7 +384,9 @@ def _core(column: int) -> Callable[[BarArrays], np.ndarray]:
 
 
 for _column, (_name, _parity) in enumerate(zip(core.NAMES, core.PARITY, strict=True)):
-    REGISTRY[f"core_{_name}"] = Indicator(_core(_column), lambda: core.START_BARS, _parity, scale_free=True)
+    REGISTRY[f"core_{_name}"] = Indicator(
+        _core(_column), lambda: core.START_BARS, _parity, scale_free=True, running=True
+    )
 
 
 def core_hurdle(data: BarArrays, value: float = 0.002) -> np.ndarray:

@@ -146,7 +146,7 @@ def spread_of(frame: pd.DataFrame, costs: Costs, point: float, source: str = "th
 
 
 def known_cost(frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file") -> np.ndarray:
-    """What a change of position by one would cost at each bar's close [N], fraction of notional: a policy may see it."""
+    """What a change of position by one costs at each bar's close [N], fraction of notional: a policy may see it."""
     price = frame["close"].to_numpy(np.float64)
     return spread_of(frame, costs, point, source) / 2 / price + costs.commission_rate + costs.slippage_rate
 

@@ -1,4 +1,4 @@
-"""What a learner on bars reads in one iteration: stretches of consecutive bars, and where they come from without end."""
+"""What a learner on bars reads in one iteration: stretches of bars, and streams of them without end."""
 
 from __future__ import annotations
 
