@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from datamodules.bars.read import Bars
-from datamodules.features.compute import compute_features, warmup_bars
+from datamodules.features.compute import compute_features, sees_costs, warmup_bars
 from datamodules.features.scaling import Scaler
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.market.costs import bar_times, fill_arrays, fill_delay
+from lit_ppo.market.costs import bar_times, fill_arrays, fill_delay, known_cost
 from lit_ppo.market.tensors import MarketTensors
 
 
@@ -33,8 +33,10 @@ def fresh_segment(datamodule: WalkForwardDataModule, fold: int, bars: Bars) -> M
     mean, std = (np.array(data.scaler[name]) for name in ("mean", "std"))
     scaler = Scaler(mean, std, data.train.reward_scale)
     fills = fill_arrays(bars.frame, datamodule.costs, datamodule.fill, bars.point, bars.path.name)
+    cost = known_cost(bars.frame, datamodule.costs, bars.point, bars.path.name) if sees_costs(specs) else None
+    features = compute_features(bars.frame, specs, bars.bar_seconds, cost=cost)
     return MarketTensors(
-        features=torch.from_numpy(scaler.apply(compute_features(bars.frame, specs, bars.bar_seconds)[rows])),
+        features=torch.from_numpy(scaler.apply(features[rows])),
         time=torch.from_numpy(bar_times(bars.frame)[rows].copy()),
         first_bar=first,
         warmup=datamodule.warmup_bars,

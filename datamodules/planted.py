@@ -160,7 +160,7 @@ def plant(bars: Bars, edge: Edge, generator: np.random.Generator) -> Planted:
     close = noise.close + shift
     moved = LogBars(noise.open, np.maximum(noise.high, close), np.minimum(noise.low, close), close)
     # High and low reach as far as they did, and further where the moved close asks for it.
-    frame = _rebuilt(bars, moved)
+    frame = rebuilt(bars, moved)
     if column is not None:
         frame[EDGE_COLUMN] = column
     digest = hashlib.sha256(np.ascontiguousarray(frame.drop(columns="time").to_numpy(np.float64)).tobytes()).hexdigest()
@@ -294,7 +294,7 @@ def _with_trend(still: FloatArray, moves: FloatArray, gate: FloatArray, trends: 
     return np.array(total)
 
 
-def _rebuilt(bars: Bars, logs: LogBars) -> pd.DataFrame:
+def rebuilt(bars: Bars, logs: LogBars) -> pd.DataFrame:
     """The file's frame with prices from log bars, rounded to the file's digits."""
     frame = bars.frame.copy()
     digits, _ = quote_digits([bars.frame[role].to_numpy() for role in PRICES])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,18 @@ import torch
 from datamodules import cache as disk_cache
 from datamodules.bars.fingerprint import content_hash, differences
 from datamodules.bars.read import Bars, read_bars
-from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.features.compute import (
+    FeatureSpec,
+    compute_features,
+    features_key,
+    load_features,
+    sees_costs,
+    warmup_bars,
+)
 from datamodules.features.scaling import Scaler
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
+from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay, known_cost
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
 
 DEFAULT_COSTS = Costs()
@@ -170,7 +178,10 @@ class WalkForwardDataModule(pl.LightningDataModule):
         start = time.perf_counter()
         bars = self._read()
         self._content = content_hash(bars)
-        key = hashlib.sha256(f"{features_key(self.specs)} {self._content}".encode()).hexdigest()
+        seen = f"{features_key(self.specs)} {self._content}"
+        if sees_costs(self.specs):
+            seen += f" {json.dumps(asdict(self.costs), sort_keys=True)} {bars.point!r}"
+        key = hashlib.sha256(seen.encode()).hexdigest()
         self._fills: FillArrays = fill_arrays(bars.frame, self.costs, self.fill, bars.point, self.source)
         self._time = bar_times(bars.frame)
         first, last = warmup_bars(self.specs), len(bars.frame) - fill_delay(self.fill) - 1
@@ -183,13 +194,17 @@ class WalkForwardDataModule(pl.LightningDataModule):
             )
 
         def compute() -> np.ndarray:
-            return compute_features(bars.frame, self.specs, bars.bar_seconds)
+            return self._computed(bars.frame, bars)
 
         self._features: np.ndarray = self.cache.get(key, compute) if self.cache else compute()
         self.usable = BarRange(first, last)
         self._check_usable()
         self._bars = bars
         self.load_seconds = time.perf_counter() - start
+
+    def _computed(self, frame: pd.DataFrame, bars: Bars, finite: bool = True) -> np.ndarray:
+        cost = known_cost(frame, self.costs, bars.point, self.source) if sees_costs(self.specs) else None
+        return compute_features(frame, self.specs, bars.bar_seconds, finite, cost)
 
     @property
     def source(self) -> str:
@@ -282,7 +297,8 @@ class WalkForwardDataModule(pl.LightningDataModule):
                     f"{self.source}: the price does not move in the train bars {fold.train} of fold {fold.index}"
                 )
             parity = tuple(spec.parity for spec in self.specs)
-            self._scalers[fold.index] = Scaler.fit(self._features[rows], parity, float(returns.std()))
+            free = tuple(spec.scale_free for spec in self.specs)
+            self._scalers[fold.index] = Scaler.fit(self._features[rows], parity, float(returns.std()), free)
         return self._scalers[fold.index]
 
     def _access(self, fold: Fold, role: str, rows: BarRange) -> slice:
@@ -308,6 +324,11 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Bars that each feature needs before its first value, as it declares them."""
         return {spec.label: spec.warmup for spec in self.specs}
 
+    @property
+    def running_features(self) -> set[str]:
+        """Features whose state runs from the first bar of the file: their value depends on where it starts."""
+        return {spec.label for spec in self.specs if spec.running}
+
     def over(self, frame: pd.DataFrame) -> WalkForwardDataModule:
         """The same settings and folds over other bars: what the look-ahead audit compares with.
 
@@ -321,7 +342,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         other.cache = None
         with np.errstate(all="ignore"):
             fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source)
-            features = compute_features(frame, self.specs, self.bars.bar_seconds, finite=False)
+            features = self._computed(frame, self.bars, finite=False)
         other._fills = FillArrays(*(_padded(values, length) for values in fills))
         other._features = _padded(features, length)
         other.row_accesses, other._scalers = {}, {}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "walk-forward": "train, select and test every fold: results/<seed>/",
     "fit": "train one fold (--data.fold k)",
+    "pretrain": "train the prior trader on synthetic markets without end",
     "validate": "evaluate a checkpoint on a fold's validation bars",
     "test": "evaluate a checkpoint on a fold's test bars",
     "predict": "decide on new bars with a trained policy (--ckpt, --data)",
@@ -121,6 +122,7 @@ def _train(command: str, rest: list[str]) -> int:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from datamodules.gymnasium_data import GymnasiumDataModule
+    from datamodules.prior_data import PriorDataModule
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
     from lit_ppo.commands import rerun
@@ -133,7 +135,9 @@ def _train(command: str, rest: list[str]) -> int:
     if command == "walk-forward":
         rest, original = rerun.take_original(rest)
     data: type[pl.LightningDataModule] = WalkForwardDataModule
-    if asks_for_environment(rest):
+    if command == "pretrain":
+        data = PriorDataModule
+    elif asks_for_environment(rest):
         if command in ("walk-forward", "audit", "power"):
             raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _installed: list[int] = []  # the signals that are ours
 RESUMES, NOTHING_KEPT = "everything is saved; --resume goes on from here", "nothing is kept"
-WAYS_ON = {"walk-forward": RESUMES, "fit": "everything is saved; --ckpt_path last goes on from here"}  # by command
+LAST = "everything is saved; --ckpt_path last goes on from here"
+WAYS_ON = {"walk-forward": RESUMES, "fit": LAST, "pretrain": LAST}  # by command
 _way_on = [RESUMES]  # what the message says; of the command that has installed
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 

@@ -15,8 +15,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
+from lit_ppo.market.stretches import Exam
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors, TrainedFold
-from lit_ppo.nets.policy import ObservationPolicy
+from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.ppo.screening import nearest
@@ -34,6 +35,7 @@ from lit_ppo.recipe import (
 )
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
+from lit_ppo.scoring.exam import Marks, mark
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import FACTS
 from lit_ppo.store.results import NOT_TRAINED
@@ -245,16 +247,21 @@ class LitPPO(pl.LightningModule):
         assert self.policy is not None
         return evaluate(self.policy, market, self.recipe.account_features, close_at_end)
 
-    def _evaluated(self, batch: MarketTensors | GymnasiumTask, close_at_end: bool) -> Evaluation | EpisodeEvaluation:
+    def _evaluated(
+        self, batch: MarketTensors | Exam | GymnasiumTask, close_at_end: bool
+    ) -> Evaluation | EpisodeEvaluation | Marks:
         if isinstance(batch, MarketTensors):
             return self.evaluate(batch, close_at_end)
+        if isinstance(batch, Exam):
+            assert isinstance(self.policy, MarketPolicy)
+            return mark(self.policy, batch)
         assert isinstance(self.policy, ObservationPolicy)
         return evaluate_episodes(self.policy, batch, self.seed)
 
-    def validation_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
+    def validation_step(self, batch: MarketTensors | Exam | GymnasiumTask, batch_idx: int) -> None:
         self.validation = self._report("validation", self._evaluated(batch, close_at_end=False))
 
-    def test_step(self, batch: MarketTensors | GymnasiumTask, batch_idx: int) -> None:
+    def test_step(self, batch: MarketTensors | Exam | GymnasiumTask, batch_idx: int) -> None:
         self._report("test", self._evaluated(batch, close_at_end=True))
 
     def predict_step(self, batch: MarketTensors, batch_idx: int) -> dict[str, Tensor]:
@@ -262,7 +269,7 @@ class LitPPO(pl.LightningModule):
         evaluation = self.evaluate(batch, close_at_end=False)
         return {"time": torch.from_numpy(evaluation.ledger.time), "position": torch.from_numpy(evaluation.positions)}
 
-    def _report(self, stage: str, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, float]:
+    def _report(self, stage: str, evaluation: Evaluation | EpisodeEvaluation | Marks) -> dict[str, float]:
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
         metrics[f"{stage}/score"] = evaluation.score
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -276,10 +283,22 @@ class LitPPO(pl.LightningModule):
 
     # Checkpoints
 
+    def untrained_checkpoint(self, datamodule: pl.LightningDataModule) -> dict[str, Any]:
+        """What a trainer would save of a policy that is used as it is, with no training and no trainer."""
+        checkpoint = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": pl.__version__,
+            "state_dict": self.state_dict(),
+            type(datamodule).__qualname__: datamodule.state_dict(),
+        }
+        self.on_save_checkpoint(checkpoint)
+        return checkpoint
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put every rank's learner beside the weights; all ranks get here."""
         own = None if self.learner is None else self.learner.state_dict()
-        if self.trainer.world_size > 1:
+        if self._trainer is not None and self.trainer.world_size > 1:
             states: list[Any] = [None] * self.trainer.world_size
             distributed.all_gather_object(states, own)
         else:

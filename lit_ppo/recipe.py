@@ -15,14 +15,16 @@ import torch
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.market.stretches import MarketStream
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors
 from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.ppo.learner import PPOConfig
 from lit_ppo.seeding import make_generator
+from lit_ppo.store.prior_weights import PriorWeights
 
 Policy = MarketPolicy | ObservationPolicy
-Source = MarketTensors | VectorEnv
+Source = MarketTensors | MarketStream | VectorEnv
 Batch = Source | GymnasiumTask  # what a train batch is
 
 
@@ -42,6 +44,8 @@ class Recipe(PPOConfig):
         recurrent: False is the memoryless control.
         init: start values of the LSTM, "chrono" or "orthogonal".
         episode_bars: bars of one episode of the market environment (account at the encoder only); None: the segment.
+        start: "scratch", "prior" (the released weights of the prior trader, docs/prior.md) or a prior.safetensors of
+            `lit-ppo pretrain`. The network is then theirs, and `total_timesteps: 0` trains nothing.
         optimizer: "adam", or "adamw" with torch's weight decay of 0.01 towards zero.
     Where None is allowed it means the default of the policy that `account_at` chooses.
     """
@@ -59,9 +63,12 @@ class Recipe(PPOConfig):
     init: InitScheme | None = None
     episode_bars: int | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
+    start: str = "scratch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.start != "scratch":
+            self._take_network()
         if self.num_networks is None:
             self.num_networks = 3 if self.account_at == "heads" else 1
         if self.account_at == "encoder" and self.num_networks != 1:
@@ -70,6 +77,24 @@ class Recipe(PPOConfig):
             raise ValueError(
                 "model.episode_bars belongs to `account_at: encoder`; at the heads a stretch is num_steps bars long"
             )
+
+    @property
+    def least_timesteps(self) -> int:
+        return 1 if self.start == "scratch" else 0
+
+    def _take_network(self) -> None:
+        """The network is that of the weights to start from; what is asked for beside it must agree."""
+        weights = PriorWeights.read(self.start)
+        for name, theirs in {**weights.network, "num_networks": 1, "account_at": "heads"}.items():
+            asked = getattr(self, name)
+            default = type(self).__dataclass_fields__[name].default
+            same = list(asked) == list(theirs) if isinstance(theirs, list) and asked is not None else asked == theirs
+            if not same and asked != default:
+                raise ValueError(
+                    f"model.{name} is {asked!r}, but model.start {self.start!r} is a network with {theirs!r}. Leave "
+                    f"model.{name} out, or start from scratch"
+                )
+            setattr(self, name, theirs)
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists only, as a checkpoint keeps them."""
@@ -146,7 +171,7 @@ def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source
 
 def policy_inputs(source: Source) -> dict[str, Any]:
     """Return what a policy must know of its source of experience, as a checkpoint keeps it."""
-    if isinstance(source, MarketTensors):
+    if isinstance(source, MarketTensors | MarketStream):
         return {"feature_names": list(source.feature_names)}
     return {
         "observation_size": source.observation_size,
@@ -164,12 +189,15 @@ def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy
     network |= {"positions": recipe.positions, "generator": make_generator(seed, 0, "weights")}
     if "feature_names" not in inputs:
         return ObservationPolicy(**inputs, **network)
-    return MarketPolicy(
+    policy = MarketPolicy(
         len(inputs["feature_names"]),
         num_networks=recipe.num_networks or 1,
         num_account=len(recipe.account_features) - 1,  # the held position enters by itself
         **network,
     )
+    if recipe.start != "scratch":
+        policy.load_state_dict(PriorWeights.read(recipe.start).fitted(inputs["feature_names"]))
+    return policy
 
 
 def load_policy(checkpoint: Mapping[str, Any]) -> tuple[Policy, Recipe]:

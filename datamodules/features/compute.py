@@ -25,7 +25,7 @@ import pandas as pd
 import talib
 import yaml
 
-from datamodules.features import indicators
+from datamodules.features import core, indicators
 from datamodules.features.indicators import REGISTRY, BarArrays
 from lit_ppo.store.files import check_expansion
 
@@ -60,6 +60,9 @@ class FeatureSpec:
         parity: -1 odd, +1 even, 0 unknown under a mirror of the price.
         source: SHA-256 of a user's module; empty for our own (`code_version` covers those).
         compute: BarArrays -> values [N].
+        scale_free: not to be scaled with the statistics of train.
+        running: its state runs from the first bar of the file, so that another start gives other values; it also sees
+            what trading costs.
     """
 
     label: str
@@ -68,6 +71,8 @@ class FeatureSpec:
     parity: int
     source: str
     compute: Callable[[BarArrays], np.ndarray]
+    scale_free: bool = False
+    running: bool = False
 
 
 def load_features(
@@ -97,7 +102,11 @@ def load_features(
 
 
 def compute_features(
-    frame: pd.DataFrame, specs: Sequence[FeatureSpec], bar_seconds: float, finite: bool = True
+    frame: pd.DataFrame,
+    specs: Sequence[FeatureSpec],
+    bar_seconds: float,
+    finite: bool = True,
+    cost: np.ndarray | None = None,
 ) -> np.ndarray:
     """Compute the feature matrix of a bar file.
 
@@ -106,6 +115,7 @@ def compute_features(
         specs: F features.
         bar_seconds: length of one bar.
         finite: refuse values that are not; False for the look-ahead audit, whose bars have holes on purpose.
+        cost: [N] `market.costs.known_cost` of the bars; features that see it need it (`sees_costs`).
 
     Returns:
         [N, F] float32, not scaled. Within a feature's own warm-up the values are NaN.
@@ -113,7 +123,7 @@ def compute_features(
     Raises:
         ValueError: a feature has a value that is not finite after its warm-up, or a column is missing.
     """
-    data = BarArrays(frame, bar_seconds)
+    data = BarArrays(frame, bar_seconds, cost)
     silent = [spec.label for spec in specs if spec.entry.get("name") in _VOLUME_FEATURES]
     if silent and len(frame) and not data.volume.any():
         warnings.warn(f"The bars have no volume, so {', '.join(silent)} carry no information of it", stacklevel=2)
@@ -132,6 +142,11 @@ def compute_features(
             )
         matrix[spec.warmup :, column] = values[spec.warmup :]
     return matrix
+
+
+def sees_costs(specs: Sequence[FeatureSpec]) -> bool:
+    """Whether a feature depends on what trading costs."""
+    return any(spec.running for spec in specs)
 
 
 def warmup_bars(specs: Sequence[FeatureSpec]) -> int:
@@ -154,8 +169,10 @@ def features_key(specs: Sequence[FeatureSpec]) -> str:
 
 
 def code_version() -> str:
-    """SHA-256 of the source of this module and of the indicators."""
-    return hashlib.sha256(Path(__file__).read_bytes() + Path(indicators.__file__).read_bytes()).hexdigest()
+    """SHA-256 of the source of this module, of the indicators and of the core features."""
+    return hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in (__file__, indicators.__file__, core.__file__))
+    ).hexdigest()
 
 
 def _read_entries(name: str | Path) -> Any:
@@ -214,6 +231,8 @@ def _indicator_spec(name: str, parameters: dict[str, Any]) -> FeatureSpec:
         parity=entry.parity,
         source="",
         compute=lambda data: entry.function(data, **parameters),
+        scale_free=entry.scale_free,
+        running=entry.running,
     )
 
 

@@ -15,9 +15,16 @@ import numpy as np
 import pandas as pd
 
 from datamodules.bars.read import read_bars
-from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
+from datamodules.features.compute import (
+    FeatureSpec,
+    compute_features,
+    features_key,
+    load_features,
+    sees_costs,
+    warmup_bars,
+)
 from datamodules.features.scaling import CLIP, Scaler
-from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays
+from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, known_cost
 
 READER_OPTIONS = ("point", "timezone", "date_format", "separator", "decimal", "thousands", "drop_bad_rows", "sort")
 
@@ -130,7 +137,9 @@ class Feed:
 
     def features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the features [N, F] float32, not scaled; NaN within a feature's warm-up."""
-        return compute_features(_frame(columns), self.specs, self.bar_seconds)
+        frame = _frame(columns)
+        cost = known_cost(frame, self.costs, self.point, "the bars seen") if sees_costs(self.specs) else None
+        return compute_features(frame, self.specs, self.bar_seconds, cost=cost)
 
     def fills(self, columns: Mapping[str, np.ndarray]) -> FillArrays:
         """Fill prices and costs [N] as in training; NaN where they lie beyond the bars.

@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 import talib
 
+from datamodules.features import core
+
 SESSIONS = {  # local time zone, first and last hour of the day's trade; the zones move with daylight saving time
     "tokyo": ("Asia/Tokyo", 9, 15),
     "london": ("Europe/London", 8, 16),
@@ -30,10 +32,14 @@ SESSIONS = {  # local time zone, first and last hour of the day's trade; the zon
 
 @dataclass(frozen=True)
 class BarArrays:
-    """The columns of a bar file as the indicators take them; all float64 [N] but `time`."""
+    """The columns of a bar file as the indicators take them; all float64 [N] but `time`.
+
+    `cost`: what a change of position by one costs at each bar's close, fraction of notional; None: not known here.
+    """
 
     frame: pd.DataFrame
     bar_seconds: float
+    cost: np.ndarray | None = None
     _columns: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def log(self, name: str) -> np.ndarray:
@@ -55,14 +61,33 @@ class BarArrays:
     def time(self) -> pd.DatetimeIndex:
         return pd.DatetimeIndex(self.frame["time"])
 
+    @cached_property
+    def core(self) -> np.ndarray:
+        """[N, F] float32, columns `core.NAMES`.
+
+        Raises:
+            ValueError: nobody said what trading costs.
+        """
+        if self.cost is None:
+            raise ValueError("The core features include the cost of a trade, and no costs were given with these bars")
+        close = self.log("close")
+        seconds = self.time.to_numpy("datetime64[s]").astype(np.int64)
+        return core.core_features(np.diff(close, prepend=close[:1]), seconds, self.bar_seconds, self.cost)
+
 
 @dataclass(frozen=True)
 class Indicator:
-    """One entry of the registry: what computes a feature, the bars it needs first, and its parity."""
+    """One entry of the registry: what computes a feature, the bars it needs first, and its parity.
+
+    A feature that is free of scale enters the policy as it is; others are scaled with the statistics of train. A
+    running one carries its state from the first bar of the file, and sees what trading costs.
+    """
 
     function: Callable[..., np.ndarray]
     warmup: Callable[..., int]
     parity: int
+    scale_free: bool = False
+    running: bool = False
 
 
 REGISTRY: dict[str, Indicator] = {}
@@ -346,3 +371,27 @@ def _place_in_range(data: BarArrays, period: int) -> np.ndarray:
     """-1 where log close is the lowest low of `period` bars, +1 where it is the highest high, 0 if nothing moved."""
     high, low = talib.MAX(data.log("high"), period), talib.MIN(data.log("low"), period)
     return _ratio(2 * data.log("close") - high - low, high - low, 0.0)
+
+
+# The core: what the prior trader sees (`datamodules.features.core`)
+
+
+def _core(column: int) -> Callable[[BarArrays], np.ndarray]:
+    def of_core(data: BarArrays) -> np.ndarray:
+        return data.core[:, column]
+
+    return of_core
+
+
+for _column, (_name, _parity) in enumerate(zip(core.NAMES, core.PARITY, strict=True)):
+    REGISTRY[f"core_{_name}"] = Indicator(
+        _core(_column), lambda: core.START_BARS, _parity, scale_free=True, running=True
+    )
+
+
+def core_hurdle(data: BarArrays, value: float = 0.002) -> np.ndarray:
+    """What a position must earn on average to be held, in volatilities per bar: the prior trader's caution."""
+    return np.full(len(data.frame), core.hurdle_feature(value))
+
+
+REGISTRY["core_hurdle"] = Indicator(core_hurdle, _none, 1, scale_free=True)

@@ -29,8 +29,10 @@ class Scaler:
     reward_scale: float
 
     @classmethod
-    def fit(cls, features: np.ndarray, parity: Sequence[int], reward_scale: float) -> Scaler:
-        """Fit to the train rows `features` [N, F]."""
+    def fit(
+        cls, features: np.ndarray, parity: Sequence[int], reward_scale: float, scale_free: Sequence[bool] | None = None
+    ) -> Scaler:
+        """Fit to the train rows `features` [N, F]; columns that are free of scale stay as they are."""
         total = np.zeros(features.shape[1])
         for chunk in _chunks(features):
             total += chunk.sum(axis=0)
@@ -40,7 +42,8 @@ class Scaler:
             squares += np.square(chunk - mean).sum(axis=0)
         std = np.sqrt(squares / len(features))
         constant = std <= 1e-6 * np.abs(mean)  # float32 keeps seven digits: less than that is rounding
-        return cls(mean, np.where(constant, 1.0, std), reward_scale)
+        as_they_are = np.zeros(features.shape[1], bool) if scale_free is None else np.array(scale_free)
+        return cls(np.where(as_they_are, 0.0, mean), np.where(constant | as_they_are, 1.0, std), reward_scale)
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Scale rows [N, F]; returns a new float32 array."""

@@ -30,12 +30,16 @@ from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
+from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import suitable_threads
+from lit_ppo.scoring.exam import mark
 from lit_ppo.scoring.money import MoneySettings
 from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
+from lit_ppo.store.prior_weights import NETWORK, PriorWeights
+from lit_ppo.store.provenance import code_state
 from lit_ppo.tensorboard import Announcement
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -45,6 +49,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_progress_bar": False,  # an epoch is one PPO iteration: see callbacks.RunProgress
     "log_every_n_steps": 1,
 }
+
+
+TRAINS = ("fit", "pretrain")  # one training, in one folder
 
 
 class UsageError(ValueError):
@@ -188,12 +195,12 @@ class LitPPOCLI(LightningCLI):
                 "--timesteps", type=int, default=100_000, help="bars visited by each training (the model's, if fewer)"
             )
         else:
-            if self.command == "fit":
+            if self.command in TRAINS:
                 parser.add_argument("--overwrite", action="store_true", help="delete the training that is there")
             parser.add_argument(
                 "--ckpt_path",
                 type=str | None,
-                default=None if self.command == "fit" else "selected",
+                default=None if self.command in TRAINS else "selected",
                 help="a checkpoint, a directory of them (its newest), `last`, or `selected` (= `best`)",
             )
 
@@ -266,7 +273,7 @@ class LitPPOCLI(LightningCLI):
         config["default_root_dir"] = str(directory)
         if self.command in ("walk-forward", "audit", "power"):
             config["devices"] = 1
-        if self.command not in ("fit", "walk-forward"):
+        if self.command not in (*TRAINS, "walk-forward"):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
             refuse_link(directory / "hparams.yaml")  # the logger would follow a link to no file
@@ -282,8 +289,9 @@ class LitPPOCLI(LightningCLI):
 
     @property
     def directory(self) -> Path:
-        """Where a command on one fold writes: `trainer.default_root_dir`, else results/fit."""
-        return Path(self.config["trainer"]["default_root_dir"] or "results/fit")
+        """Where a command on one fold writes: `trainer.default_root_dir`, else results/fit (results/pretrain)."""
+        otherwise = "results/pretrain" if self.command == "pretrain" else "results/fit"
+        return Path(self.config["trainer"]["default_root_dir"] or otherwise)
 
     def config_text(self) -> str:
         """The merged configuration as YAML."""
@@ -340,6 +348,8 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
                 _end_other_ranks(trainer)
             raise
         trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
+        if cli.command == "pretrain" and trainer.is_global_zero:
+            _write_prior(cli, module)
         timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
         why = f" ({module.stop_reason})" if module.stop_reason else ""
         chosen = "" if score is None else f", validation score {score:+.4f},"
@@ -347,6 +357,30 @@ def run_on_one_fold(cli: LitPPOCLI) -> None:
             f"{module.timesteps:,} timesteps done{why}; the weights after {timesteps:,}{chosen} are in "
             f"{cli.directory / SELECTED}"
         )
+
+
+def _write_prior(cli: LitPPOCLI, module: LitPPO) -> None:
+    """The weights as others may start from them, with a card of where they come from."""
+    assert isinstance(module.policy, MarketPolicy)
+    marks = mark(module.policy, cli.datamodule.exam())
+    card = {
+        "made_by": "lit-ppo pretrain",
+        "real_bars_seen": 0,
+        "seed": module.seed,
+        "timesteps": module.timesteps,
+        "settings": module.recipe.to_dict(),
+        "data": cli.datamodule.state_dict(),
+        "code": code_state(),
+        "exam": marks.metrics,
+    }
+    settings = module.recipe.to_dict()
+    shape = {name: settings[name] for name in (*NETWORK, "positions") if settings[name] is not None}
+    path = cli.directory / "prior.safetensors"
+    features = tuple(cli.datamodule.stream.feature_names)
+    PriorWeights(module.policy.state_dict(), features, shape, card).write(path)
+    shares = [f"{name.removeprefix('share_')} {100 * x:.0f} %" for name, x in marks.metrics.items() if "share" in name]
+    print("share of the informed trader's result on held-out markets: " + ", ".join(shares))
+    print(f"weights for `model.start: {path}`")
 
 
 def _end_other_ranks(trainer: pl.Trainer) -> None:

@@ -38,7 +38,7 @@ from lit_ppo.scoring.replay import replay
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.store.files import utc_cells
-from lit_ppo.store.results import NOT_TRAINED, FoldRecord, RunFolder
+from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, RunFolder
 from lit_ppo.timing import Stopwatch
 
 
@@ -152,11 +152,16 @@ class WalkForward:
     ) -> tuple[LitPPO, Evaluation]:
         """Train one candidate into `directory`; fills `record` and returns it with its validation."""
         module = self._new_module(fold, data, number)
-        with watch.stage("fit"):
-            trainer = self._fit(module, directory)
-        with watch.stage("checkpoint"):
-            trainer.save_checkpoint(directory / SELECTED, weights_only=True)
-            CheckpointStore(directory).clean()
+        if module.total_timesteps:
+            with watch.stage("fit"):
+                trainer = self._fit(module, directory)
+            with watch.stage("checkpoint"):
+                trainer.save_checkpoint(directory / SELECTED, weights_only=True)
+                CheckpointStore(directory).clean()
+        else:
+            module.stop_reason = PRIOR_DECIDES
+            with watch.stage("checkpoint"):
+                CheckpointStore(directory).save(module.untrained_checkpoint(self.datamodule), SELECTED)
         with watch.stage("validation"):
             chosen = self._validated(module, fold)
         note_fold(record, module, bars_seen(self.datamodule.row_accesses[fold.index]))
@@ -301,8 +306,9 @@ def _line(record: FoldRecord) -> str:
     scores, screen = record.scores, record.details.get("screen")
     if record.stop_reason == NOT_TRAINED:
         return f"fold {record.index:3d}  not trained: {screen_line(record.details['screen'])}"
+    trained = "not trained" if record.stop_reason == PRIOR_DECIDES else f"{record.timesteps:,} bars"
     line = (
-        f"fold {record.index:3d}  {record.timesteps:,} bars  validation {_number(scores['validation/score'])}  "
+        f"fold {record.index:3d}  {trained}  validation {_number(scores['validation/score'])}  "
         f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
     )
     return f"{line}  {passed_of(screen)}" if screen else line

@@ -34,8 +34,13 @@ def note_fold(record: FoldRecord, module: Any, seen: Sequence[int]) -> None:
         seen: [start, stop) bars that training and selection have read.
     """
     steps = module.recipe.steps_per_iteration
+    budget = (
+        module.recipe.total_timesteps
+        if module.learner is None
+        else module.learner.within_passes(module.recipe.total_timesteps)
+    )
     record.details |= {
-        "planned_timesteps": math.ceil(module.learner.within_passes(module.recipe.total_timesteps) / steps) * steps,
+        "planned_timesteps": math.ceil(budget / steps) * steps,
         "visited_timesteps": module.timesteps,
         "seen": list(seen),
         "optimisations": {name: dict(entry) for name, entry in module.optimisations.items()},

@@ -50,6 +50,10 @@ class AuditedData(Protocol):
     def feature_warmups(self) -> dict[str, int]:
         """Bars that each feature declares to need."""
 
+    @property
+    def running_features(self) -> set[str]:
+        """Features whose state runs from the first bar of the file."""
+
     def over(self, frame: pd.DataFrame) -> AuditedData:
         """The same settings and folds over other bars."""
 
@@ -238,7 +242,9 @@ def warmup_findings(data: AuditedData, starts: int = 5) -> list[Finding]:
         rows = len(differs) - np.argmax(differs[::-1], axis=0)
         needed = np.maximum(needed, np.where(differs.any(axis=0), rows, 0))
     return [
-        Finding("warm-up", name, f"needs {need} bars, declares {bars}", need <= bars)
+        Finding("warm-up", name, "its state runs from the first bar of the file: that is data", None)
+        if name in data.running_features
+        else Finding("warm-up", name, f"needs {need} bars, declares {bars}", need <= bars)
         for (name, bars), need in zip(declared.items(), needed.tolist(), strict=True)
     ]
 

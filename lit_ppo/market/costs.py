@@ -118,16 +118,7 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
     time = bar_times(frame)
     if fill != "next_open":
         time = time + bar_interval(time)
-    if costs.spread == "file":
-        if "spread" not in frame:
-            raise ValueError(
-                f"costs.spread is 'file', but {source} has no spread column. "
-                f"Give the spread in price units, for example --data.costs.spread 0.2 (0 for none)"
-            )
-        spread = frame["spread"].to_numpy(np.float64) * point
-    else:
-        spread = np.full(len(price), float(costs.spread))
-    rate = spread / 2 / price + costs.commission_rate + costs.slippage_rate
+    rate = spread_of(frame, costs, point, source) / 2 / price + costs.commission_rate + costs.slippage_rate
     nights = np.diff(nights_charged(time, costs)).astype(np.float64)
     return FillArrays(
         fill_price=_shift(price, delay),
@@ -136,6 +127,28 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
         carry_long=_shift(costs.swap_long_rate * nights, delay, len(price)),
         carry_short=_shift(costs.swap_short_rate * nights, delay, len(price)),
     )
+
+
+def spread_of(frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file") -> np.ndarray:
+    """Spread [N] of each bar, price units.
+
+    Raises:
+        ValueError: `costs.spread` is "file" and the frame has no spread column.
+    """
+    if costs.spread != "file":
+        return np.full(len(frame), float(costs.spread))
+    if "spread" not in frame:
+        raise ValueError(
+            f"costs.spread is 'file', but {source} has no spread column. "
+            f"Give the spread in price units, for example --data.costs.spread 0.2 (0 for none)"
+        )
+    return frame["spread"].to_numpy(np.float64) * point
+
+
+def known_cost(frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file") -> np.ndarray:
+    """What a change of position by one costs at each bar's close [N], fraction of notional: a policy may see it."""
+    price = frame["close"].to_numpy(np.float64)
+    return spread_of(frame, costs, point, source) / 2 / price + costs.commission_rate + costs.slippage_rate
 
 
 def net_return(

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from lit_ppo.envs.account import check_account_features
 from lit_ppo.envs.protocol import EpisodicEnv, VectorEnv
+from lit_ppo.market.stretches import MarketStream
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.nets.lstm import fused_on_cpu
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
@@ -90,8 +91,10 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Refuse combinations that cannot be trained, before any work."""
-        positive = ("num_envs", "num_steps", "total_timesteps", "update_epochs", "num_minibatches", "max_grad_norm")
+        positive = ("num_envs", "num_steps", "update_epochs", "num_minibatches", "max_grad_norm")
         wrong = [f"{name}={getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
+        if self.total_timesteps < self.least_timesteps:
+            wrong.append(f"total_timesteps={self.total_timesteps}")
         wrong += [
             f"{name}={getattr(self, name)}" for name in ("gamma", "gae_lambda") if not 0 <= getattr(self, name) <= 1
         ]
@@ -120,6 +123,11 @@ class PPOConfig:
                 "`estimator: counterfactual` needs `account_features: [position]`: it evaluates every held position, "
                 f"not every path of {tuple(self.account_features)}. Use `estimator: sampled` with more."
             )
+
+    @property
+    def least_timesteps(self) -> int:
+        """A training from scratch needs a timestep; weights that are there already need none."""
+        return 1
 
     @property
     def steps_per_iteration(self) -> int:
@@ -176,18 +184,30 @@ class Learner:
         self.minibatch_generator = make_generator(seed, rank, "minibatches")
         self._start: list[Tensor] = [parameter.detach().clone() for parameter in self._pulled()]
         self._market: MarketTensors | None = None
+        self._stream: MarketStream | None = None
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
         self.screen: InputScreen | None = None
         self.minibatch: Rollout | None = None
 
-    def attach(self, source: MarketTensors | VectorEnv) -> None:
-        """Give the learner its experience: the fold's train bars, or a vector environment.
+    def attach(self, source: MarketTensors | MarketStream | VectorEnv) -> None:
+        """Give the learner its experience: the fold's train bars, a stream of markets, or a vector environment.
 
         Raises:
             ValueError: the source does not fit `account_at`.
         """
-        if isinstance(source, MarketTensors):
+        if isinstance(source, MarketStream):
+            if not isinstance(self.policy, MarketPolicy) or self.config.estimator != "counterfactual":
+                raise ValueError("A stream of markets is learnt from with `estimator: counterfactual` only")
+            if self.policy.num_networks != 1 or self.config.screen_features or self.config.hidden_dropout:
+                raise ValueError(
+                    "A stream of markets has no train window to screen, to spare or to vote about: set "
+                    "model.num_networks: 1, model.screen_features: false and model.hidden_dropout: 0"
+                )
+            self._stream = source.of_rank(self.rank)
+            parity = torch.tensor(source.feature_parity, dtype=torch.float32)
+            self.policy.set_inputs(torch.ones_like(parity), parity, self.config.mirror)
+        elif isinstance(source, MarketTensors):
             if not isinstance(self.policy, MarketPolicy):
                 raise ValueError("`account_at: encoder` learns from a vector environment, not from bars: use MarketEnv")
             if self.config.mirror and not self.policy.symmetric:
@@ -228,7 +248,7 @@ class Learner:
     @property
     def progress(self) -> float:
         """Share of `total_timesteps` done, 0 to 1."""
-        return min(self.timesteps / self.total_timesteps, 1.0)
+        return min(self.timesteps / self.total_timesteps, 1.0) if self.total_timesteps else 1.0
 
     @property
     def finished(self) -> bool:
@@ -257,6 +277,10 @@ class Learner:
                     env.share_statistics(self._of_every_rank)
                 self._collector.policy.set_statistics(*env.observation_statistics)
             return rollout
+        if self._stream is not None:
+            assert isinstance(self.policy, MarketPolicy)
+            market, stretches = self._stream.draw(self.iteration, config.num_envs, config.num_steps)
+            return collect_counterfactual(self.policy, market, stretches, config.gamma, config.gae_lambda)
         if self._market is None:
             raise RuntimeError("Learner.collect before Learner.attach: give it train bars or an environment first")
         assert isinstance(self.policy, MarketPolicy)
@@ -315,9 +339,8 @@ class Learner:
     @torch.no_grad()
     def _pull_to_start(self, learning_rate: float) -> None:
         """Decoupled decay towards the start values (as Loshchilov and Hutter 2019, arXiv:1711.05101, towards 0)."""
-        if not self._start:
+        if not self._start or self._market is None:  # a stream of markets has no window whose noise is learnt
             return
-        assert self._market is not None
         strength = self.config.pull_to_start / (1 + self._market.num_decisions / 200_000)
         torch._foreach_lerp_(list[Tensor](self._pulled()), self._start, learning_rate * strength)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from lit_ppo.envs.account import Account
 from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.market.rewards import sampled_rewards, transition_rewards
+from lit_ppo.market.stretches import MarketStretches
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.nets.lstm import LSTMState
 from lit_ppo.nets.networks import Encoded, PolicyState
@@ -62,16 +63,6 @@ class Rollout(NamedTuple):
             if isinstance(value, torch.Tensor)
         }
         return self._replace(initial_state=self.initial_state.select(sequences), **chosen)
-
-
-class MarketStretches(NamedTuple):
-    """S stretches of `burn_in` + T + 1 consecutive bars; the last bar is only looked at, for its value."""
-
-    features: Tensor  # [burn_in + T + 1, S, F], mirrored where `mirror` says so
-    rows: Tensor  # [T, S] row of each decision in the market
-    mirror: Tensor | None  # [S] +1, or -1 where the stretch is turned upside down
-    hidden_mask: Tensor | None  # [1, S, H]
-    burn_in: int
 
 
 def draw_stretches(

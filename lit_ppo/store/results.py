@@ -47,6 +47,7 @@ _RUN_FILES = (
 )
 
 NOT_TRAINED = "not trained: no feature passed the screen"  # a fold's `stop_reason`
+PRIOR_DECIDES = "not trained: the weights it starts from decide"
 
 
 @dataclass

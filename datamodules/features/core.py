@@ -1,0 +1,318 @@
+"""The core features: what a Bayesian would know of a market's direction, from its prices alone, bar after bar.
+
+    log returns, hours, costs -> one pass, a state of fixed size -> [N, F]
+
+Each is causal and free of scale, and the same code serves real bars and the markets of the prior (`datamodules.prior`).
+A memory of 200 bars cannot hold what 20,000 have shown of a drift; these running statistics can. They carry their
+state from the first bar of the file, so that a later start gives other values: that state is data (docs/prior.md).
+
+    z_t       return of bar t in the volatility known before it, within +-4
+    trends    exponential averages of z, each in its own standard deviations under no edge
+    families  drift; one trend; one wave of the day; a hidden sign that flips: each with unknown size (and length,
+              turns, flip rate), by Bayes: its forecast of z_{t+1} if it is there, and the log odds that it is
+    single    the forecast averaged over the families and over there being none
+    joint     z_{t+1} = beta_t . x_t + noise with everything at once: a Kalman filter, whose beta wanders around 0
+    hours     mean of z in the hour of the coming bar, shrunk towards 0
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+VOLATILITY_BARS = 100.0
+LARGEST_SQUARE = 25.0
+LARGEST_Z = 4.0
+LARGEST_TREND = 2.0
+TREND_BARS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+WAVES = 3  # sine and cosine of one, two and three turns a day
+MEMORIES = (200_000.0, 5_000.0)  # bars in which coefficients wander; the families have the first
+DRIFT_SIZE, TREND_SIZE, WAVE_SIZE, HOUR_SIZE = 0.04, 0.08, 0.08, 0.08  # prior standard deviations, volatilities a bar
+JOINT_SHARE = 0.6  # of these, in the joint filter: with everything at once each is smaller
+REGIME_SIZES = (0.03, 0.06, 0.1, 0.17, 0.3, 0.5)
+REGIME_FLIPS = (0.003, 0.01, 0.03)
+HOUR_MEMORY = 5_000.0  # visits of an hour
+NULL_ODDS = 2.0  # of no edge against each family, beforehand
+START_BARS = 100  # until the volatility is worth dividing by
+
+FAMILIES = ("drift", "trend", "wave", "regime")
+_PARTS = ("drift", "trend", "wave", "all")
+NAMES = (
+    "return",
+    *(f"trend_{bars:g}" for bars in TREND_BARS[1:]),
+    *(f"{family}_{what}" for family in FAMILIES for what in ("forecast", "odds")),
+    "single_forecast",
+    "single_odds",
+    *(f"joint_{part}_{kind}" for part in _PARTS for kind in ("forecast", "t")),
+    "fast_forecast",
+    "fast_t",
+    "hour_forecast",
+    "hour_t",
+    *(f"regime_side_{flip:g}" for flip in REGIME_FLIPS),
+    "regime_flips",
+    "volatility_fast",
+    "volatility_slow",
+    "cost",
+    "bars_seen",
+)
+_EVEN = ("regime_flips", "volatility_fast", "volatility_slow", "cost", "bars_seen")
+PARITY = tuple(1 if name in _EVEN or name.endswith("_odds") else -1 for name in NAMES)
+HURDLE_UNIT = 0.002  # volatilities a bar held; the hurdle enters as the logarithm of its multiple
+MEAN_UNIT = 0.05  # volatilities a bar: forecasts are shown in this unit
+
+
+def core_features(
+    log_return: FloatArray, seconds: NDArray[np.int64], bar_seconds: float, cost: FloatArray
+) -> NDArray[np.float32]:
+    """Compute the core features of one market.
+
+    Args:
+        log_return: [N] of the closes, the first one 0.
+        seconds: [N] open time of each bar, since 1970 UTC.
+        bar_seconds: length of a bar: the coming bar is taken to open so much later. Days have no hours.
+        cost: [N] what a change of position by one costs, fraction of notional, as known at bar t's close; 0 for none.
+
+    Returns:
+        [N, F] float32, columns `NAMES`; the first `START_BARS` rows are of a market not yet known.
+    """
+    turn = 2 * math.pi / 86_400
+    coming = (seconds + int(bar_seconds)) % 86_400
+    has_hours = bar_seconds < 86_400
+    angles = coming * turn if has_hours else np.zeros(len(seconds))
+    waves = np.zeros((len(seconds), 2 * WAVES))
+    if has_hours:
+        for k in range(WAVES):
+            waves[:, 2 * k], waves[:, 2 * k + 1] = np.sin((k + 1) * angles), np.cos((k + 1) * angles)
+    hours = (seconds // 3600 % 24).astype(np.int64) if has_hours else np.full(len(seconds), -1)
+    next_hours = (coming // 3600).astype(np.int64) if has_hours else np.full(len(seconds), -1)
+    out = np.empty((len(log_return), len(NAMES)), dtype=np.float32)
+    _scan(
+        np.ascontiguousarray(log_return, dtype=np.float64),
+        waves,
+        hours,
+        next_hours,
+        np.ascontiguousarray(cost, dtype=np.float64),
+        out,
+        np.array(TREND_BARS),
+        np.array(MEMORIES),
+        np.array(REGIME_SIZES),
+        np.array(REGIME_FLIPS),
+    )
+    return out
+
+
+def hurdle_feature(hurdle: float) -> float:
+    """The policy's input for a hurdle, volatilities per bar held: what a position must earn on average to be held."""
+    return math.log(hurdle / HURDLE_UNIT)
+
+
+def core_volatility(log_return: FloatArray) -> FloatArray:
+    """Volatility [N] of each bar's return, known before the bar: the unit of the core features."""
+    out = np.empty(len(log_return))
+    _volatility(np.ascontiguousarray(log_return, dtype=np.float64), out)
+    return out
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _next_variance(variance: float, square: float, seen: int) -> float:
+    """An average over all bars at first, exponential over VOLATILITY_BARS then; one bar counts at most 25 of it."""
+    if variance <= 0.0:
+        return square
+    rate = max(1.0 / (seen + 1.0), 1.0 / VOLATILITY_BARS)
+    return variance + rate * (min(square, LARGEST_SQUARE * variance) - variance)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _volatility(log_return, out):
+    variance, seen = 0.0, 0
+    for t in range(len(log_return)):
+        out[t] = math.sqrt(variance)
+        square = log_return[t] ** 2
+        if square > 0.0 or variance > 0.0:
+            variance = _next_variance(variance, square, seen)
+            seen += 1
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _learn(beta, P, x, z, keep, start, gain, first, last):
+    """One step of a Kalman filter on x[first:last]; returns the log likelihood of z against that of no edge.
+
+    beta' = keep (beta + P x e / S),   P' = keep^2 (P - P x x' P / S) + (1 - keep^2) P0
+    e = z - beta . x,   S = 1 + x P x
+    """
+    error, spread = z, 1.0
+    for k in range(first, last):
+        error -= beta[k] * x[k]
+        gain[k] = 0.0
+        for j in range(first, last):
+            gain[k] += P[k, j] * x[j]
+        spread += x[k] * gain[k]
+    square = keep * keep
+    for k in range(first, last):
+        beta[k] = keep * (beta[k] + gain[k] / spread * error)
+        for j in range(first, last):
+            P[k, j] = square * (P[k, j] - gain[k] * gain[j] / spread)
+        P[k, k] += (1.0 - square) * start[k]
+    return 0.5 * (z * z - error * error / spread - math.log(spread))
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories, sizes, flips):
+    N, T, W = len(log_return), len(trend_bars), waves.shape[1]
+    K, D = 1 + T + W, 1 + T + W // 2  # regressors; families' variants: drift, trends, waves
+    variance, fast, slow, seen = 0.0, 0.0, 0.0, 0
+    spread_z = 1.0  # running mean square of z: real bars are not normal
+    average, scales, rates = np.zeros(T), np.empty(T), 1.0 / trend_bars
+    for k in range(T):
+        scales[k] = 1.0 / math.sqrt(rates[k] / (2.0 - rates[k]))
+    start = np.empty(K)  # prior variances
+    start[0] = DRIFT_SIZE**2
+    start[1 : 1 + T] = TREND_SIZE**2
+    for k in range(W):
+        start[1 + T + k] = (WAVE_SIZE / (1 + k // 2)) ** 2
+    begins, ends = np.empty(D, np.int64), np.empty(D, np.int64)  # regressors of each variant
+    for d in range(D):
+        begins[d] = d if d < 1 + T else 1 + T + 2 * (d - 1 - T)
+        ends[d] = begins[d] + (1 if d < 1 + T else 2)
+    together = JOINT_SHARE**2 * start
+    beta, P, evidence = np.zeros(K), np.diag(start), np.zeros(D)  # each variant alone, side by side
+    joint, joint_P = np.zeros((2, K)), np.zeros((2, K, K))
+    joint_P[0], joint_P[1] = np.diag(together), np.diag(together)
+    keeps = np.exp(-1.0 / memories)
+    x, gain = np.zeros(K), np.empty(K)
+    hour_n, hour_s = np.zeros(24), np.zeros(24)
+    G, Q = len(sizes), len(flips)
+    up, weight = np.full((G, Q), 0.5), np.zeros((G, Q))  # belief in +1; log evidence of a regime against none
+    tops, sums, means = np.empty(4), np.empty(4), np.empty(4)
+    for t in range(N):
+        # What bar t says of what was known before it
+        square = log_return[t] ** 2
+        z = 0.0
+        if variance > 0.0 and seen >= 20:
+            z = log_return[t] / math.sqrt(variance * spread_z)
+            z = min(max(z, -LARGEST_Z), LARGEST_Z)
+            spread_z += (min(square / variance, 16.0) - spread_z) / 2000.0
+            for d in range(D):
+                evidence[d] = keeps[0] * evidence[d] + _learn(beta, P, x, z, keeps[0], start, gain, begins[d], ends[d])
+            for m in range(2):
+                _learn(joint[m], joint_P[m], x, z, keeps[m], together, gain, 0, K)
+            if hours[t] >= 0:
+                hour_n[hours[t]] = hour_n[hours[t]] * (1.0 - 1.0 / HOUR_MEMORY) + 1.0
+                hour_s[hours[t]] = hour_s[hours[t]] * (1.0 - 1.0 / HOUR_MEMORY) + z
+            for g in range(G):
+                odds = math.exp(2.0 * sizes[g] * z)
+                base = -sizes[g] * z - 0.5 * sizes[g] ** 2
+                for q in range(Q):
+                    p = flips[q] + (1.0 - 2.0 * flips[q]) * up[g, q]
+                    both = p * odds + 1.0 - p
+                    weight[g, q] = keeps[0] * weight[g, q] + math.log(both) + base
+                    up[g, q] = p * odds / both
+            for k in range(T):
+                average[k] += rates[k] * (z - average[k])
+        if square > 0.0 or variance > 0.0:
+            variance = _next_variance(variance, square, seen)
+            capped = min(square, LARGEST_SQUARE * variance)
+            fast = capped if fast <= 0.0 else fast + (capped - fast) * max(1.0 / (seen + 1.0), 1.0 / 15.0)
+            slow = capped if slow <= 0.0 else slow + (capped - slow) * max(1.0 / (seen + 1.0), 1.0 / 1000.0)
+            seen += 1
+        # What is known of bar t + 1
+        x[0] = 1.0
+        for k in range(T):
+            x[1 + k] = min(max(average[k] * scales[k], -LARGEST_TREND), LARGEST_TREND)
+        for k in range(W):
+            x[1 + T + k] = waves[t, k]
+        c = 0
+        out[t, c] = z / 2.0
+        c += 1
+        for k in range(1, T):
+            out[t, c] = x[1 + k]
+            c += 1
+        # The families: evidence and forecast of each, over its variants
+        for f in range(3):
+            first, last = 0, 1
+            if f == 1:
+                first, last = 1, 1 + T
+            elif f == 2:
+                first, last = 1 + T, D
+            top, total, mean = evidence[first], 0.0, 0.0
+            for d in range(first, last):
+                top = max(top, evidence[d])
+            for d in range(first, last):
+                share, forecast = math.exp(evidence[d] - top), 0.0
+                for k in range(begins[d], ends[d]):
+                    forecast += beta[k] * x[k]
+                total += share
+                mean += share * forecast
+            tops[f], sums[f], means[f] = top, total / (last - first), mean / total
+        top, total, mean, flip_sum = weight[0, 0], 0.0, 0.0, 0.0
+        for g in range(G):
+            for q in range(Q):
+                top = max(top, weight[g, q])
+        for g in range(G):
+            for q in range(Q):
+                share = math.exp(weight[g, q] - top)
+                total += share
+                mean += share * sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
+                flip_sum += share * math.log(flips[q] / 0.01)
+        tops[3], sums[3], means[3] = top, total / (G * Q), mean / total
+        highest = 0.0  # no edge
+        for f in range(4):
+            out[t, c] = min(max(means[f] / MEAN_UNIT, -8.0), 8.0)
+            odds = tops[f] + math.log(sums[f])
+            out[t, c + 1] = min(max(odds / 4.0, -2.0), 6.0)
+            highest = max(highest, odds)
+            c += 2
+        edge, single = 0.0, 0.0
+        for f in range(4):
+            share = math.exp(tops[f] + math.log(sums[f]) - highest)
+            edge += share
+            single += share * means[f]
+        none = NULL_ODDS * math.exp(-highest)
+        out[t, c] = min(max(single / (edge + none) / MEAN_UNIT, -8.0), 8.0)
+        out[t, c + 1] = min(max((math.log(edge) + highest - math.log(NULL_ODDS)) / 4.0, -2.0), 6.0)
+        c += 2
+        for part in range(5):
+            m, first, last = 0, 0, 1
+            if part == 1:
+                first, last = 1, 1 + T
+            elif part == 2:
+                first, last = 1 + T, K
+            elif part >= 3:
+                m, first, last = part - 3, 0, K
+            mean, uncertain = 0.0, 0.0
+            for k in range(first, last):
+                mean += joint[m, k] * x[k]
+                for j in range(first, last):
+                    uncertain += x[k] * joint_P[m, k, j] * x[j]
+            out[t, c] = min(max(mean / MEAN_UNIT, -8.0), 8.0)
+            out[t, c + 1] = mean / math.sqrt(uncertain) / 2.0 if uncertain > 1e-12 else 0.0
+            c += 2
+        h = next_hours[t]
+        if h >= 0:
+            out[t, c] = hour_s[h] / (hour_n[h] + 1.0 / HOUR_SIZE**2) / MEAN_UNIT
+            out[t, c + 1] = hour_s[h] / math.sqrt(hour_n[h] + 1.0) / 2.0
+        else:
+            out[t, c], out[t, c + 1] = 0.0, 0.0
+        c += 2
+        for q in range(Q):
+            side, within = 0.0, 0.0
+            for g in range(G):
+                share = math.exp(weight[g, q] - top)
+                within += share
+                side += share * (2.0 * up[g, q] - 1.0)
+            out[t, c] = side / within if within > 0.0 else 0.0
+            c += 1
+        out[t, c] = flip_sum / total
+        c += 1
+        sigma = math.sqrt(variance)
+        out[t, c] = 0.5 * math.log(fast / variance) if variance > 0.0 and fast > 0.0 else 0.0
+        out[t, c + 1] = 0.5 * math.log(slow / variance) if variance > 0.0 and slow > 0.0 else 0.0
+        c += 2
+        in_sigma = cost[t] / sigma if sigma > 0.0 else 1.0
+        out[t, c] = (math.log(max(in_sigma, 1e-3)) + 2.5) / 1.5
+        out[t, c + 1] = (math.log(1.0 + seen) - 7.0) / 2.0

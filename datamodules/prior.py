@@ -1,0 +1,413 @@
+"""The prior: a declared distribution over markets, drawn fresh without end (docs/prior.md).
+
+    market k of seed s -> noise (tails, volatility that clusters, sessions) + edges (kinds, sizes, begin and end)
+        -> core features, prices, costs -> stretches for the learner
+
+A market is a function of (seed, k) alone, so that a training resumes bit for bit without keeping one. No real bar was
+used to make this, to choose its numbers, or to train on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from datamodules.features.core import NAMES, PARITY, START_BARS, core_features, core_volatility, hurdle_feature
+from datamodules.planted import regime_mean
+from lit_ppo.market.stretches import MarketStretches
+from lit_ppo.market.tensors import MarketTensors
+from lit_ppo.seeding import derive_seed
+
+FloatArray = NDArray[np.float64]
+Range = tuple[float, float]
+
+KINDS = ("regime", "trend", "season", "drift")
+UNIT = 0.01  # of a reward: one volatility is a return of 1 %
+FEATURES = (*(f"core_{name}" for name in NAMES), "core_hurdle")
+FEATURE_PARITY = (*PARITY, 1)
+MONDAY = 4 * 86_400  # 1970-01-05
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The distribution. A range is drawn from log-uniformly, unless its meaning says otherwise.
+
+    Attributes:
+        bars: length of a market.
+        bar_seconds: lengths of a bar, equally likely.
+        nothing: probability that there is no edge at all.
+        kinds: weights of regime, trend (momentum and reversion), season and drift.
+        several: probabilities of two and of three kinds at once, of the markets with an edge.
+        switching: probability that a kind is active in parts of the market only.
+        regime, regime_flip: size in volatilities a bar, flips a bar.
+        trend, trend_bars: size; bars of the average that is followed (or faded, as likely).
+        season: size of a wave of one turn a day, or two (one in four), at any phase.
+        drift: size.
+        plain: probability of normal noise of constant volatility.
+        degrees_of_freedom: of the noise's t distribution otherwise.
+        clustering: standard deviation of the log volatility (uniform).
+        clustering_bars: its memory.
+        day_pattern: amplitude of the log volatility's daily wave (uniform).
+        jumps: probability a bar of a jump of 3 to 8 volatilities (uniform).
+        cost: of changing the position by one, in volatilities.
+        hurdle: charge per bar held, in volatilities; the policy is told.
+    """
+
+    bars: Range = (500, 50_000)
+    bar_seconds: Sequence[int] = (60, 300, 900, 900, 1800, 3600, 14_400, 86_400)
+    nothing: float = 0.25
+    kinds: Sequence[float] = (0.4, 0.25, 0.2, 0.15)
+    several: tuple[float, float] = (0.25, 0.05)
+    switching: float = 0.3
+    regime: Range = (0.03, 0.5)
+    regime_flip: Range = (0.002, 0.05)
+    trend: Range = (0.02, 0.3)
+    trend_bars: Range = (2, 60)
+    season: Range = (0.02, 0.25)
+    drift: Range = (0.005, 0.12)
+    plain: float = 0.3
+    degrees_of_freedom: Range = (3, 30)
+    clustering: Range = (0.1, 0.7)
+    clustering_bars: Range = (20, 2_000)
+    day_pattern: Range = (0.0, 0.6)
+    jumps: Range = (0.0, 0.003)
+    cost: Range = (0.005, 0.4)
+    hurdle: Range = (0.0003, 0.006)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no distribution."""
+        for name in ("bars", "regime", "regime_flip", "trend", "trend_bars", "season", "drift", "cost", "hurdle"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"prior.{name} is a range 0 < low <= high, got {low} to {high}")
+        for name in ("nothing", "switching", "plain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"prior.{name} is a probability, got {getattr(self, name)}")
+        if len(self.kinds) != len(KINDS) or min(self.kinds) < 0 or not sum(self.kinds):
+            raise ValueError(f"prior.kinds are weights of {', '.join(KINDS)}, got {self.kinds}")
+        if self.bars[0] < 2 * START_BARS:
+            raise ValueError(f"prior.bars must be at least {2 * START_BARS}, got {self.bars[0]}")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge of a market: what it is, its size in volatilities a bar, and its parameters by name."""
+
+    kind: str
+    size: float
+    parameters: dict[str, float] = field(default_factory=dict)
+    switches: bool = False
+
+
+@dataclass(frozen=True)
+class PriorMarket:
+    """One market, [N] each.
+
+    Attributes:
+        log_return: of the closes.
+        seconds: open time of each bar, since 1970 UTC.
+        bar_seconds: length of a bar.
+        cost: of changing the position by one, fraction of notional.
+        sigma: volatility of each bar known before it, of the noise alone.
+        moves: what bar t's return is on average, given all that was drawn for it, in sigma; the rest is noise.
+        forecast: what can be known at the close of bar t of the move of bar t + 1, in sigma; the last one 0.
+        hurdle: charge per bar held, volatilities.
+        edges: what there is to find.
+    """
+
+    log_return: FloatArray
+    seconds: NDArray[np.int64]
+    bar_seconds: int
+    cost: FloatArray
+    sigma: FloatArray
+    moves: FloatArray
+    forecast: FloatArray
+    hurdle: float
+    edges: tuple[Edge, ...]
+
+    def features(self) -> NDArray[np.float32]:
+        """[N, F] float32: the core features and the hurdle."""
+        core = core_features(self.log_return, self.seconds, self.bar_seconds, self.cost)
+        column = np.full((len(core), 1), hurdle_feature(self.hurdle), dtype=np.float32)
+        return np.concatenate([core, column], axis=1)
+
+
+def draw_market(prior: Prior, seed: int, index: int) -> PriorMarket:
+    """Market `index` of `seed`."""
+    g = np.random.default_rng(derive_seed(seed, index, "market"))
+    length = int(_log_uniform(g, prior.bars))
+    bar_seconds = int(g.choice(np.asarray(prior.bar_seconds)))
+    seconds = _calendar(g, length, bar_seconds)
+    edges = draw_edges(prior, g)
+    hurdle, cost = _log_uniform(g, prior.hurdle), _log_uniform(g, prior.cost)
+    return make_market(prior, g, seconds, bar_seconds, edges, cost, hurdle)
+
+
+def draw_edges(prior: Prior, g: np.random.Generator) -> tuple[Edge, ...]:
+    """None, one, two or three edges."""
+    if g.random() < prior.nothing:
+        return ()
+    weights = np.asarray(prior.kinds, dtype=np.float64) / sum(prior.kinds)
+    two, three = prior.several
+    drawn = g.random()
+    count = 3 if drawn < three else 2 if drawn < two + three else 1
+    chosen = g.choice(len(KINDS), size=min(count, int((weights > 0).sum())), replace=False, p=weights)
+    return tuple(_edge(prior, g, KINDS[kind]) for kind in chosen)
+
+
+def _edge(prior: Prior, g: np.random.Generator, kind: str) -> Edge:
+    size = _log_uniform(g, getattr(prior, kind))
+    parameters: dict[str, float] = {}
+    if kind == "regime":
+        parameters["flip"] = _log_uniform(g, prior.regime_flip)
+    elif kind == "trend":
+        parameters = {"bars": _log_uniform(g, prior.trend_bars), "sign": float(g.choice([-1.0, 1.0]))}
+    elif kind == "season":
+        parameters = {"turns": float(g.choice([1, 1, 1, 2])), "phase": g.uniform(0, 2 * math.pi)}
+    else:
+        parameters["sign"] = float(g.choice([-1.0, 1.0]))
+    return Edge(kind, size, parameters, bool(g.random() < prior.switching))
+
+
+def make_market(
+    prior: Prior,
+    g: np.random.Generator,
+    seconds: NDArray[np.int64],
+    bar_seconds: int,
+    edges: tuple[Edge, ...],
+    cost: float,
+    hurdle: float,
+) -> PriorMarket:
+    """Noise of the prior with these edges; `cost` in volatilities."""
+    noise = _noise(prior, g, seconds)
+    sigma = core_volatility(noise)
+    sigma[:2] = sigma[2]
+    still = noise / sigma
+    length = len(noise)
+    moves, known = np.zeros(length), np.zeros(length)
+    trends: list[tuple[FloatArray, float, float]] = []
+    for edge in edges:
+        gate = _gate(g, length) if edge.switches else np.ones(length)
+        if edge.kind == "trend":
+            trends.append((gate * edge.size * edge.parameters["sign"], edge.parameters["bars"], edge.size))
+            continue
+        if edge.kind == "drift":
+            move = np.full(length, edge.size * edge.parameters["sign"])
+        elif edge.kind == "season":
+            angle = seconds % DAY * (2 * math.pi / DAY)
+            move = edge.size * np.sin(edge.parameters["turns"] * angle + edge.parameters["phase"])
+            if bar_seconds >= DAY:
+                move[:] = 0.0
+        else:
+            flip = edge.parameters["flip"]
+            signs = np.where(g.random(length) < flip, -1.0, 1.0)
+            hidden = edge.size * g.choice([-1.0, 1.0]) * np.multiply.accumulate(signs)
+            moves += gate * hidden
+            known += gate * regime_mean(still + hidden, edge.size, flip)
+            continue
+        moves += gate * move
+        known += gate * move
+    for scale, bars, _ in trends:
+        added = np.empty(length)
+        _follow(still, moves, scale, bars, added)
+        moves, known = moves + added, known + added
+    rate = cost * float(np.median(sigma)) * np.exp(0.2 * g.standard_normal(length))
+    return PriorMarket(
+        log_return=noise + sigma * moves,
+        seconds=seconds,
+        bar_seconds=bar_seconds,
+        cost=rate,
+        sigma=sigma,
+        moves=moves,
+        forecast=np.append(known[1:], 0.0),
+        hurdle=hurdle,
+        edges=edges,
+    )
+
+
+@numba.njit(cache=True)
+def _follow(still, moves, scale, bars, added):  # type: ignore[no-untyped-def]
+    """Moves that follow (or fade) the average of what the market shows, these moves included."""
+    rate = 1.0 / bars
+    spread = math.sqrt(rate / (2.0 - rate))
+    average = 0.0
+    for t in range(len(still)):
+        x = min(max(average / spread, -2.0), 2.0)
+        added[t] = scale[t] * x
+        average += rate * (still[t] + moves[t] + added[t] - average)
+
+
+def _log_uniform(g: np.random.Generator, bounds: Range) -> float:
+    return math.exp(g.uniform(math.log(bounds[0]), math.log(bounds[1])))
+
+
+def _calendar(g: np.random.Generator, length: int, bar_seconds: int) -> NDArray[np.int64]:
+    """Open times of bars: every hour of every day, five days a week with a daily break, or a day session."""
+    kind = g.choice(["always", "week", "session"], p=[0.2, 0.5, 0.3])
+    first = MONDAY + DAY * int(g.integers(0, 15_000))
+    if bar_seconds >= DAY or kind == "always":
+        days = 7 if kind == "always" else 5
+        if bar_seconds >= DAY:
+            index = np.arange(length)
+            return first + (index // days * 7 + index % days) * DAY
+        return first + np.arange(length) * bar_seconds
+    opening, hours = (0, 23) if kind == "week" else (int(g.integers(0, 24)), int(g.integers(6, 11)))
+    of_day = np.arange(max(hours * 3600 // bar_seconds, 1)) * bar_seconds + opening * 3600
+    index = np.arange(length)
+    day = index // len(of_day)
+    return first + (day // 5 * 7 + day % 5) * DAY + of_day[index % len(of_day)]
+
+
+def _noise(prior: Prior, g: np.random.Generator, seconds: NDArray[np.int64]) -> FloatArray:
+    """Log returns [N] without direction."""
+    length = len(seconds)
+    base = _log_uniform(g, (1e-4, 1e-2))
+    if g.random() < prior.plain:
+        return base * g.standard_normal(length)
+    dof = _log_uniform(g, prior.degrees_of_freedom)
+    shocks = g.standard_t(dof, length) / math.sqrt(dof / (dof - 2)) if dof > 2.5 else g.standard_normal(length)
+    deviation = g.uniform(*prior.clustering)
+    keep = math.exp(-1 / _log_uniform(g, prior.clustering_bars))
+    driver = g.standard_normal(length) * deviation * math.sqrt(1 - keep**2)
+    driver[0] = g.standard_normal() * deviation
+    log_volatility = lfilter([1.0], [1.0, -keep], driver)
+    pattern = g.uniform(*prior.day_pattern) * np.cos(seconds % DAY * (2 * math.pi / DAY) + g.uniform(0, 2 * math.pi))
+    jump = np.where(g.random(length) < g.uniform(*prior.jumps), g.uniform(3, 8, length), 1.0)
+    return base * np.exp(log_volatility + pattern) * shocks * jump
+
+
+def _gate(g: np.random.Generator, length: int) -> FloatArray:
+    """1 in parts of the market, 0 in others: one to four borders at random."""
+    borders = np.sort(g.integers(0, length, size=int(g.integers(1, 5))))
+    gate = (np.searchsorted(borders, np.arange(length), side="right") + int(g.integers(2))) % 2
+    return gate.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A market as the learner reads it: [N] each, features [N, F] float32.
+
+    A position earns the mean of the coming bar's return, which the drawing knows, in the place of the return itself.
+    The noise of a bar is independent of all before it, so that the gradient's mean is the same, and its variance is
+    hundreds of times smaller (Rao and Blackwell). The policy still sees nothing but the past.
+    """
+
+    features: NDArray[np.float32]
+    price_return: FloatArray  # UNIT times the mean of the coming bar's return, in current volatilities
+    turnover_cost: FloatArray  # UNIT times the cost in current volatilities
+    carry: float
+
+    @classmethod
+    def of(cls, market: PriorMarket) -> _Drawn:
+        sigma = core_volatility(market.log_return)
+        sigma = np.append(sigma[1:], sigma[-1])
+        mean = np.append((market.moves * market.sigma)[1:], 0.0) / np.maximum(sigma, 1e-12)
+        return cls(
+            market.features(),
+            UNIT * np.clip(mean, -1.0, 1.0),
+            UNIT * np.minimum(market.cost / np.maximum(sigma, 1e-12), 5.0),
+            UNIT * market.hurdle,
+        )
+
+
+class PriorStream:
+    """Stretches of markets of the prior, other ones in every iteration: a `lit_ppo.market.stretches.MarketStream`.
+
+    A ring of the newest `ring` markets is kept; every iteration draws `fresh` new ones in the place of the oldest.
+
+    Args:
+        prior: the distribution.
+        seed: of markets and stretches; every rank has its own.
+        ring, fresh: number of markets.
+        contexts: bars of context without gradient, one of them an iteration; with `context_weights`.
+    """
+
+    feature_names, feature_parity = FEATURES, FEATURE_PARITY
+
+    def __init__(
+        self,
+        prior: Prior,
+        seed: int,
+        ring: int = 256,
+        fresh: int = 10,
+        contexts: Sequence[int] = (64, 256, 1_000),
+        context_weights: Sequence[float] = (0.6, 0.3, 0.1),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if ring < fresh or fresh < 1:
+            raise ValueError(f"a ring of {ring} markets cannot take {fresh} fresh ones an iteration")
+        self.prior, self.seed, self.size, self.fresh = prior, seed, ring, fresh
+        self.contexts, self.weights = tuple(contexts), np.asarray(context_weights) / sum(context_weights)
+        self.device = torch.device(device)
+        self._ring: dict[int, _Drawn] = {}
+
+    def of_rank(self, rank: int) -> PriorStream:
+        if rank == 0:
+            return self
+        other = derive_seed(self.seed, rank, "rank")
+        return PriorStream(self.prior, other, self.size, self.fresh, self.contexts, self.weights.tolist(), self.device)
+
+    def to(self, device: torch.device | str) -> PriorStream:
+        if torch.device(device) == self.device:
+            return self
+        return PriorStream(self.prior, self.seed, self.size, self.fresh, self.contexts, self.weights.tolist(), device)
+
+    def _market(self, index: int) -> _Drawn:
+        if index not in self._ring:
+            self._ring[index] = _Drawn.of(draw_market(self.prior, self.seed, index))
+        return self._ring[index]
+
+    def draw(self, iteration: int, num_sequences: int, num_steps: int) -> tuple[MarketTensors, MarketStretches]:
+        """The stretches of one iteration, a function of (seed, iteration)."""
+        g = np.random.default_rng(derive_seed(self.seed, iteration, "stretches"))
+        first = iteration * self.fresh
+        for old in [index for index in self._ring if index < first]:
+            del self._ring[old]
+        burn_in = int(self.contexts[g.choice(len(self.contexts), p=self.weights)])
+        needed = burn_in + num_steps + 1
+        chosen = (
+            first + g.permutation(self.size)[:num_sequences]
+            if num_sequences <= self.size
+            else first + g.integers(self.size, size=num_sequences)
+        )
+        features = np.zeros((needed, num_sequences, len(FEATURES)), dtype=np.float32)
+        columns = {name: np.zeros((num_steps, num_sequences)) for name in ("price_return", "turnover_cost", "carry")}
+        for s, index in enumerate(chosen):
+            market = self._market(int(index))
+            length = len(market.features)
+            start = START_BARS + int(g.integers(max(length - START_BARS - num_steps - 1, 1)))  # the first decision
+            begin = max(start - burn_in, 0)
+            seen_of_it = market.features[begin : start + num_steps + 1]
+            features[needed - len(seen_of_it) :, s] = seen_of_it
+            own = slice(start, start + num_steps)
+            columns["price_return"][:, s] = market.price_return[own]
+            columns["turnover_cost"][:, s] = market.turnover_cost[own]
+            columns["carry"][:, s] = market.carry
+        flat = {name: torch.from_numpy(values.reshape(-1)).to(self.device) for name, values in columns.items()}
+        seen = torch.from_numpy(features).to(self.device)
+        count = num_steps * num_sequences
+        tensors = MarketTensors(
+            features=seen[burn_in:-1].reshape(count, -1),
+            price_return=flat["price_return"],
+            turnover_cost=flat["turnover_cost"],
+            carry_long=flat["carry"],
+            carry_short=flat["carry"],
+            fill_price=torch.ones(count, dtype=torch.float64, device=self.device),
+            time=torch.zeros(count, dtype=torch.int64, device=self.device),
+            first_bar=0,
+            warmup=0,
+            reward_scale=UNIT,
+            bars_per_year=1.0,
+            feature_names=FEATURES,
+            feature_parity=FEATURE_PARITY,
+        )
+        rows = torch.arange(count, device=self.device).view(num_steps, num_sequences)
+        return tensors, MarketStretches(seen, rows, None, None, burn_in)

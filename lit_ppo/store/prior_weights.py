@@ -1,0 +1,92 @@
+"""The prior trader's weights as a file: safetensors, with a card that says where they come from (docs/prior.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lit_ppo.store.atomic import atomic_write
+
+RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
+NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
+
+
+@dataclass(frozen=True)
+class PriorWeights:
+    """A trained policy to start from.
+
+    Attributes:
+        tensors: the policy's state dict, of one network.
+        features: names of its inputs, in order.
+        network: the settings that its shape follows from, `NETWORK` and positions.
+        card: how it was made, plain JSON: prior, seed, steps, commit, scores.
+    """
+
+    tensors: dict[str, Tensor]
+    features: tuple[str, ...]
+    network: dict[str, Any]
+    card: dict[str, Any]
+
+    def write(self, path: str | Path) -> None:
+        """Write it whole or not at all."""
+        described = {"features": list(self.features), "network": self.network, "card": self.card}
+        metadata = {"format": "pt", "lit_ppo_prior": json.dumps(described, sort_keys=True)}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        atomic_write(Path(path), save(tensors, metadata))
+
+    @classmethod
+    def read(cls, path: str | Path) -> PriorWeights:
+        """Read a file, `prior` being the released one.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is no such file.
+        """
+        file = RELEASED if str(path) == "prior" else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"model.start {str(path)!r}: there are no weights at {file}. Name `prior` (the released ones), "
+                "`scratch`, or the prior.safetensors of a `lit-ppo pretrain`"
+            )
+        try:
+            with safe_open(file, "pt") as opened:
+                described = json.loads((opened.metadata() or {}).get("lit_ppo_prior", "null"))
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
+        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"model.start: {file} cannot be read as weights of a prior trader: {error}") from error
+        if not isinstance(described, Mapping) or not {"features", "network", "card"} <= described.keys():
+            raise ValueError(
+                f"model.start: {file} holds tensors, but not what they are weights of. Make it with `lit-ppo pretrain`"
+            )
+        return cls(tensors, tuple(described["features"]), dict(described["network"]), dict(described["card"]))
+
+    def fitted(self, feature_names: Sequence[str]) -> dict[str, Tensor]:
+        """The state dict for a policy that sees these features: further ones enter with weight 0.
+
+        Raises:
+            ValueError: a feature that the weights need is missing.
+        """
+        missing = [name for name in self.features if name not in feature_names]
+        if missing:
+            raise ValueError(
+                f"model.start: these weights see {len(self.features)} features, and data.features lacks "
+                f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Set data.features: core, or a list "
+                "that holds configs/features/core.yaml and yours"
+            )
+        columns = [list(feature_names).index(name) for name in self.features]
+        fitted = dict(self.tensors)
+        for name, tensor in self.tensors.items():
+            if name.endswith("weight_ih.0"):
+                fitted[name] = tensor.new_zeros(len(tensor), len(feature_names))
+                fitted[name][:, columns] = tensor
+            elif name in ("input_gain", "mirror_sign"):
+                fitted[name] = tensor.new_ones(len(feature_names))
+                fitted[name][columns] = tensor
+        return fitted
