@@ -65,7 +65,7 @@ def test_what_cannot_be_started_from_is_refused(weights, tmp_path):
         Recipe(start=str(damaged))
     with pytest.raises(ValueError, match=r"model\.hidden_size is 32"):
         Recipe(start=str(weights), hidden_size=32)
-    with pytest.raises(ValueError, match="data.features lacks core_bars_seen"):
+    with pytest.raises(ValueError, match=r"data\.features lacks core_bars_seen"):
         build_policy(Recipe(start=str(weights)), {"feature_names": list(FEATURES[:-2])}, 0)
     with pytest.raises(ValueError, match="total_timesteps=0"):
         Recipe(total_timesteps=0)
