@@ -156,7 +156,7 @@ def remedies(settings: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     tries = ["a longer window (data.train_size)"]
     if not split["expand_train"]:
         tries.append("an expanding one (data.expand_train: true)")
-    if settings.get("start", "scratch") == "scratch":
+    if settings.get("start", "prior") != "prior":
         tries.append("starting from the prior trader (model.start: prior)")
     tries.append("more instruments")
     return f"What would raise it: {', '.join(tries[:-1])}, {tries[-1]}."
