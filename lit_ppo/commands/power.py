@@ -89,6 +89,7 @@ def power(cli: LitPPOCLI, make: EdgeMaker, console: Console | None = None) -> in
         f"{subject.data.source}: {len(battery.edges)} edges, each {len(battery.seeds)} seeds of {battery.folds} of "
         f"{len(subject.data.folds)} folds, spread over the file",
         highlight=False,
+        markup=False,  # a file's name is no markup
     )
     found = run_battery(subject, battery, lambda row: console.print(row_line(row), highlight=False))
     record = power_record(cli, battery, found) | {"seconds": round(time.perf_counter() - started, 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,10 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     console.print(_paths(run, done))
     for line in _statistics(run):
         console.print(line, highlight=False)
-    power = power_of(run, merged_settings(run))
+    here = run.path.is_relative_to(Path.cwd())
+    power = power_of(run, merged_settings(run), "" if here else str(run.path))
     if power is not None:
-        console.print(power.text, highlight=False)
+        console.print(power.text, highlight=False, markup=False, soft_wrap=True)  # its command may be copied
 
 
 def _fraction(run: Run, net: Any) -> float:

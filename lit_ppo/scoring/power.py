@@ -156,7 +156,7 @@ def remedies(settings: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     tries = ["a longer window (data.train_size)"]
     if not split["expand_train"]:
         tries.append("an expanding one (data.expand_train: true)")
-    if settings.get("start", "scratch") == "scratch":
+    if settings.get("start", "prior") != "prior":
         tries.append("starting from the prior trader (model.start: prior)")
     tries.append("more instruments")
     return f"What would raise it: {', '.join(tries[:-1])}, {tries[-1]}."
@@ -211,12 +211,13 @@ def read_power(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def power_of(run: Run, config: Mapping[str, Any]) -> Power | None:
+def power_of(run: Run, config: Mapping[str, Any], folder: str = "") -> Power | None:
     """What this run could have found, from a power.json in its folder or beside it; None on a market of known optimum.
 
     Args:
         run: as read.
         config: its merged configuration.
+        folder: how the command names the run's folder; "": as a page that travels may.
     """
     if "oracle" in run.record:
         return None
@@ -236,7 +237,7 @@ def power_of(run: Run, config: Mapping[str, Any]) -> Power | None:
         if not others:
             return Power(True, sentence(record), remedies(settings["model"], record["data"]["split"]))
         why = f" ({FILE_NAME} is of another {', '.join(others[:3])})"
-    command = f"lit-ppo power --from {shown_path(run.path)}"
+    command = f"lit-ppo power --from {folder or shown_path(run.path)}"
     return Power(False, f"What could not have been found is unknown{why}: run {command}", "")
 
 

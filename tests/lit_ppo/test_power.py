@@ -191,7 +191,7 @@ def test_the_sentence_says_what_no_edge_means():
 
 def test_what_would_raise_the_power_is_not_what_is_done_already():
     assert "data.expand_train" in remedies({}, SPLIT)
-    assert "model.start: prior" in remedies({}, SPLIT)
+    assert "model.start: prior" in remedies({"start": "scratch"}, SPLIT)
     done = remedies({"start": "prior"}, {**SPLIT, "expand_train": True})
     assert "expand_train" not in done
     assert "start" not in done
@@ -272,7 +272,9 @@ def test_a_runs_own_recipe_is_measured_and_its_page_says_so(tmp_path, capsys):
     run = lit_ppo.walk_forward(
         market().bars().frame, **RECIPE, fold_limit=1, costs={"spread": 1e-4}, results=tmp_path / "runs"
     )
-    assert "What could not have been found is unknown: run lit-ppo power --from 5" in capsys.readouterr().out
+    assert (
+        f"What could not have been found is unknown: run lit-ppo power --from {run.path}\n" in capsys.readouterr().out
+    )
     assert "run lit-ppo power --from 5" in run.report().read_text(encoding="utf-8")
     small = ["--kinds=[season]", "--sharpes=[12]", "--seeds=1", "--folds=1"]
     assert main(["power", "--from", str(run.path), *small]) == 0
