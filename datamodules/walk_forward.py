@@ -18,6 +18,7 @@ import torch
 
 from datamodules import cache as disk_cache
 from datamodules.bars.fingerprint import content_hash, differences
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.read import Bars, read_bars
 from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
 from datamodules.features.scaling import Scaler
@@ -66,13 +67,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         cache_max_bytes: bound on the cache's size.
         allow_modules: modules that features may be imported from, besides this project's; on the command line they
             are named by `--allow-module NAME`, and a configuration cannot add any.
-        point: size of a point in price units; None infers it from the quotes' digits.
-        timezone: time zone of naive times in the file; None is UTC.
-        date_format: strptime format of the file's dates where they are ambiguous.
-        separator, decimal: of the file; None detects them.
-        thousands: separator of thousands; None refuses numbers with one.
-        drop_bad_rows: leave out a few defective rows instead of refusing the file.
-        sort: sort an unordered file by time.
+        reader: how to read the file: the fields of `ReaderOptions`, as `data.point`, `data.timezone`, ...
 
     Attributes:
         row_accesses: by fold and role, the bars whose features (`train`, `validation`, `test`, `scaler`) and whose
@@ -100,14 +95,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         cache_dir: str | None = None,
         cache_max_bytes: int = disk_cache.DEFAULT_MAX_BYTES,
         allow_modules: list[str] | None = None,
-        point: float | None = None,
-        timezone: str | None = None,
-        date_format: str | None = None,
-        separator: str | None = None,
-        decimal: str | None = None,
-        thousands: str | None = None,
-        drop_bad_rows: bool = False,
-        sort: bool = False,
+        **reader: Any,
     ) -> None:
         super().__init__()
         if (path is None) == (synthetic is None):
@@ -139,16 +127,12 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self.specs: list[FeatureSpec] = load_features(features, allow_modules or ())
         self.cache = disk_cache.FeatureCache(cache_dir, cache_max_bytes) if cache else None
         self._cache_dir = cache_dir
-        self._reader_options: dict[str, Any] = {
-            "point": point,
-            "timezone": timezone,
-            "date_format": date_format,
-            "separator": separator,
-            "decimal": decimal,
-            "thousands": thousands,
-            "drop_bad_rows": drop_bad_rows,
-            "sort": sort,
-        }
+        self.reader = ReaderOptions(**reader)
+        if self.reader.close_only and fill == "next_open":
+            raise ValueError(
+                "data.close_only makes each bar open at the close before it, so data.fill next_open would execute a "
+                "decision at the very close it was made from. Set data.fill to next_close (--data.fill next_close)"
+            )
         self.row_accesses: dict[int, dict[str, BarRange]] = {}
         self.load_seconds = 0.0
         self._bars: Bars | None = None
@@ -209,7 +193,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         if self.synthetic is not None:
             return self.synthetic.bars()
         assert self.path is not None
-        return read_bars(self.path, **self._reader_options)
+        return read_bars(self.path, **asdict(self.reader))
 
     def _check_usable(self) -> None:
         """Every row of a segment must be a number: NaN would spread through the LSTM or the equity in silence."""

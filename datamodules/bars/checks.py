@@ -52,8 +52,10 @@ def check_rows(columns: dict[str, np.ndarray], lines: np.ndarray, usable: np.nda
         bad[rows] = True
         book.add(kind, lines[rows], lambda i: what.format(*(repr(float(x[rows[i]])) for x in values)), remedy)
 
-    for role in PRICES:
-        x = columns[role]
+    for role in (*PRICES, "adjusted_close"):
+        x = columns.get(role)
+        if x is None or (x is c and role != "close"):  # closes alone stand for all four: say it once
+            continue
         found(
             f"{role} not positive",
             x <= 0,

@@ -7,19 +7,20 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.read import read_bars
 from datamodules.features.compute import FeatureSpec, compute_features, features_key, load_features, warmup_bars
 from datamodules.features.scaling import CLIP, Scaler
 from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays
 
-READER_OPTIONS = ("point", "timezone", "date_format", "separator", "decimal", "thousands", "drop_bad_rows", "sort")
+READER_OPTIONS = tuple(option.name for option in fields(ReaderOptions))
 
 
 @dataclass(frozen=True)
