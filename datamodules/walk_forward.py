@@ -394,7 +394,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             "features": [spec.label for spec in self.specs],
             "features_sha256": features_key(self.specs),
             "fill": self.fill,
-            "costs": asdict(self.costs),
+            "costs": self.costs.to_dict(),
             "split": asdict(self.split),
             "warmup_bars": self.warmup_bars,
         }

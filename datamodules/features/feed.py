@@ -90,7 +90,7 @@ class Feed:
             point=fingerprint["point"],
             memory_bars=fingerprint["warmup_bars"],
             other_code=features_key(specs) != fingerprint["features_sha256"],
-            costs=Costs(**fingerprint["costs"]),
+            costs=Costs.from_dict(fingerprint["costs"], allow_modules),
             fill=fingerprint["fill"],
             reader={name: value for name, value in reader.items() if value is not None},
         )
