@@ -304,7 +304,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         other._content = content_hash(other._bars)
         other.cache = None
         with np.errstate(all="ignore"):
-            fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source)
+            fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source, possible=False)
             features = compute_features(frame, self.specs, self.bars.bar_seconds, finite=False)
         other._fills = FillArrays(*(_padded(values, length) for values in fills))
         other._features = _padded(features, length)

@@ -54,7 +54,7 @@ _HEADERLESS = {  # number of fields after the time -> roles
     7: (*PRICES, "tick_volume", "volume", "spread"),
 }
 # Binance's public klines, which have a header for futures and none for spot
-_KLINES = ("open_time", *PRICES, "volume", "close_time", "quote_volume", "count")
+_KLINES: tuple[str, ...] = ("open_time", *PRICES, "volume", "close_time", "quote_volume", "count")
 _KLINES += ("taker_buy_volume", "taker_buy_quote_volume", "ignore")
 
 

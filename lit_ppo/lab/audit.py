@@ -116,8 +116,10 @@ class _Known:
     @classmethod
     def of(cls, data: AuditedData, fold: int, policy: Policy, account_features: Sequence[str]) -> _Known:
         market = data.test_segment(fold)
-        # The books refuse holes; only what lies before them is compared.
+        # The books refuse holes and, where noise lets a low exceed a high, costs below 0; only what lies before is
+        # compared.
         whole: dict[str, Any] = {name: torch.nan_to_num(getattr(market, name), nan=0.0) for name in MONEY}
+        whole["turnover_cost"] = whole["turnover_cost"].clamp(min=0.0)
         with np.errstate(all="ignore"):
             traded = evaluate(policy, replace(market, **whole), account_features)
         scaler = data.fold_data(fold).scaler

@@ -67,8 +67,8 @@ class Costs:
 
     Attributes:
         spread: "file" takes each bar's own spread (points times point size); a number is in price units (0.2 = $0.20);
-            1.5bp or 0.02% is a share of the price. It is the whole distance of bid and ask: half of it is paid per unit
-            of position changed, so a round trip pays it once.
+            1.5bp or 0.02% is a share of the price. It is the whole distance of bid and ask: half of it is paid per
+            unit of position changed, so a round trip pays it once.
         commission_rate: per unit of position changed, e.g. 0.00002.
         slippage_rate: per unit of position changed: how much worse than the quote a fill is.
         swap_long_rate, swap_short_rate: per unit of position and night held; positive is paid, negative is earned.
@@ -126,7 +126,7 @@ class Costs:
             )
         if self.model is not None and not (isinstance(self.model, CostModel) and is_dataclass(self.model)):
             raise ValueError(
-                f"costs.model must be a dataclass derived from lit_ppo.market.costs.CostModel, so that a run can record "
+                "costs.model must be a dataclass derived from lit_ppo.market.costs.CostModel, so that a run can record "
                 f"it; got {self.model!r}"
             )
 
@@ -197,7 +197,9 @@ def fill_delay(fill: str) -> int:
     return 0 if fill == "same_close" else 1
 
 
-def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, source: str = "the bar file") -> FillArrays:
+def fill_arrays(
+    frame: pd.DataFrame, costs: Costs, fill: str, point: float, source: str = "the bar file", possible: bool = True
+) -> FillArrays:
     """Price every possible decision of a bar file.
 
         rho_t   = P_{t+1} / P_t - 1                                     P_t: fill price of decision t
@@ -210,14 +212,15 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
         fill: next_open (open of bar t+1), next_close (close of bar t+1) or same_close (close of bar t).
         point: size of one point in price units; turns the spread column into price units.
         source: name of the file, for error messages.
+        possible: refuse costs below 0; False for the look-ahead audit, whose bars have lows above highs on purpose.
 
     Returns:
         Arrays of the frame's length. `next_*` fills leave the last row of fill_price and turnover_cost NaN, and the
         last two rows of the others; `same_close` leaves none and one.
 
     Raises:
-        ValueError: unknown fill, `costs.spread` is "file" and the frame has no spread column, or a cost model that gives
-            another number of values, or one below 0.
+        ValueError: unknown fill, `costs.spread` is "file" and the frame has no spread column, or a cost model that
+            gives another number of values, or one below 0.
     """
     delay = fill_delay(fill)
     price = frame["open" if fill == "next_open" else "close"].to_numpy(np.float64)
@@ -237,7 +240,7 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
         spread = np.full(len(price), float(costs.spread))
     rate = spread / 2 / price + float(costs.commission_rate) + float(costs.slippage_rate)
     if costs.model is not None:
-        rate = rate + _model_costs(costs.model, frame, price, point)
+        rate = rate + _model_costs(costs.model, frame, price, point, possible)
     nights = np.diff(nights_charged(time, costs)).astype(np.float64)
     return FillArrays(
         fill_price=_shift(price, delay),
@@ -248,13 +251,13 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
     )
 
 
-def _model_costs(model: CostModel, frame: pd.DataFrame, price: np.ndarray, point: float) -> np.ndarray:
+def _model_costs(model: CostModel, frame: pd.DataFrame, price: np.ndarray, point: float, possible: bool) -> np.ndarray:
     name = type(model).__name__
     costs = np.asarray(model.turnover_cost(frame.copy(), price.copy(), point), dtype=np.float64)
     if costs.shape != price.shape:
         raise ValueError(f"Cost model {name} must give one cost per bar, {len(price)}, got {costs.shape}")
     below = np.flatnonzero(costs < 0)
-    if below.size:
+    if below.size and possible:
         raise ValueError(
             f"Cost model {name} gives {costs[below[0]]} at bar {below[0]} ({frame['time'].iloc[below[0]]}), and "
             f"{below.size} costs below 0 in all. A cost is a fraction of notional >= 0; correct turnover_cost"

@@ -91,7 +91,7 @@ def test_what_is_honest_passes_with_an_agent_that_trades(recipe, fill):
 
 @dataclass(frozen=True)
 class RangeCost(CostModel):
-    """A share of the bar's range; `ahead` bars late, so that it looks ahead where that is below 0."""
+    """A share of the range of the bar `lag` bars before: a later one below 0. 99: relative to the whole file."""
 
     lag: int = 0
 
@@ -100,9 +100,9 @@ class RangeCost(CostModel):
         return (0.1 * spans / spans.mean() * 1e-4 if self.lag == 99 else 0.01 * spans / price).to_numpy()
 
 
-@pytest.mark.parametrize(("lag", "leaks"), [(0, False), (1, False), (-1, True), (99, True)])
+@pytest.mark.parametrize(("lag", "leaks"), [(1, False), (-1, True), (99, True)])
 def test_a_cost_model_that_uses_later_bars_is_caught(lag, leaks):
-    findings = findings_of(small(costs=Costs(spread="1bp", model=RangeCost(lag))), points=8)
+    findings = findings_of(small(costs=Costs(spread="1bp", model=RangeCost(lag))), points=4)
     caught = failed(findings)
     assert (("future bars noise", "costs") in caught) == leaks
     assert {what for _, what in caught} <= {"costs", "equity"}

@@ -133,7 +133,7 @@ def test_a_model_that_no_run_could_record_is_refused():
             return 0 * price
 
     for model in (Plain(), lambda frame, price, point: price):
-        with pytest.raises(ValueError, match="costs.model must be a dataclass derived from"):
+        with pytest.raises(ValueError, match=r"costs\.model must be a dataclass derived from"):
             Costs(model=model)
 
 
