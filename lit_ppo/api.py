@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lit_ppo.report.analysis import Analysis
     from lit_ppo.report.verdict import Verdict
 
-REQUIRED = ("time", "open", "high", "low", "close")
+REQUIRED = ("time", "close")  # with close_only nothing else is needed; without it the reader asks for the rest
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def walk_forward(
 
     Args:
         bars: a bar file, or a DataFrame with time (UTC), open, high, low, close and, where there are any, volume,
-            spread (points) and further columns of numbers. A DataFrame is kept as RESULTS/bars/<hash>.csv, so that the
-            run can be repeated.
+            spread (points) and further columns of numbers; with close_only=True time and close suffice. A DataFrame is
+            kept as RESULTS/bars/<hash>.csv, so that the run can be repeated.
         model, trainer: keys of `model.*` and `trainer.*`.
         costs: keys of `data.costs.*`, or a `Costs`, or a `CostModel` of your own, which is added to the recipe's costs
             and comes from a module that can be imported.
@@ -264,7 +264,7 @@ def _csv(bars: pd.DataFrame) -> bytes:
     frame = bars if "time" in bars.columns else bars.rename_axis("time").reset_index()
     if missing := [name for name in REQUIRED if name not in frame.columns]:
         raise ValueError(
-            f"A DataFrame of bars needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} not found among "
+            f"A DataFrame of bars needs time, open, high, low and close; {', '.join(missing)} not found among "
             f"{', '.join(map(str, frame.columns))}"
         )
     times = pd.to_datetime(frame["time"], utc=True)

@@ -102,7 +102,7 @@ class RangeCost(CostModel):
 
 @pytest.mark.parametrize(("lag", "leaks"), [(1, False), (-1, True), (99, True)])
 def test_a_cost_model_that_uses_later_bars_is_caught(lag, leaks):
-    findings = findings_of(small(costs=Costs(spread="1bp", model=RangeCost(lag))), points=4)
+    findings = findings_of(small(costs=Costs(spread="1bp", model=RangeCost(lag))), points=2)
     caught = failed(findings)
     assert (("future bars noise", "costs") in caught) == leaks
     assert {what for _, what in caught} <= {"costs", "equity"}
