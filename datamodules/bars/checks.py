@@ -298,7 +298,7 @@ def oddities(time: np.ndarray, columns: dict[str, np.ndarray], point: float) -> 
     spread = columns.get("spread")
     if spread is not None:
         if (spread != np.rint(spread)).any():
-            told.append("the spread has decimals: it is read as points; if it is in price units, pass costs.spread")
+            told.append("the spread has decimals: it is read as points; if it is in price units, pass --point 1")
         share = float(np.median(spread * point / c))
         if share > 0.005:
             told.append(f"the median spread is {100 * share:.2f} % of the price: is the point size {point:g} right?")

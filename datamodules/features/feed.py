@@ -33,7 +33,8 @@ class Feed:
         bar_seconds, point: of the bars it was trained on; new ones must have the same.
         memory_bars: bars that warm the LSTM up before the first decision.
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
-        costs, fill: of the training: what an account earns and pays.
+        costs, fill: of the training: what an account earns and pays; costs as plain data, see `Costs.from_dict`.
+        allow_modules: modules that a cost model may be imported from.
         reader: options of the bar reader.
     """
 
@@ -43,7 +44,8 @@ class Feed:
     point: float
     memory_bars: int
     other_code: bool
-    costs: Costs
+    costs: Mapping[str, Any]
+    allow_modules: Sequence[str]
     fill: str
     reader: Mapping[str, Any]
 
@@ -90,7 +92,8 @@ class Feed:
             point=fingerprint["point"],
             memory_bars=fingerprint["warmup_bars"],
             other_code=features_key(specs) != fingerprint["features_sha256"],
-            costs=Costs.from_dict(fingerprint["costs"], allow_modules),
+            costs=fingerprint["costs"],
+            allow_modules=allow_modules,
             fill=fingerprint["fill"],
             reader={name: value for name, value in reader.items() if value is not None},
         )
@@ -137,14 +140,16 @@ class Feed:
         """Fill prices and costs [N] as in training; NaN where they lie beyond the bars.
 
         Raises:
-            ValueError: the training took the spread from its bars, and these have none.
+            ValueError: the training took the spread from its bars, and these have none; or its cost model is in a
+                module that is not allowed.
         """
-        if self.costs.spread == "file" and "spread" not in columns:
+        costs = Costs.from_dict(self.costs, self.allow_modules)
+        if costs.spread == "file" and "spread" not in columns:
             raise ValueError(
                 "The policy sees what its account has earned, with the spread that stands in the bar file, but the new "
                 "bars have no spread column. Give bars with one, or train with a number for data.costs.spread"
             )
-        return fill_arrays(_frame(columns), self.costs, self.fill, self.point, "the bars seen")
+        return fill_arrays(_frame(columns), costs, self.fill, self.point, "the bars seen")
 
     def scale(self, features: np.ndarray) -> np.ndarray:
         """Scale features [N, F] as in training: float32."""
