@@ -307,9 +307,10 @@ def _run_script(rest: list[str]) -> int:
 
 def _data(rest: list[str]) -> int:
     """`lit-ppo data FILE | FOLDER`."""
+    from datamodules.bars.read import read_bars
     from lit_ppo.commands.bar_files import data
 
-    return data(rest)
+    return data(rest, read_bars)
 
 
 def _cache(rest: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.bars.errors import shown
-from datamodules.bars.read import BarFileError, read_bars
 from lit_ppo.commands.reader_flags import add_reader_flags, given
 
 WIDTH = 80  # columns
 ENDINGS = (".csv", ".txt", ".tsv", ".prn", ".parquet", ".feather", ".arrow")
 
 
-def data(arguments: Sequence[str], console: Console | None = None) -> int:
+def data(arguments: Sequence[str], read_bars: Callable[..., Any], console: Console | None = None) -> int:
     """Print the card of a file, or a row for each file of a folder; returns 0, or 2 where a file cannot be used.
+
+    Args:
+        arguments: what follows `data`.
+        read_bars: `datamodules.bars.read.read_bars`.
 
     Raises:
         BarFileError: the one file that is asked for cannot be used.
@@ -49,14 +51,14 @@ def data(arguments: Sequence[str], console: Console | None = None) -> int:
     table.add_column("problems", no_wrap=True)
     told, refused = [], 0
     for file in files:
-        name = shown(file.name)
+        name = file.name if file.name.isprintable() else repr(file.name)
         try:
-            cells, warnings = _read(file, options)
+            cells, warnings = _row(read_bars(file, **options))
             problems = _counted(len(warnings), "warning") if warnings else "-"
-        except BarFileError as error:
+        except ValueError as error:
             refused += 1
-            cells, problems, warnings = [""] * 4, "refused", [str(problem) for problem in error.problems]
-        told += [f"{name}: {shown(text)}" for text in warnings]
+            cells, problems, warnings = [""] * 4, "refused", [str(each) for each in getattr(error, "problems", [error])]
+        told += [f"{name}: {text if text.isprintable() else repr(text)}" for text in warnings]
         table.add_row(escape(name), *cells, problems)
     console = console or Console(width=WIDTH)
     console.print(table)
@@ -74,9 +76,8 @@ def _endings() -> tuple[str, ...]:
     return (*ENDINGS, *(f"{ending}.gz" for ending in ENDINGS))
 
 
-def _read(file: Path, options: dict[str, Any]) -> tuple[list[str], Sequence[str]]:
+def _row(bars: Any) -> tuple[list[str], Sequence[str]]:
     """Return rows, first and last month, length of a bar and median spread in price units; and what is odd."""
-    bars = read_bars(file, **options)
     card = bars.card
     spread = f"{bars.frame['spread'].median() * bars.point:.4g}" if "spread" in bars.frame else "none"
     return [f"{len(bars):,}", f"{card.first[:7]}..{card.last[:7]}", card.bar, spread], card.warnings
