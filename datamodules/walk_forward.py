@@ -19,6 +19,7 @@ import torch
 
 from datamodules import cache as disk_cache
 from datamodules.bars.fingerprint import content_hash, differences
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.read import Bars, read_bars
 from datamodules.features.compute import (
     FeatureSpec,
@@ -74,13 +75,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         cache_max_bytes: bound on the cache's size.
         allow_modules: modules that features may be imported from, besides this project's; on the command line they
             are named by `--allow-module NAME`, and a configuration cannot add any.
-        point: size of a point in price units; None infers it from the quotes' digits.
-        timezone: time zone of naive times in the file; None is UTC.
-        date_format: strptime format of the file's dates where they are ambiguous.
-        separator, decimal: of the file; None detects them.
-        thousands: separator of thousands; None refuses numbers with one.
-        drop_bad_rows: leave out a few defective rows instead of refusing the file.
-        sort: sort an unordered file by time.
+        reader: how to read the file: the fields of `ReaderOptions`, as `data.point`, `data.timezone`, ...
 
     Attributes:
         row_accesses: by fold and role, the bars whose features (`train`, `validation`, `test`, `scaler`) and whose
@@ -108,14 +103,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         cache_dir: str | None = None,
         cache_max_bytes: int = disk_cache.DEFAULT_MAX_BYTES,
         allow_modules: list[str] | None = None,
-        point: float | None = None,
-        timezone: str | None = None,
-        date_format: str | None = None,
-        separator: str | None = None,
-        decimal: str | None = None,
-        thousands: str | None = None,
-        drop_bad_rows: bool = False,
-        sort: bool = False,
+        **reader: Any,
     ) -> None:
         super().__init__()
         if (path is None) == (synthetic is None):
@@ -147,16 +135,12 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self.specs: list[FeatureSpec] = load_features(features, allow_modules or ())
         self.cache = disk_cache.FeatureCache(cache_dir, cache_max_bytes) if cache else None
         self._cache_dir = cache_dir
-        self._reader_options: dict[str, Any] = {
-            "point": point,
-            "timezone": timezone,
-            "date_format": date_format,
-            "separator": separator,
-            "decimal": decimal,
-            "thousands": thousands,
-            "drop_bad_rows": drop_bad_rows,
-            "sort": sort,
-        }
+        self.reader = ReaderOptions(**reader)
+        if self.reader.close_only and fill == "next_open":
+            raise ValueError(
+                "data.close_only makes each bar open at the close before it, so data.fill next_open would execute a "
+                "decision at the very close it was made from. Set data.fill to next_close (--data.fill next_close)"
+            )
         self.row_accesses: dict[int, dict[str, BarRange]] = {}
         self.load_seconds = 0.0
         self._bars: Bars | None = None
@@ -203,7 +187,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self.load_seconds = time.perf_counter() - start
 
     def _computed(self, frame: pd.DataFrame, bars: Bars, finite: bool = True) -> np.ndarray:
-        cost = known_cost(frame, self.costs, bars.point, self.source) if sees_costs(self.specs) else None
+        cost = known_cost(frame, self.costs, bars.point, self.source, finite) if sees_costs(self.specs) else None
         return compute_features(frame, self.specs, bars.bar_seconds, finite, cost)
 
     @property
@@ -224,7 +208,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         if self.synthetic is not None:
             return self.synthetic.bars()
         assert self.path is not None
-        return read_bars(self.path, **self._reader_options)
+        return read_bars(self.path, **asdict(self.reader))
 
     def _check_usable(self) -> None:
         """Every row of a segment must be a number: NaN would spread through the LSTM or the equity in silence."""
@@ -341,7 +325,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         other._content = content_hash(other._bars)
         other.cache = None
         with np.errstate(all="ignore"):
-            fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source)
+            fills = fill_arrays(frame, self.costs, self.fill, self.bars.point, self.source, possible=False)
             features = self._computed(frame, self.bars, finite=False)
         other._fills = FillArrays(*(_padded(values, length) for values in fills))
         other._features = _padded(features, length)
@@ -431,7 +415,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             "features": [spec.label for spec in self.specs],
             "features_sha256": features_key(self.specs),
             "fill": self.fill,
-            "costs": asdict(self.costs),
+            "costs": self.costs.to_dict(),
             "split": asdict(self.split),
             "warmup_bars": self.warmup_bars,
         }

@@ -15,7 +15,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,11 @@ from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.results import load_run as read_run
 
 if TYPE_CHECKING:
+    from lit_ppo.market.costs import CostModel, Costs
     from lit_ppo.report.analysis import Analysis
     from lit_ppo.report.verdict import Verdict
 
-REQUIRED = ("time", "open", "high", "low", "close")
+REQUIRED = ("time", "close")  # with close_only nothing else is needed; without it the reader asks for the rest
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def walk_forward(
     *,
     model: Mapping[str, Any] | None = None,
     features: Sequence[Any] | str | None = None,
-    costs: Mapping[str, Any] | None = None,
+    costs: Mapping[str, Any] | Costs | CostModel | None = None,
     trainer: Mapping[str, Any] | None = None,
     config: str | Path = "walk_forward",
     results: str | Path = "results",
@@ -116,9 +117,11 @@ def walk_forward(
 
     Args:
         bars: a bar file, or a DataFrame with time (UTC), open, high, low, close and, where there are any, volume,
-            spread (points) and further columns of numbers. A DataFrame is kept as RESULTS/bars/<hash>.csv, so that the
-            run can be repeated.
-        model, costs, trainer: keys of `model.*`, `data.costs.*` and `trainer.*`.
+            spread (points) and further columns of numbers; with close_only=True time and close suffice. A DataFrame is
+            kept as RESULTS/bars/<hash>.csv, so that the run can be repeated.
+        model, trainer: keys of `model.*` and `trainer.*`.
+        costs: keys of `data.costs.*`, or a `Costs`, or a `CostModel` of your own, which is added to the recipe's costs
+            and comes from a module that can be imported.
         features: "default", "full", a YAML file or a list of entries, as in a recipe.
         config: a recipe by its name or its path; the keywords go over it.
         results: the run goes to RESULTS/<seed>/.
@@ -244,9 +247,26 @@ def _arguments(
         arguments.append(f"--seed={seed}")
     keys: dict[str, Any] = {f"data.{name}": value for name, value in data.items()}
     keys |= {} if features is None else {"data.features": features}
+    costs, modules = _cost_keys(costs)
     for group, given in (("model", model), ("data.costs", costs), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
-    return [*arguments, *(f"--{key}={_as_flag(key, value)}" for key, value in keys.items())]
+    arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
+    return [*arguments, *(f"--allow-module={module}" for module in modules)]
+
+
+def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None) -> tuple[dict[str, Any], list[str]]:
+    """Costs as keys of `data.costs.*`, and the module of a model that was given as an object: it is trusted."""
+    from lit_ppo.market.costs import CostModel, Costs, model_entry
+
+    if isinstance(costs, CostModel):
+        costs = {"model": costs}
+    elif isinstance(costs, Costs):
+        costs = {field.name: getattr(costs, field.name) for field in fields(costs)}
+    keys = dict(costs or {})
+    model = keys.get("model")
+    if not isinstance(model, CostModel):
+        return keys, []
+    return keys | {"model": model_entry(model)}, [type(model).__module__]
 
 
 def _as_flag(key: str, value: Any) -> str:
@@ -345,7 +365,7 @@ def _csv(bars: pd.DataFrame) -> bytes:
     frame = bars if "time" in bars.columns else bars.rename_axis("time").reset_index()
     if missing := [name for name in REQUIRED if name not in frame.columns]:
         raise ValueError(
-            f"A DataFrame of bars needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} not found among "
+            f"A DataFrame of bars needs time, open, high, low and close; {', '.join(missing)} not found among "
             f"{', '.join(map(str, frame.columns))}"
         )
     times = pd.to_datetime(frame["time"], utc=True)

@@ -36,7 +36,7 @@ COMMANDS = {
     "power": "plant known edges in your bars: would this recipe find them?",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
-    "data": "check a bar file and print its data card",
+    "data": "check a bar file (its data card) or a folder of them (a table)",
     "cache": "info, clear or prune the disk cache",
     "doctor": "check this installation, with a 10-second training",
     "init": "write the shipped recipes into a folder, to edit",
@@ -323,22 +323,11 @@ def _run_script(rest: list[str]) -> int:
 
 
 def _data(rest: list[str]) -> int:
-    """`lit-ppo data FILE`: read and check a bar file."""
-    import argparse
-
+    """`lit-ppo data FILE | FOLDER`."""
     from datamodules.bars.read import read_bars
-    from lit_ppo.commands.reader_flags import add_reader_flags
+    from lit_ppo.commands.bar_files import data
 
-    parser = argparse.ArgumentParser(
-        prog="lit-ppo data", description="Check a bar file and print its data card.", allow_abbrev=False
-    )
-    parser.add_argument("file")
-    add_reader_flags(parser.add_argument_group("how to read the file; default: detected, UTC, no thousands"))
-    parser.add_argument("--drop_bad_rows", action="store_true", help="leave out a few defective rows")
-    parser.add_argument("--sort", action="store_true", help="sort an unordered file by time")
-    options = vars(parser.parse_args(rest))
-    print(read_bars(options.pop("file"), **options).card)
-    return 0
+    return data(rest, read_bars)
 
 
 def _cache(rest: list[str]) -> int:

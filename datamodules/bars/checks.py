@@ -52,8 +52,10 @@ def check_rows(columns: dict[str, np.ndarray], lines: np.ndarray, usable: np.nda
         bad[rows] = True
         book.add(kind, lines[rows], lambda i: what.format(*(repr(float(x[rows[i]])) for x in values)), remedy)
 
-    for role in PRICES:
-        x = columns[role]
+    for role in (*PRICES, "adjusted_close"):
+        x = columns.get(role)
+        if x is None or (x is c and role != "close"):  # closes alone stand for all four: say it once
+            continue
         found(
             f"{role} not positive",
             x <= 0,
@@ -296,7 +298,7 @@ def oddities(time: np.ndarray, columns: dict[str, np.ndarray], point: float) -> 
     spread = columns.get("spread")
     if spread is not None:
         if (spread != np.rint(spread)).any():
-            told.append("the spread has decimals: it is read as points; if it is in price units, pass costs.spread")
+            told.append("the spread has decimals: it is read as points; if it is in price units, pass --point 1")
         share = float(np.median(spread * point / c))
         if share > 0.005:
             told.append(f"the median spread is {100 * share:.2f} % of the price: is the point size {point:g} right?")

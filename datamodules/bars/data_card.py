@@ -123,7 +123,7 @@ def make_card(
             "separator": SEPARATOR_NAMES.get(dialect.separator, dialect.separator),
             "decimal": dialect.decimal,
             "thousands": dialect.thousands or "none",
-            "header": "yes" if dialect.names else "no",
+            "header": "yes" if dialect.header else "no",
             "time format": rows.time_format,
             "time zone": "offset of each row" if rows.aware else zone.name if zone is not None else "UTC",
         },

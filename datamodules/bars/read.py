@@ -1,4 +1,4 @@
-"""One reader for the bar files people have: MetaTrader, HistData, Dukascopy, exchange and broker exports.
+"""One reader for the bar files people have: MetaTrader, HistData, Dukascopy, exchange and broker exports, Parquet.
 
     bytes -> bar_source (lines) -> dialects (columns) -> bar_rows (numbers) -> bar_checks -> Bars with a data card
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,9 @@ from datamodules.bars.checks import (
     when,
 )
 from datamodules.bars.data_card import DataCard, make_card
-from datamodules.bars.dialects import PRICES
+from datamodules.bars.dialects import PRICES, symbol_note
 from datamodules.bars.errors import BarFileError, Problem, ProblemBook
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.rows import Rows, read_rows
 from datamodules.bars.source import BarSource
 from datamodules.bars.times import SECOND, Zone
@@ -73,51 +75,26 @@ class Bars:
         return np.concatenate([[False], np.diff(time) > self.bar_seconds * SECOND])
 
 
-def read_bars(
-    path: str | Path,
-    *,
-    point: float | None = None,
-    timezone: str | None = None,
-    date_format: str | None = None,
-    separator: str | None = None,
-    decimal: str | None = None,
-    thousands: str | None = None,
-    drop_bad_rows: bool = False,
-    sort: bool = False,
-) -> Bars:
+def read_bars(path: str | Path, **options: Any) -> Bars:
     """Read and check a bar file of any supported dialect (docs/data.md lists them).
 
     Args:
-        path: CSV or other separated text, plain or gzip (name ending in .gz).
-        point: price units per point of spread; None reads it off the quotes' digits (3 digits: 0.001).
-        timezone: zone of times without offset: IANA name, "+02:00", or "America/New_York+7" (the clock of many
-            brokers). None is UTC. Epoch times are taken for wall clocks of this zone when it is given.
-        date_format: strptime format of the times; None detects it.
-        separator, decimal, thousands: one character each; None detects separator and decimal, and refuses thousands.
-        drop_bad_rows: leave out rows that cannot be right, up to 0.1 % of the file.
-        sort: sort a file that is neither ascending nor descending.
+        path: CSV or other separated text, plain or gzip (name ending in .gz), Parquet or Feather.
+        options: the fields of `ReaderOptions`.
 
     Raises:
         BarFileError: the file or an option cannot be used; names every problem with line numbers and remedy.
     """
-    _check_options(path, point, separator, decimal, thousands)
-    zone = _zone(path, timezone)
+    reader = ReaderOptions(**options)
+    reader.check(path)
+    zone = reader.zone(path)
     source = BarSource(path)
     row_book, order_book = ProblemBook(), ProblemBook()
     detected: dict[str, object] = {}
     notes: list[str] = []
     dropped: dict[str, int] = {}
     try:
-        rows = read_rows(
-            source,
-            row_book,
-            detected,
-            date_format,
-            separator=separator,
-            decimal=decimal,
-            thousands=thousands,
-            timezone=timezone,
-        )
+        rows = read_rows(source, row_book, detected, reader)
     except BarFileError as error:
         error.detected = detected | error.detected
         raise
@@ -125,15 +102,18 @@ def read_bars(
     if zone is not None and rows.aware:
         order_book.add_file("zone", "the times carry their own offset from UTC", "Leave --timezone out.")
     bad = rows.bad | check_rows(rows.columns, rows.lines, ~rows.bad, row_book)
-    too_many = _settle_bad_rows(rows, bad, row_book, dropped, drop_bad_rows)
+    too_many = _settle_bad_rows(rows, bad, row_book, dropped, reader.drop_bad_rows)
     order = np.flatnonzero(~bad)
     file_defects = [problem for problem in row_book.problems if problem.count == 0]
     time = rows.time
     if len(order) > 1 and not file_defects:
-        time, order, keep = _in_order(rows, order, zone, sort, order_book, notes, dropped)
+        time, order, keep = _in_order(rows, order, zone, reader.sort, order_book, notes, dropped)
         order = order[keep]
     problems = [*too_many, *file_defects, *order_book.problems]
     if not order_book.problems and not file_defects:
+        if reader.stamp == "close" and len(order) > 1:
+            notes.append("the times name the end of each bar; its open time is one bar earlier")
+            time = time - calendar_of(time[order]).bar
         order = _without_last(rows, time, order, source, row_book, order_book, notes, dropped)
         check_spacing(time[order], rows.lines[order], order_book)
         problems += order_book.problems
@@ -142,33 +122,7 @@ def read_bars(
             problems.append(short)
     if problems:
         raise BarFileError(source.path, problems, detected)
-    return _bars(source, rows, time[order], order, point, zone, notes, dropped, detected)
-
-
-def _check_options(
-    path: str | Path, point: float | None, separator: str | None, decimal: str | None, thousands: str | None
-) -> None:
-    if point is not None and not (np.isfinite(point) and point > 0):
-        raise BarFileError(path, [Problem(f"point is {point!r}", "Give price units per point, above 0, as 0.001.")])
-    for name, value in (("separator", separator), ("decimal", decimal), ("thousands", thousands)):
-        if value is not None and (len(value) != 1 or not value.isascii() or value.isalnum() or value in '\n\r"'):
-            raise BarFileError(
-                path, [Problem(f"{name} is {value!r}", "Give one character that is no letter or digit.")]
-            )
-    if separator is not None and separator in ".+-: ":
-        raise BarFileError(path, [Problem(f"separator is {separator!r}", "Numbers and times hold this character.")])
-    if decimal not in (None, ".", ","):
-        raise BarFileError(path, [Problem(f"decimal is {decimal!r}", "Give '.' or ','.")])
-
-
-def _zone(path: str | Path, timezone: str | None) -> Zone | None:
-    if timezone is None or timezone.upper() in ("UTC", "GMT", "Z"):
-        return None
-    try:
-        return Zone(timezone)
-    except ValueError as error:
-        remedy = "Give an IANA name (Europe/Berlin, EST), +02:00, or America/New_York+7."
-        raise BarFileError(path, [Problem(str(error), remedy)]) from error
+    return _bars(source, rows, time[order], order, reader, zone, notes, dropped, detected)
 
 
 def _settle_bad_rows(
@@ -288,7 +242,7 @@ def _bars(
     rows: Rows,
     time: np.ndarray,
     order: np.ndarray,
-    point: float | None,
+    reader: ReaderOptions,
     zone: Zone | None,
     notes: list[str],
     dropped: dict[str, int],
@@ -301,7 +255,13 @@ def _bars(
     warnings: list[str] = []
     volume_role = _choose_volume(columns, notes, warnings)
     prices = [columns[role] for role in PRICES]
-    point, point_source = _point(prices, columns.get("spread"), point, source, warnings, detected)
+    point, point_source = _point(prices, columns.get("spread"), reader.point, source, warnings, detected)
+    if reader.adjusted:
+        _adjust(columns, notes)
+    if reader.close_only:
+        time = _open_at_the_close_before(time, columns, notes, dropped)
+    if rows.symbols:
+        notes.append(symbol_note(rows.symbols, reader.symbol or rows.symbols[0]))
     calendar = calendar_of(time)
     if volume_role is not None:
         columns["volume"] = columns[volume_role]
@@ -329,6 +289,30 @@ def _bars(
     seconds = calendar.bar // SECOND
     has_volume = volume_role is not None
     return Bars(frame, point, seconds, calendar.bars_per_year, source.sha256, source.path, card, has_volume)
+
+
+def _adjust(columns: dict[str, np.ndarray], notes: list[str]) -> None:
+    """Scale prices and spread by adjusted close / close, bar by bar."""
+    factor = columns.pop("adjusted_close") / columns["close"]
+    for role in (*PRICES, "spread"):
+        if role in columns:
+            columns[role] = columns[role] * factor
+    notes.append(
+        "prices (and spread) times Adj Close / Close: levels depend on later dividends and splits, returns not"
+    )
+
+
+def _open_at_the_close_before(
+    time: np.ndarray, columns: dict[str, np.ndarray], notes: list[str], dropped: dict[str, int]
+) -> np.ndarray:
+    """Make bars of closes; return the times of the rows that are left: the first has no close before it."""
+    close = columns["close"]
+    columns["open"] = np.concatenate([close[:1], close[:-1]])
+    columns["high"], columns["low"] = np.maximum(columns["open"], close), np.minimum(columns["open"], close)
+    columns |= {name: x[1:] for name, x in columns.items()}
+    dropped["first row, which has no close before it"] = 1
+    notes.append("closes alone: open is the close before, high and low are the larger and the smaller of the two")
+    return time[1:]
 
 
 def _choose_volume(columns: dict[str, np.ndarray], notes: list[str], warnings: list[str]) -> str | None:

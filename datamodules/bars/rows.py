@@ -12,8 +12,16 @@ import numpy as np
 import pandas as pd
 
 from datamodules.bars.checks import FIX_ROWS
-from datamodules.bars.dialects import NUMBERS, QUOTED_SEPARATOR, SEPARATOR_NAMES, Dialect, find_dialect
+from datamodules.bars.dialects import (
+    NUMBERS,
+    QUOTED_SEPARATOR,
+    SEPARATOR_NAMES,
+    Dialect,
+    choose_symbol,
+    find_dialect,
+)
 from datamodules.bars.errors import ProblemBook, shown
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.source import BarSource, Block
 from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColumn
 
@@ -32,6 +40,7 @@ class Rows:
         bad: [N] bool, rows with a field that cannot be read.
         rows_read: N and the rows with a wrong number of fields.
         last_field: text of the last field of a last line without line end.
+        symbols: what the column of symbols holds, of all rows.
     """
 
     dialect: Dialect
@@ -43,11 +52,10 @@ class Rows:
     aware: bool
     time_format: str
     last_field: str
+    symbols: tuple[str, ...] = ()
 
 
-def read_rows(
-    source: BarSource, book: ProblemBook, detected: dict[str, object], date_format: str | None, **options: str | None
-) -> Rows:
+def read_rows(source: BarSource, book: ProblemBook, detected: dict[str, object], options: ReaderOptions) -> Rows:
     """Parse the whole file; what cannot be read goes into `book`, what was detected into `detected`."""
     blocks = source.blocks()
     first = next(blocks, None)
@@ -55,16 +63,17 @@ def read_rows(
         raise source.refuse("the file is empty (no text in it)", "Export the bars again.")
     detected["encoding"] = source.encoding
     detected["compression"] = source.compression
-    dialect = find_dialect(first.data, source, date_format=date_format, **options)
+    dialect = find_dialect(first.data, source, options)
     detected["separator"] = SEPARATOR_NAMES.get(dialect.separator, dialect.separator)
     detected["decimal"] = dialect.decimal
     detected["style"] = dialect.style
-    times = _time_column(dialect, source, date_format)
+    times = _time_column(dialect, source, options.date_format)
     places = {role: dialect.columns[role] for role in NUMBERS if role in dialect.columns} | dialect.further
     parts: dict[str, list[np.ndarray]] = {name: [] for name in places}
     lines_parts: list[np.ndarray] = []
     bad_parts: list[np.ndarray] = []
     wrong_width = 0
+    symbols: set[str] = set()
     block: Block | None = first
     while block is not None:
         # asking for the next block tells whether this one holds the end of the file
@@ -72,6 +81,8 @@ def read_rows(
         book.cut_line = source.cut_line
         data, lines, wrong = _even_rows(block, dialect, book)
         wrong_width += wrong
+        if "symbol" in dialect.columns:
+            data, lines = _of_symbol(data, lines, dialect, symbols, options.symbol)
         if len(lines):
             numbers, bad = _parse(data, lines, dialect, times, book, places)
             for name in places:
@@ -79,6 +90,8 @@ def read_rows(
             lines_parts.append(lines)
             bad_parts.append(bad)
         block = following
+    if symbols:
+        choose_symbol(symbols, options.symbol, source)
     if not lines_parts:
         raise source.refuse("no row of data that can be read", "Export the bars again.")
     detected["time format"] = times.description
@@ -103,10 +116,13 @@ def read_rows(
         ),
         FIX_ROWS,
     )
+    columns = {name: np.concatenate(parts.pop(name)) for name in places}
+    if options.close_only:  # read.py makes prices of them once the rows are in order
+        columns |= dict.fromkeys(("open", "high", "low"), columns["close"])
     last_field = dialect.unquoted(source.last_line).decode().split(dialect.separator)[-1].strip()
     return Rows(
         dialect,
-        {name: np.concatenate(parts.pop(name)) for name in places},
+        columns,
         time,
         lines,
         bad | bad_time,
@@ -114,7 +130,22 @@ def read_rows(
         times.aware,
         times.description,
         last_field,
+        tuple(sorted(symbols)),
     )
+
+
+def _of_symbol(
+    data: bytes, lines: np.ndarray, dialect: Dialect, found: set[str], asked: str | None
+) -> tuple[bytes, np.ndarray]:
+    """Add the symbols of the rows to `found`; return the rows of the one that is asked for, of all where none is."""
+    place, separator = dialect.columns["symbol"], dialect.separator.encode()
+    rows = data.splitlines(keepends=True)
+    symbols = [row.split(separator)[place].strip().decode() for row in rows]
+    found.update(symbols)
+    if asked is None:
+        return data, lines
+    keep = [i for i, symbol in enumerate(symbols) if symbol == asked]
+    return b"".join(rows[i] for i in keep), lines[keep]
 
 
 def _time_column(dialect: Dialect, source: BarSource, date_format: str | None) -> TimeColumn:
@@ -173,7 +204,7 @@ def _even_rows(block: Block, dialect: Dialect, book: ProblemBook) -> tuple[bytes
 def _parse(
     data: bytes, lines: np.ndarray, dialect: Dialect, times: TimeColumn, book: ProblemBook, places: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    columns = dialect.columns
+    columns = {role: place for role, place in dialect.columns.items() if role != "symbol"}
     decimal = dialect.parsed_decimal
     grouped = dialect.thousands is not None and dialect.thousands != dialect.separator
     as_text: list[int] = [] if dialect.epoch else [columns[role] for role in ("time", "clock") if role in columns]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from datamodules.bars.errors import BarFileError, Problem
+from datamodules.bars.tables import csv_pieces, table_kind
 
 BLOCK_BYTES = 8 << 20
 LONGEST_LINE = 1 << 16  # bytes; a row of a bar file has about 100
@@ -38,8 +39,7 @@ _SIGNATURES = (
     (b"\xfd7zXZ\x00", "an xz file", "Unpack it."),
     (b"\x28\xb5\x2f\xfd", "a zstandard file", "Unpack it."),
     (b"7z\xbc\xaf", "a 7-zip archive", "Unpack it."),
-    (b"PAR1", "a Parquet file", "Export it as CSV."),
-    (b"ARROW1", "an Arrow file", "Export it as CSV."),
+    (b"FEA1", "a Feather file of the first version", "Write it again with a newer pandas."),
     (b"\x89HDF", "an HDF5 file", "Export it as CSV."),
     (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
     (b"%PDF", "a PDF", "Export the bars as CSV."),
@@ -62,7 +62,8 @@ class BarSource:
     """One bar file on disk.
 
     Attributes (complete once `blocks()` is exhausted):
-        encoding, compression: as found ("utf-8", "utf-8 with byte order mark", "utf-16-le", ...; "gzip" or "none").
+        encoding, compression: as found ("utf-8", "utf-8 with byte order mark", "utf-16-le", "Parquet", ...; "gzip" or
+            "none").
         sha256: of the bytes on disk, compressed or not.
         cut_line: line number of the last line when no line end follows it, else None.
         last_line: that line's bytes.
@@ -84,10 +85,14 @@ class BarSource:
         """Yield the text in order. Raises BarFileError when it is no text or changed while it was read."""
         try:
             with self.path.open("rb") as raw:
-                stream = self._unpacked(raw)
-                start = stream.read(1 << 16)
-                self.encoding, skip = self._find_encoding(start)
-                yield from self._whole_lines(stream, start[skip:], raw)
+                if (kind := table_kind(raw.read(8))) is not None:
+                    yield from self._table(kind)
+                else:
+                    raw.seek(0)
+                    stream = self._unpacked(raw)
+                    start = stream.read(1 << 16)
+                    self.encoding, skip = self._find_encoding(start)
+                    yield from self._whole_lines(stream, start[skip:], raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self.refuse(f"the gzip stream is damaged ({error})", "Fetch or pack the file again.") from error
         except OSError as error:
@@ -138,6 +143,16 @@ class BarSource:
             return raw
         self.compression = "gzip"
         return gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[return-value]
+
+    def _table(self, kind: str) -> Iterator[Block]:
+        self.encoding, read, line = kind, 0, 1
+        for piece in csv_pieces(self.path, kind, MOST_LINES):
+            read += len(piece)
+            after = line + piece.count(b"\n")
+            self._require_bounds(read, after - 1, self.size)
+            if piece:
+                yield Block(piece, line)
+                line = after
 
     def _find_encoding(self, start: bytes) -> tuple[str, int]:
         """Return the encoding and the number of bytes of its mark. There is no latin-1 fallback: it never fails."""

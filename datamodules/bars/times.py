@@ -42,7 +42,10 @@ class TimeColumn(Protocol):
 
 
 class EpochTimes:
-    """Seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by magnitude."""
+    """Seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by magnitude.
+
+    All rows have one unit, but for milliseconds that become microseconds (or back, from new to old) once.
+    """
 
     aware = False  # some exports store the server's wall clock as if it were UTC
 
@@ -80,6 +83,12 @@ class EpochTimes:
         units = np.searchsorted(limits, numbers, side="left")
         counts = np.bincount(units[~bad], minlength=4)
         unit = int(counts.argmax())
+        used, switches = np.flatnonzero(counts).tolist(), int((np.diff(units[~bad]) != 0).sum())
+        if used == [1, 2] and switches == 1 and counts[1:3].min() > 1:
+            # Binance since 2025: years glued together hold one after the other
+            self.description = "epoch ms and us"
+            factors = np.array([factor for _, factor in _EPOCH_UNITS])
+            return np.where(bad, 0, numbers) * factors[np.where(bad, 0, units)], bad, None
         bad |= units != unit  # another unit, or outside 1970-2100
         if good[0] in (0, 1) and len(good) > 1 and (np.diff(good) == 1).all():
             return numbers, bad, f"the times count {good[0]}, {good[0] + 1}, ... like row numbers"

@@ -7,13 +7,14 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from datamodules.bars.options import ReaderOptions
 from datamodules.bars.read import read_bars
 from datamodules.features.compute import (
     FeatureSpec,
@@ -26,7 +27,7 @@ from datamodules.features.compute import (
 from datamodules.features.scaling import CLIP, Scaler
 from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, known_cost
 
-READER_OPTIONS = ("point", "timezone", "date_format", "separator", "decimal", "thousands", "drop_bad_rows", "sort")
+READER_OPTIONS = tuple(option.name for option in fields(ReaderOptions))
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Feed:
         bar_seconds, point: of the bars it was trained on; new ones must have the same.
         memory_bars: bars that warm the LSTM up before the first decision.
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
-        costs, fill: of the training: what an account earns and pays.
+        costs, fill: of the training: what an account earns and pays; costs as plain data, see `Costs.from_dict`.
+        allow_modules: modules that a cost model may be imported from.
         reader: options of the bar reader.
     """
 
@@ -49,7 +51,8 @@ class Feed:
     point: float
     memory_bars: int
     other_code: bool
-    costs: Costs
+    costs: Mapping[str, Any]
+    allow_modules: Sequence[str]
     fill: str
     reader: Mapping[str, Any]
 
@@ -96,7 +99,8 @@ class Feed:
             point=fingerprint["point"],
             memory_bars=fingerprint["warmup_bars"],
             other_code=features_key(specs) != fingerprint["features_sha256"],
-            costs=Costs(**fingerprint["costs"]),
+            costs=fingerprint["costs"],
+            allow_modules=allow_modules,
             fill=fingerprint["fill"],
             reader={name: value for name, value in reader.items() if value is not None},
         )
@@ -145,14 +149,16 @@ class Feed:
         """Fill prices and costs [N] as in training; NaN where they lie beyond the bars.
 
         Raises:
-            ValueError: the training took the spread from its bars, and these have none.
+            ValueError: the training took the spread from its bars, and these have none; or its cost model is in a
+                module that is not allowed.
         """
-        if self.costs.spread == "file" and "spread" not in columns:
+        costs = Costs.from_dict(self.costs, self.allow_modules)
+        if costs.spread == "file" and "spread" not in columns:
             raise ValueError(
                 "The policy sees what its account has earned, with the spread that stands in the bar file, but the new "
                 "bars have no spread column. Give bars with one, or train with a number for data.costs.spread"
             )
-        return fill_arrays(_frame(columns), self.costs, self.fill, self.point, "the bars seen")
+        return fill_arrays(_frame(columns), costs, self.fill, self.point, "the bars seen")
 
     def scale(self, features: np.ndarray) -> np.ndarray:
         """Scale features [N, F] as in training: float32."""

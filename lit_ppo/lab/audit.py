@@ -1,7 +1,7 @@
 """Look-ahead audit: does anything known at the close of bar t change when the bars after t do?
 
-    features, scaler, actions, equity up to t     equal, bit for bit, when the bars after t are cut off, noise, times
-                                                  1,000 or NaN, at many random t
+    features, scaler, costs, actions, equity      equal up to t, bit for bit, when the bars after t are cut off, noise,
+                                                  times 1,000 or NaN, at many random t; costs are never below 0
     fills                                         a decision at t is executed at a price that bars <= t do not hold
     warm-up                                       bars that each feature really needs, against what it declares;
                                                   bars that the LSTM needs until its actions do not tell where it began
@@ -27,7 +27,7 @@ from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
 from lit_ppo.recipe import Policy
 from lit_ppo.scoring.evaluation import evaluate
 
-SUBJECTS = ("features", "scaler", "actions", "equity")
+SUBJECTS = ("features", "scaler", "costs", "actions", "equity")
 WARMUP_TOLERANCE = 1e-6  # standard deviations of the feature: where a difference counts as none
 MEMORY_LADDER = (0, 10, 25, 50, 100, 200, 400, 800, 1600)  # bars of warm-up that are tried
 MEMORY_DECISIONS = 300  # compared after each start
@@ -120,8 +120,10 @@ class _Known:
     @classmethod
     def of(cls, data: AuditedData, fold: int, policy: Policy, account_features: Sequence[str]) -> _Known:
         market = data.test_segment(fold)
-        # The books refuse holes; only what lies before them is compared.
+        # The books refuse holes and, where noise lets a low exceed a high, costs below 0; only what lies before is
+        # compared.
         whole: dict[str, Any] = {name: torch.nan_to_num(getattr(market, name), nan=0.0) for name in MONEY}
+        whole["turnover_cost"] = whole["turnover_cost"].clamp(min=0.0)
         with np.errstate(all="ignore"):
             traded = evaluate(policy, replace(market, **whole), account_features)
         scaler = data.fold_data(fold).scaler
@@ -193,6 +195,10 @@ def prefix_findings(
                 wrong[how, "features"].append(f"{', '.join(changed)} at t = {t}")
             if (now.scaler, now.reward_scale) != (known.scaler, known.reward_scale):
                 wrong[how, "scaler"].append(f"fold {fold}, t = {t}")
+            # of the fills in bars <= t
+            costs = [of.market.decisions("turnover_cost")[: last + 1 - delay] for of in (known, now)]
+            if not torch.equal(*costs):
+                wrong[how, "costs"].append(f"fold {fold}, t = {t}")
             if not np.array_equal(now.actions[: last + 1], known.actions[: last + 1]):
                 wrong[how, "actions"].append(f"fold {fold}, t = {t}")
             if not np.array_equal(now.equity[:settled], known.equity[:settled]):
@@ -200,6 +206,8 @@ def prefix_findings(
             if how == "cut" and torch.isfinite(now.market.decisions("fill_price")[last]):
                 same_bar.append(t)
     share = f"{100 * np.mean(trading):.0f} % of the decisions not flat"
+    charged = torch.cat([data.test_segment(fold.index).decisions("turnover_cost") for fold in data.folds])
+    least, most = float(charged.min()), float(charged.max())
     found = [
         Finding(f"future bars {how}", what, _verdict(places, points, share if what == "actions" else ""), not places)
         for (how, what), places in wrong.items()
@@ -210,7 +218,12 @@ def prefix_findings(
         if same_bar
         else f"executed after the bar it was decided on, at {points} points"
     )
-    return [*found, Finding("fill", "price of decision t", detail, not same_bar)]
+    cost = f"{1e4 * least:.4g} to {1e4 * most:.4g} bp of notional per unit of position changed"
+    return [
+        *found,
+        Finding("costs", "never below 0", cost, least >= 0, "NEGATIVE"),
+        Finding("fill", "price of decision t", detail, not same_bar),
+    ]
 
 
 def _verdict(places: Sequence[str], points: int, more: str) -> str:

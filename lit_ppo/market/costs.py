@@ -5,9 +5,14 @@ numpy and pandas only; the reader of a bar file must not need torch.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -18,13 +23,52 @@ NANOSECONDS_PER_DAY = 86_400 * 10**9
 NEW_YORK = ZoneInfo("America/New_York")
 
 
+_SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+) *(?P<unit>bps?|%)", re.ASCII)
+
+
+def share_of(text: str) -> float:
+    """Return 1.5bp as 0.00015 and 0.02% as 0.0002.
+
+    Raises:
+        ValueError: neither of them.
+    """
+    found = _SHARE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no share like 1.5bp or 0.02%")
+    return float(found["number"]) / (100 if found["unit"] == "%" else 10_000)
+
+
+class CostModel(ABC):
+    """A cost of one's own: subclass it as a dataclass, whose fields are what a configuration sets and a run records.
+
+    @dataclass(frozen=True)
+    class Impact(CostModel):
+        share: float = 0.1
+
+        def turnover_cost(self, frame, price, point):
+            return self.share * (frame["high"] - frame["low"]).to_numpy() / price
+    """
+
+    @abstractmethod
+    def turnover_cost(self, frame: pd.DataFrame, price: np.ndarray, point: float) -> np.ndarray:
+        """What a fill in each bar costs on top of `Costs`: [N], fraction of notional per unit of position changed.
+
+        Args:
+            frame: bars in time order: time, open, high, low, close, volume, spread in points where there is one, and
+                the file's further columns. Row t may use rows up to t and none after it: `lit-ppo audit` looks.
+            price: [N] price of a fill in that bar (its open, or its close).
+            point: price units per point.
+        """
+
+
 @dataclass(frozen=True)
 class Costs:
-    """The costs of an account. Rates are fractions of notional: 0.0001 is one basis point.
+    """The costs of an account. Rates are fractions of notional: 0.0001 is one basis point, also written 1bp or 0.01%.
 
     Attributes:
-        spread: "file" takes each bar's own spread (points times point size); a number is in price units (0.2 = $0.20).
-            Half of it is paid per unit of position changed, so a round trip pays it once.
+        spread: "file" takes each bar's own spread (points times point size); a number is in price units (0.2 = $0.20);
+            1.5bp or 0.02% is a share of the price. It is the whole distance of bid and ask: half of it is paid per
+            unit of position changed, so a round trip pays it once.
         commission_rate: per unit of position changed, e.g. 0.00002.
         slippage_rate: per unit of position changed: how much worse than the quote a fill is.
         swap_long_rate, swap_short_rate: per unit of position and night held; positive is paid, negative is earned.
@@ -32,26 +76,40 @@ class Costs:
             (a broker's way to charge seven nights a week in five). None charges every night once, as for crypto.
         rollover_hour: hour of the day, UTC, at which a night is charged to whoever holds a position. None: 17:00 in New
             York, when gold and currencies roll over: 21:00 UTC in US summer time, 22:00 in winter.
+        model: a `CostModel` of one's own, added to spread, commission and slippage.
     """
 
-    spread: float | Literal["file"] = "file"
-    commission_rate: float = 0.0
-    slippage_rate: float = 0.0
+    spread: float | str = "file"
+    commission_rate: float | str = 0.0
+    slippage_rate: float | str = 0.0
     swap_long_rate: float = 0.0
     swap_short_rate: float = 0.0
     triple_swap_weekday: int | None = 2
     rollover_hour: int | None = None
+    model: CostModel | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.spread, str):
-            if self.spread != "file":
-                raise ValueError(f"costs.spread must be 'file' or a number in price units, got {self.spread!r}")
-        elif not (math.isfinite(self.spread) and self.spread >= 0):
-            raise ValueError(f"costs.spread must be 'file' or a number >= 0 in price units, got {self.spread}")
+        if self.spread != "file":
+            share = isinstance(self.spread, str)
+            try:
+                spread = share_of(self.spread) if isinstance(self.spread, str) else self.spread
+            except ValueError:
+                spread = math.nan
+            if not (math.isfinite(spread) and spread >= 0 and (spread < 1 or not share)):
+                raise ValueError(
+                    "costs.spread is 'file' (the bars' own), a number >= 0 in price units, or a share of the price "
+                    f"like 1.5bp or 0.02%; got {self.spread!r}"
+                )
         for name in ("commission_rate", "slippage_rate"):
             rate = getattr(self, name)
+            if isinstance(rate, str):
+                try:
+                    rate = share_of(rate)
+                except ValueError as error:
+                    raise ValueError(f"costs.{name}: {error}") from None
+                object.__setattr__(self, name, rate)
             if not 0 <= rate < 1:
-                raise ValueError(f"costs.{name} is a fraction of notional in [0, 1), got {rate}")
+                raise ValueError(f"costs.{name} is a fraction of notional in [0, 1), or 1bp, or 0.01%; got {rate}")
         for name in ("swap_long_rate", "swap_short_rate"):
             rate = getattr(self, name)
             if not -1 < rate < 1:
@@ -66,6 +124,53 @@ class Costs:
                 f"costs.rollover_hour is an hour of the day, 0 to 23 UTC, or null for 17:00 in New York, "
                 f"got {self.rollover_hour}"
             )
+        if self.model is not None and not (isinstance(self.model, CostModel) and is_dataclass(self.model)):
+            raise ValueError(
+                "costs.model must be a dataclass derived from lit_ppo.market.costs.CostModel, so that a run can record "
+                f"it; got {self.model!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and dicts; the model as class_path and init_args."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return found | {"model": None if self.model is None else model_entry(self.model)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], allow_modules: Sequence[str] = ()) -> Costs:
+        """Build it from what `to_dict` gave.
+
+        Args:
+            entry: with or without a model.
+            allow_modules: modules that the model may be imported from.
+
+        Raises:
+            ValueError: a model of a module that is not allowed, or that is none.
+        """
+        model = entry.get("model")
+        return cls(**{**entry, "model": None if model is None else _load_model(model, allow_modules)})
+
+
+def model_entry(model: CostModel) -> dict[str, Any]:
+    """A cost model as a configuration names it."""
+    if not is_dataclass(model) or isinstance(model, type):
+        raise ValueError(f"A cost model must be a dataclass, so that config.yaml can repeat the run; got {model!r}")
+    return {"class_path": f"{type(model).__module__}.{type(model).__qualname__}", "init_args": asdict(model)}
+
+
+def _load_model(entry: Mapping[str, Any], allow_modules: Sequence[str]) -> CostModel:
+    path: str = entry["class_path"]
+    module, _, name = path.rpartition(".")
+    if not any(f"{module}.".startswith(f"{allowed}.") for allowed in allow_modules):
+        raise ValueError(
+            f"costs.model: {path} was not imported. If you trust module {module}, name it with --allow-module {module}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"costs.model: module {module} of {path} cannot be imported: {error}") from error
+    if not inspect.isclass(found) or not issubclass(found, CostModel):
+        raise ValueError(f"costs.model: {path} is no CostModel")
+    return found(**entry["init_args"])
 
 
 class FillArrays(NamedTuple):
@@ -92,11 +197,13 @@ def fill_delay(fill: str) -> int:
     return 0 if fill == "same_close" else 1
 
 
-def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, source: str = "the bar file") -> FillArrays:
+def fill_arrays(
+    frame: pd.DataFrame, costs: Costs, fill: str, point: float, source: str = "the bar file", possible: bool = True
+) -> FillArrays:
     """Price every possible decision of a bar file.
 
         rho_t   = P_{t+1} / P_t - 1                                     P_t: fill price of decision t
-        kappa_t = spread_t / 2 / P_t + commission_rate + slippage_rate  spread_t: of the bar in which t is filled
+        kappa_t = spread_t / 2 / P_t + commission_rate + slippage_rate + model_t  of the bar in which t is filled
         carry_t = swap rate * nights charged in (time of fill t, time of fill t+1]
 
     Args:
@@ -105,20 +212,22 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
         fill: next_open (open of bar t+1), next_close (close of bar t+1) or same_close (close of bar t).
         point: size of one point in price units; turns the spread column into price units.
         source: name of the file, for error messages.
+        possible: refuse costs below 0; False for the look-ahead audit, whose bars have lows above highs on purpose.
 
     Returns:
         Arrays of the frame's length. `next_*` fills leave the last row of fill_price and turnover_cost NaN, and the
         last two rows of the others; `same_close` leaves none and one.
 
     Raises:
-        ValueError: unknown fill, or `costs.spread` is "file" and the frame has no spread column.
+        ValueError: unknown fill, `costs.spread` is "file" and the frame has no spread column, or a cost model that
+            gives another number of values, or one below 0.
     """
     delay = fill_delay(fill)
     price = frame["open" if fill == "next_open" else "close"].to_numpy(np.float64)
     time = bar_times(frame)
     if fill != "next_open":
         time = time + bar_interval(time)
-    rate = spread_of(frame, costs, point, source) / 2 / price + costs.commission_rate + costs.slippage_rate
+    rate = cost_rate(frame, costs, price, point, source, possible)
     nights = np.diff(nights_charged(time, costs)).astype(np.float64)
     return FillArrays(
         fill_price=_shift(price, delay),
@@ -129,26 +238,55 @@ def fill_arrays(frame: pd.DataFrame, costs: Costs, fill: str, point: float, sour
     )
 
 
-def spread_of(frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file") -> np.ndarray:
-    """Spread [N] of each bar, price units.
+def cost_rate(
+    frame: pd.DataFrame,
+    costs: Costs,
+    price: np.ndarray,
+    point: float,
+    source: str = "the bar file",
+    possible: bool = True,
+) -> np.ndarray:
+    """What a change of position by one costs [N] at `price` [N], fraction of notional; arguments as `fill_arrays`.
 
     Raises:
-        ValueError: `costs.spread` is "file" and the frame has no spread column.
+        ValueError: `costs.spread` is "file" and the frame has no spread column; a model's costs are no costs.
     """
-    if costs.spread != "file":
-        return np.full(len(frame), float(costs.spread))
-    if "spread" not in frame:
-        raise ValueError(
-            f"costs.spread is 'file', but {source} has no spread column. "
-            f"Give the spread in price units, for example --data.costs.spread 0.2 (0 for none)"
-        )
-    return frame["spread"].to_numpy(np.float64) * point
+    if costs.spread == "file":
+        if "spread" not in frame:
+            raise ValueError(
+                f"costs.spread is 'file', but {source} has no spread column. "
+                "Give it in price units or as a share of the price: --data.costs.spread 0.2, or 1.5bp (0 for none)"
+            )
+        spread = frame["spread"].to_numpy(np.float64) * point
+    elif isinstance(costs.spread, str):
+        spread = share_of(costs.spread) * price
+    else:
+        spread = np.full(len(price), float(costs.spread))
+    rate = spread / 2 / price + float(costs.commission_rate) + float(costs.slippage_rate)
+    if costs.model is not None:
+        rate = rate + _model_costs(costs.model, frame, price, point, possible)
+    return rate
 
 
-def known_cost(frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file") -> np.ndarray:
+def known_cost(
+    frame: pd.DataFrame, costs: Costs, point: float, source: str = "the bar file", possible: bool = True
+) -> np.ndarray:
     """What a change of position by one costs at each bar's close [N], fraction of notional: a policy may see it."""
-    price = frame["close"].to_numpy(np.float64)
-    return spread_of(frame, costs, point, source) / 2 / price + costs.commission_rate + costs.slippage_rate
+    return cost_rate(frame, costs, frame["close"].to_numpy(np.float64), point, source, possible)
+
+
+def _model_costs(model: CostModel, frame: pd.DataFrame, price: np.ndarray, point: float, possible: bool) -> np.ndarray:
+    name = type(model).__name__
+    costs = np.asarray(model.turnover_cost(frame.copy(), price.copy(), point), dtype=np.float64)
+    if costs.shape != price.shape:
+        raise ValueError(f"Cost model {name} must give one cost per bar, {len(price)}, got {costs.shape}")
+    below = np.flatnonzero(costs < 0)
+    if below.size and possible:
+        raise ValueError(
+            f"Cost model {name} gives {costs[below[0]]} at bar {below[0]} ({frame['time'].iloc[below[0]]}), and "
+            f"{below.size} costs below 0 in all. A cost is a fraction of notional >= 0; correct turnover_cost"
+        )
+    return costs
 
 
 def net_return(

@@ -328,14 +328,14 @@ def test_further_columns_of_numbers_are_kept_under_their_names(tmp_path, bar_fra
     frame = bar_frame()
     frame["Funding rate"] = np.arange(60) / 8
     frame["holes"] = np.where(np.arange(60) % 7 == 0, np.nan, 1.5)
-    frame["symbol"] = "XAUUSD"
+    frame["venue"] = "LBMA"
     path = tmp_path / "bars.csv"
     frame.to_csv(path, index=False)
     bars = read_bars(path)
     assert list(bars.frame.columns) == [*frame.columns[:7], "Funding rate", "holes"]
     np.testing.assert_array_equal(bars.frame[["Funding rate", "holes"]], frame[["Funding rate", "holes"]])
     assert "column 'holes' has 9 cells that are no numbers; they are NaN" in bars.card.warnings
-    assert "column(s) of text left out: 'symbol'" in bars.card.notes
+    assert "column(s) of text left out: 'venue'" in bars.card.notes
 
 
 def test_session_breaks_mark_the_first_bar_after_a_gap(tmp_path, bar_frame):

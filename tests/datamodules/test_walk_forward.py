@@ -408,6 +408,13 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused_with_the_differences(
         market(**change).load_state_dict(state)
 
 
+def test_closes_alone_are_not_executed_at_the_close_they_were_decided_from():
+    with pytest.raises(ValueError, match=r"data\.fill next_open would execute .*--data\.fill next_close"):
+        WalkForwardDataModule(path="closes.csv", close_only=True)
+    data = WalkForwardDataModule(path="closes.csv", close_only=True, fill="next_close", symbol="A")
+    assert (data.reader.close_only, data.reader.symbol, data.reader.stamp) == (True, "A", "open")
+
+
 def test_where_the_cache_lies_or_a_limit_of_folds_is_no_difference(market, tmp_path):
     state = market().state_dict()
     market(cache=False).load_state_dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import pytest
 
 import lit_ppo
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo.api import _cost_keys
 from lit_ppo.cli import main
+from lit_ppo.market.costs import CostModel, Costs
 
 SMALL = {"total_timesteps": 1_024, "num_envs": 8, "num_steps": 32, "burn_in": 8, "num_networks": 1}
 SIZES = {"train_size": 400, "validation_size": 100, "test_size": 100, "step_size": 100, "fold_limit": 2}
@@ -67,6 +70,23 @@ def test_a_policy_decides_on_a_frame_and_a_file_alike_and_never_on_later_bars(ru
     bars.to_csv(tmp_path / "bars.csv", index=False)
     pd.testing.assert_frame_equal(policy.decide(tmp_path / "bars.csv"), whole)
     pd.testing.assert_frame_equal(policy.decide(bars[:600]), whole[: len(whole) - len(bars) + 600])
+
+
+@dataclass(frozen=True)
+class Toll(CostModel):
+    rate: float = 1e-4
+
+    def turnover_cost(self, frame, price, point):
+        return 0 * price + self.rate
+
+
+def test_a_cost_model_given_as_an_object_becomes_a_key_that_a_recipe_can_hold():
+    entry = {"class_path": f"{__name__}.Toll", "init_args": {"rate": 2e-4}}
+    assert _cost_keys(Toll(2e-4)) == ({"model": entry}, [__name__])
+    assert _cost_keys({"spread": "1bp", "model": Toll(2e-4)}) == ({"spread": "1bp", "model": entry}, [__name__])
+    keys, modules = _cost_keys(Costs(spread="1bp"))
+    assert (keys["spread"], keys["model"], modules) == ("1bp", None, [])
+    assert _cost_keys(None) == ({}, [])
 
 
 def test_a_frame_without_prices_or_a_setting_that_no_recipe_can_hold_is_refused_before_any_work(bars, tmp_path):

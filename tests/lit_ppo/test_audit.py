@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.envs.account import ACCOUNT_FEATURES, Account
 from lit_ppo.lab.audit import ALTERATIONS, Finding, lively, memory_finding, prefix_findings, warmup_findings
 from lit_ppo.lab.null_controls import NULLS, NullResult, edge_p_value, null_frame
-from lit_ppo.market.costs import FILLS, fill_delay
+from lit_ppo.market.costs import FILLS, CostModel, Costs, fill_delay
 from lit_ppo.market.tensors import BarRange
 from lit_ppo.module import LitPPO
 
@@ -84,9 +84,30 @@ def user_features(tmp_path, monkeypatch) -> str:
 def test_what_is_honest_passes_with_an_agent_that_trades(recipe, fill):
     findings = findings_of(small(fill=fill), points=5, **recipe)
     assert failed(findings) == set()
-    assert len(findings) == 4 * 4 + 1
+    assert len(findings) == 4 * 5 + 2
     shares = [int(f.detail.partition("; ")[2].partition(" ")[0]) for f in findings if f.subject == "actions"]
     assert min(shares) >= 10  # per cent of the compared decisions that hold a position
+
+
+@dataclass(frozen=True)
+class RangeCost(CostModel):
+    """A share of the range of the bar `lag` bars before: a later one below 0. 99: relative to the whole file."""
+
+    lag: int = 0
+
+    def turnover_cost(self, frame, price, point):
+        spans = (frame["high"] - frame["low"]).shift(self.lag).bfill()
+        return (0.1 * spans / spans.mean() * 1e-4 if self.lag == 99 else 0.01 * spans / price).to_numpy()
+
+
+@pytest.mark.parametrize(("lag", "leaks"), [(1, False), (-1, True), (99, True)])
+def test_a_cost_model_that_uses_later_bars_is_caught(lag, leaks):
+    findings = findings_of(small(costs=Costs(spread="1bp", model=RangeCost(lag))), points=2)
+    caught = failed(findings)
+    assert (("future bars noise", "costs") in caught) == leaks
+    assert {what for _, what in caught} <= {"costs", "equity"}
+    (charged,) = [finding.detail for finding in findings if finding.check == "costs"]
+    assert "bp of notional" in charged
 
 
 SEEN = {name: ("position", name) for name in ACCOUNT_FEATURES if name != "position"}

@@ -208,3 +208,34 @@ def test_a_run_and_its_copy_are_no_two_seeds(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "equal on every one of these bars" in told
     assert "seeds and all folds" not in told
+
+
+def test_data_of_a_folder_is_a_table_of_80_columns_with_a_row_for_each_file(bar_csv, capsys):
+    text = bar_csv.read_text()
+    (bar_csv.parent / "a name that is longer than its column.txt").write_text(text)
+    (bar_csv.parent / "broken.csv").write_text(text.replace("open", "opne", 1))
+    (bar_csv.parent / "notes.md").write_text("no bars")
+    assert main(["data", str(bar_csv.parent)]) == 2
+    printed = capsys.readouterr().out
+    table, told = printed.split("\n- ", 1)
+    assert max(len(line) for line in table.splitlines()) <= 80
+    rows = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+    assert all(part in rows["bars.csv"] for part in (" 700 ", "2023-03..2023-03", "15 min", " 0."))
+    assert "refused" in rows["broken.csv"]
+    assert "notes.md" not in table
+    assert "broken.csv: line 1: no column open" in told
+    assert "2 of 3 files can be used" in told
+
+
+def test_data_of_a_folder_without_bar_files_is_bad_input(tmp_path, capsys):
+    assert main(["data", str(tmp_path)]) == 2
+    assert "holds no file that ends in .csv" in capsys.readouterr().err
+
+
+def test_data_takes_the_reader_s_options(tmp_path, capsys):
+    rows = [f"2024-01-0{day},{name},{day}" for day in range(1, 6) for name in ("A", "B")]
+    (tmp_path / "closes.csv").write_text("\n".join(["date,symbol,close", *rows]) + "\n")
+    assert main(["data", str(tmp_path / "closes.csv"), "--close_only"]) == 2
+    assert "2 symbols: A, B" in capsys.readouterr().err
+    assert main(["data", str(tmp_path / "closes.csv"), "--close_only", "--symbol", "A"]) == 0
+    assert "note: closes alone: open is the close before" in capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lit_ppo.market.costs import Costs, bar_interval, fill_arrays, fill_delay, net_return, nights_charged
+from lit_ppo.market.costs import CostModel, Costs, bar_interval, fill_arrays, fill_delay, net_return, nights_charged
 
 
 def frame_of(times, opens, closes, spreads=None) -> pd.DataFrame:
@@ -53,6 +55,86 @@ def test_a_spread_in_price_units_needs_no_column():
     frame = frame_of(QUARTERS, [2000.0] * 4, [2000.0] * 4)
     cost = fill_arrays(frame, Costs(spread=0.2), "next_open", point=0.001).turnover_cost
     np.testing.assert_allclose(cost[:3], 0.1 / 2000, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spread", ["1.5bp", "1.5 bps", "0.015%", ".015 %"])
+@pytest.mark.parametrize("fill", ["next_open", "same_close"])
+def test_a_spread_as_a_share_of_the_price_is_paid_by_halves(spread, fill):
+    frame = frame_of(QUARTERS, [2000.0, 10, 500, 4], [1000.0, 20, 300, 5])
+    cost = fill_arrays(frame, Costs(spread=spread), fill, point=0.001).turnover_cost
+    np.testing.assert_allclose(cost[:3], 0.75e-4, rtol=1e-12)
+
+
+def test_rates_can_be_quoted_in_basis_points_and_per_cent():
+    assert Costs(commission_rate="1bp", slippage_rate="0.02%") == Costs(commission_rate=1e-4, slippage_rate=2e-4)
+
+
+@dataclass(frozen=True)
+class Impact(CostModel):
+    share: float = 0.1
+
+    def turnover_cost(self, frame, price, point):
+        frame["open"] = 0.0  # a copy: what a model does to it is its own affair
+        return self.share * np.arange(len(price)) / price
+
+
+def test_a_model_of_one_s_own_is_added_to_the_other_costs():
+    frame = frame_of(QUARTERS, [2000.0] * 4, [1000.0] * 4)
+    costs = Costs(spread=0.2, commission_rate=1e-5, model=Impact(0.3))
+    cost = fill_arrays(frame, costs, "next_open", point=0.001).turnover_cost
+    np.testing.assert_allclose(cost[:3], 0.1 / 2000 + 1e-5 + 0.3 * np.array([1, 2, 3]) / 2000, rtol=1e-12)
+    assert (frame["open"] == 2000).all()
+
+
+def test_a_model_that_pays_the_trader_or_gives_no_cost_for_a_bar_is_refused():
+    class Short(Impact):
+        def turnover_cost(self, frame, price, point):
+            return price[1:]
+
+    frame = frame_of(QUARTERS, [2000.0] * 4, [1000.0] * 4)
+    with pytest.raises(ValueError, match=r"Impact gives -0\.0001 at bar 1 \(2024-01-02 10:15.*3 costs below 0"):
+        fill_arrays(frame, Costs(spread=0, model=Impact(-0.1)), "same_close", point=1)
+    with pytest.raises(ValueError, match=r"Short must give one cost per bar, 4, got \(3,\)"):
+        fill_arrays(frame, Costs(spread=0, model=Short()), "same_close", point=1)
+
+
+def test_costs_with_a_model_are_plain_data_and_back():
+    costs = Costs(spread="2bp", model=Impact(0.3))
+    entry = costs.to_dict()
+    assert entry["model"] == {"class_path": f"{__name__}.Impact", "init_args": {"share": 0.3}}
+    with pytest.raises(ValueError, match=f"--allow-module {__name__}"):
+        Costs.from_dict(entry)
+    with pytest.raises(ValueError, match="is no CostModel"):
+        Costs.from_dict(entry | {"model": {"class_path": "pathlib.Path", "init_args": {}}}, ["pathlib"])
+    assert Costs.from_dict(Costs(spread="2bp").to_dict()) == Costs(spread="2bp")
+    before_models = {name: value for name, value in entry.items() if name != "model"}
+    assert Costs.from_dict(before_models) == Costs(spread="2bp")
+
+
+def test_a_model_comes_back_from_a_module_that_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "own_costs.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from lit_ppo.market.costs import CostModel\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Flat(CostModel):\n"
+        "    rate: float = 1e-4\n\n"
+        "    def turnover_cost(self, frame, price, point):\n"
+        "        return 0 * price + self.rate\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    costs = Costs.from_dict({"model": {"class_path": "own_costs.Flat", "init_args": {"rate": 2e-4}}}, ["own_costs"])
+    assert costs.model.rate == 2e-4
+    assert Costs.from_dict(costs.to_dict(), ["own_costs"]) == costs
+
+
+def test_a_model_that_no_run_could_record_is_refused():
+    class Plain(CostModel):
+        def turnover_cost(self, frame, price, point):
+            return 0 * price
+
+    for model in (Plain(), lambda frame, price, point: price):
+        with pytest.raises(ValueError, match=r"costs\.model must be a dataclass derived from"):
+            Costs(model=model)
 
 
 def test_a_file_without_spread_is_refused_with_a_remedy():
@@ -170,6 +252,10 @@ def test_a_file_too_short_for_any_fill_gives_nan(fill, bars):
         ({"spread": -0.1}, "costs.spread"),
         ({"spread": float("nan")}, "costs.spread"),
         ({"spread": "auto"}, "costs.spread"),
+        ({"spread": "-1bp"}, "costs.spread.*1.5bp or 0.02%"),
+        ({"spread": "100%"}, "costs.spread"),
+        ({"commission_rate": "1 point"}, "costs.commission_rate: '1 point' is no share like 1.5bp"),
+        ({"slippage_rate": "200%"}, "costs.slippage_rate"),
         ({"commission_rate": -1e-5}, "costs.commission_rate"),
         ({"slippage_rate": 1.5}, "costs.slippage_rate"),
         ({"swap_long_rate": float("inf")}, "costs.swap_long_rate"),

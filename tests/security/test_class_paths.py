@@ -84,6 +84,7 @@ HOSTILE = {
     "a market": ("data.synthetic", {"class_path": "foreign_code.Gap"}),
     "a feature": ("data.features", [{"class_path": "foreign_code.Gap"}]),
     "a feature's command": ("data.features", [{"class_path": "os.system", "command": "touch imported"}]),
+    "a cost model": ("data.costs", {"model": {"class_path": "foreign_code.Gap"}}),
     "the rule itself": ("trainer.callbacks", [{"class_path": "jsonargparse.set_parsing_settings"}]),
 }
 
@@ -96,6 +97,8 @@ def test_a_class_path_outside_the_allowed_packages_is_refused_before_it_is_impor
     assert not (tmp_path / "imported").exists()
     assert "foreign_code" not in sys.modules
     assert "Traceback" not in message
+    if isinstance(value, dict):
+        value = value.get("model", value)
     named = (
         value["class_path"] if isinstance(value, dict) else value if isinstance(value, str) else value[0]["class_path"]
     )
