@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_ppo import __version__
+from lit_ppo.command_line_only import check_environment
 from lit_ppo.commands.memory_errors import out_of_memory
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export": _export,
     }.get(command, lambda rest: _train(command, rest))
     try:
+        check_environment()
         return handler(rest)
     except KeyboardInterrupt:
         return 130

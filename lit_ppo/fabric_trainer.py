@@ -33,6 +33,7 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.class_paths import refuse_functions, restrict_class_paths
+from lit_ppo.command_line_only import check_asked_by_flag, check_environment
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
@@ -223,11 +224,13 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     parser.add_class_arguments(Recipe, "model")
     parser.add_class_arguments(datamodule_class, "data")
     restrict_class_paths()
-    config = parser.parse_args(arguments)
-    refuse_functions(config)
-    directory = Path(config.directory)
-    interrupts.install()
     try:
+        check_environment()
+        config = parser.parse_args(arguments)
+        check_asked_by_flag(config, sys.argv[1:] if arguments is None else arguments)
+        refuse_functions(config)
+        directory = Path(config.directory)
+        interrupts.install()
         fabric = Fabric(
             accelerator=config.accelerator,
             strategy=config.strategy,

@@ -36,7 +36,7 @@ FLOORS = (
     ("signals",),
     ("folds",),
     ("module", "fabric_trainer"),
-    ("recipe", "tensorboard", "interrupts", "precision", "class_paths"),
+    ("recipe", "tensorboard", "interrupts", "precision", "class_paths", "command_line_only"),
     ("ppo",),
     ("scoring", "oracles"),
     ("store",),

@@ -25,7 +25,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lit_ppo.class_paths import refuse_functions, refused_class_path, restrict_class_paths, take_allowed_modules
-from lit_ppo.commands.config_check import check_asked_by_flag, check_files, check_values, known_keys
+from lit_ppo.command_line_only import check_asked_by_flag
+from lit_ppo.commands.config_check import check_files, check_values, known_keys
 from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
