@@ -65,6 +65,27 @@ def check_values(arguments: Iterable[str]) -> None:
         check_expansion(content, f"The value {text[:40]!r}...")
 
 
+def bend_budget(callbacks: Iterable[Any], total_timesteps: int) -> int | None:
+    """Lower the `min_timesteps` of `AdaptiveTimesteps` to a smaller budget.
+
+    Args:
+        callbacks: entries of `trainer.callbacks`, changed in place.
+        total_timesteps: the budget.
+
+    Returns:
+        What `min_timesteps` was; None where nothing was lowered.
+    """
+    for entry in callbacks:
+        if entry["class_path"].endswith(".AdaptiveTimesteps"):
+            arguments = entry.get("init_args") or {}
+            least = arguments.get("min_timesteps", 25_000)  # the callback's default
+            if least > total_timesteps >= 1:
+                arguments["min_timesteps"] = total_timesteps
+                entry["init_args"] = arguments
+                return least
+    return None
+
+
 def _groups(key: str) -> Iterator[str]:
     parts = key.split(".")[:-1]
     yield from (".".join(parts[: count + 1]) for count in range(len(parts)))

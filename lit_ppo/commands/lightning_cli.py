@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lit_ppo.class_paths import refuse_functions, refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.command_line_only import check_asked_by_flag
-from lit_ppo.commands.config_check import check_files, check_values, known_keys
+from lit_ppo.commands.config_check import bend_budget, check_files, check_values, known_keys
 from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
@@ -189,6 +190,21 @@ class LitPPOCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_asked_by_flag(self.config, args)
         refuse_functions(self.config, self.allowed_modules)
+        self._bend_budget(args)
+
+    def _bend_budget(self, arguments: Sequence[str]) -> None:
+        """What a file says of the least budget gives way to a smaller budget that was typed; a typed one stays."""
+        typed = any(argument.partition("=")[0] == "--model.total_timesteps" for argument in arguments)
+        if not typed or any("min_timesteps" in argument for argument in arguments):
+            return
+        total, callbacks = self.config["model"]["total_timesteps"], self.config["trainer"]["callbacks"] or []
+        least = bend_budget(callbacks if isinstance(callbacks, list) else [callbacks], total)
+        if least is not None and getattr(rank_zero_only, "rank", 0) == 0:
+            print(
+                f"AdaptiveTimesteps.min_timesteps {least:,} of the configuration is now {total:,}: no more than the "
+                "--model.total_timesteps typed",
+                file=sys.stderr,
+            )
 
     def _set_seed(self) -> None:
         """Draws come from generators made of the seed; the global ones stay as they are."""
