@@ -44,9 +44,9 @@ from lit_ppo.recipe import (
     Source,
     build_optimizer,
     build_policy,
-    differences,
     experience,
     policy_inputs,
+    resume_differences,
     suitable_threads,
 )
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
@@ -156,18 +156,24 @@ class FabricTrainer:
         if found is None:
             return False
         state, path = found
-        changed = differences(state["hyper_parameters"], {"seed": self.seed, **self.recipe.to_dict()})
+        changed, prolonged = resume_differences(state["hyper_parameters"], {"seed": self.seed, **self.recipe.to_dict()})
         ranks = state["learner"]["ranks"]
         if len(ranks) != self.fabric.world_size:
             changed.append(f"the number of ranks was {len(ranks)} and is {self.fabric.world_size}")
         if state["policy"] != self.inputs:
             changed.append(f"what the policy sees was {state['policy']} and is {self.inputs}")
         if changed:
-            raise ValueError(f"{path} was made with other settings: {'; '.join(changed)}. Restore them")
+            raise ValueError(
+                f"{path} was made with other settings: {'; '.join(changed)}. Restore them (model.total_timesteps alone "
+                "may grow)"
+            )
         self.policy.load_state_dict({key.removeprefix("policy."): v for key, v in state["state_dict"].items()})
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.learner.load_state_dict(ranks[self.fabric.global_rank])
+        if prolonged:
+            self.learner.total_timesteps = self.recipe.total_timesteps
+            self.fabric.print(prolonged)
         self.best, self.weights = state["selection"]["score"], state["selection"]["weights"]
         return True
 

@@ -31,6 +31,7 @@ from lit_ppo.recipe import (
     differences,
     experience,
     policy_inputs,
+    resume_differences,
 )
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
@@ -84,6 +85,7 @@ class LitPPO(pl.LightningModule):
         self.optimisations: dict[str, dict[str, Any]] = {}
         self._total_timesteps = self.recipe.total_timesteps
         self._resume: dict[str, Any] | None = None
+        self._prolonged = ""  # what to tell of a resume with a larger budget
         self._skipped = SkippedSteps()
 
     # What callbacks read and write
@@ -165,10 +167,15 @@ class LitPPO(pl.LightningModule):
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
                 f"model.max_passes {self.recipe.max_passes:g}, for this many train bars"
             )
+        stopped = False
         if self._resume is not None:
             self._restore(states, same_ranks)
-            self.stop_reason = self._resume["reason"]
-        if self.learner.finished or (self._resume is not None and self._resume["stopped"]):
+            if self._prolonged and not self.learner.sees_nothing:
+                self.learner.total_timesteps = self._total_timesteps
+                self.print(self._prolonged)
+            else:
+                stopped, self.stop_reason = self._resume["stopped"], self._resume["reason"]
+        if self.learner.finished or stopped:
             self.trainer.should_stop = True
         self._resume = None
 
@@ -301,7 +308,10 @@ class LitPPO(pl.LightningModule):
         then = dict(checkpoint["hyper_parameters"])
         now: dict[str, Any] = {"seed": self.seed, **self.recipe.to_dict()}
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        changed = differences(then, now, NETWORK if self.allow_mismatch or not resuming else None)
+        if self.allow_mismatch or not resuming:
+            changed, self._prolonged = differences(then, now, NETWORK), ""
+        else:
+            changed, self._prolonged = resume_differences(then, now)
         if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
             self._inputs = checkpoint["policy"]
             self.policy = build_policy(self.recipe, self._inputs, self.seed)
@@ -309,6 +319,7 @@ class LitPPO(pl.LightningModule):
             changed.append(f"what the policy sees was {checkpoint['policy']} and is {self._inputs}")
         if changed:
             raise ValueError(
-                f"The checkpoint was made with other settings: {'; '.join(changed)}. Restore them, or start a new run"
+                f"The checkpoint was made with other settings: {'; '.join(changed)}. Restore them, or start a new run "
+                "(model.total_timesteps alone may grow)"
             )
         self._resume = checkpoint.get("learner")

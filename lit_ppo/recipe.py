@@ -117,6 +117,20 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], names: Sequence
     ]
 
 
+def resume_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Compare the settings of a checkpoint with those of the training that goes on from it.
+
+    Returns:
+        What forbids it, ready for a message; and what to tell where the one setting that may grow has grown, the budget
+        ("" if it has not).
+    """
+    before, total = then.get("total_timesteps", 0), now["total_timesteps"]
+    if total <= before:
+        return differences(then, now), ""
+    told = f"Going on with a budget of {total:,} timesteps, was {before:,}: schedules now run over the new total"
+    return differences({**then, "total_timesteps": total}, now), told
+
+
 def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source:
     """Return what `Learner.attach` wants: the bars (account at the heads), or the environment that the batch describes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from typing import Any
 
@@ -250,6 +251,29 @@ def test_a_finished_or_early_stopped_training_resumes_to_nothing(tmp_path, stopp
     assert again.stop_reason == first.stop_reason
     assert same(weights(first), weights(again))
     assert {path.name for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("stopper", [False, True])
+def test_a_training_goes_on_with_a_larger_budget_and_its_schedules_run_over_that(tmp_path, capsys, stopper):
+    early = [ConvergenceEarlyStopping(1, 1e9, min_progress=0.3, wait_for_change=False)] if stopper else []
+    first = fitted(tmp_path, [*early, ValidationSelection(), MetricsLog(), TrainingCheckpoint(None, 1)])
+    assert (first.timesteps == 256) != stopper
+    with pytest.raises(ValueError, match=r"total_timesteps was 256 and is 192.*total_timesteps alone may grow"):
+        fitted(tmp_path, ckpt_path=tmp_path, total_timesteps=192)
+    capsys.readouterr()
+    longer = fitted(
+        tmp_path,
+        [ValidationSelection(), MetricsLog(), TrainingCheckpoint(None, 1)],
+        ckpt_path=tmp_path,
+        total_timesteps=512,
+    )
+    assert "budget of 512 timesteps, was 256: schedules now run over the new total" in capsys.readouterr().out
+    assert (longer.timesteps, longer.total_timesteps, longer.stop_reason) == (512, 512, "")
+    rates = [json.loads(line)["train/learning_rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    done = first.timesteps // 64
+    assert rates[done:] == pytest.approx([1e-2 * (1 - 64 * i / 512) for i in range(done, 8)])
+    again = fitted(tmp_path, ckpt_path=tmp_path, total_timesteps=512)
+    assert same(weights(longer), weights(again))
 
 
 def test_a_resume_with_other_settings_is_refused_and_lists_them(tmp_path):
