@@ -354,10 +354,13 @@ class WalkForwardDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Which data, which fold and its scaler: what makes a checkpoint's inputs its own."""
-        scaler = self._scaler(self._fold(self.fold))
+        fold = self._fold(self.fold)
+        scaler = self._scaler(fold)
+        last_seen = self._fill_bars(fold.validation).stop - 1  # whose price the choice of the weights went by
         return {
             "fingerprint": self.fingerprint(),
             "fold": self.fold,
+            "seen_until": self.bars.frame["time"].iloc[last_seen].isoformat(),
             "features": [dict(spec.entry) for spec in self.specs],  # a run folder suffices to use the policy
             "scaler": scaler.to_dict(),
             "reward_scale": scaler.reward_scale,

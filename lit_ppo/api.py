@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,12 +176,13 @@ class TrainedPolicy:
                 memory up.
 
         Returns:
-            One row a decision: time of the bar, position (share of notional), change of it, and the probability that
-            the policy gave it.
+            One row a decision: time of the bar, position (share of notional), change of it, the probability that the
+            policy gave it, and whether the bar is no later than the last one that its training or choice saw
+            (`seen_in_training`: such rows are not out of sample, and a warning counts them).
         """
         from datamodules.features.feed import Feed
         from lit_ppo.signals.decisions import DecisionStep
-        from lit_ppo.signals.live import SignalState, decide
+        from lit_ppo.signals.live import SignalState, decide, seen_in_training
 
         chosen = self._chosen
         policy, recipe = chosen.load_policy()
@@ -188,13 +190,16 @@ class TrainedPolicy:
         with _as_file(bars) as path:
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
         state = decide(state, 0, step, feed, recipe.account_features)
+        if warning := seen_in_training(state.times, feed.seen_until):
+            warnings.warn(warning, stacklevel=2)
         positions = policy.positions.numpy()[state.actions]
         return pd.DataFrame(
             {
-                "time": pd.to_datetime(state.bars["time"][len(state.bars["time"]) - len(positions) :], utc=True),
+                "time": pd.to_datetime(state.times, utc=True),
                 "position": positions,
                 "change": pd.Series(positions).diff().fillna(pd.Series(positions)).to_numpy(),
                 "probability": state.probabilities,
+                "seen_in_training": state.times <= feed.seen_until,
             }
         )
 

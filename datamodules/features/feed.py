@@ -33,6 +33,8 @@ class Feed:
         memory_bars: bars that warm the LSTM up before the first decision.
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
         costs, fill: of the training: what an account earns and pays.
+        seen_until: open time of the last bar that training or the choice of the weights read, nanoseconds since 1970
+            UTC; decisions up to it are not out of sample.
         reader: options of the bar reader.
     """
 
@@ -44,6 +46,7 @@ class Feed:
     other_code: bool
     costs: Costs
     fill: str
+    seen_until: int
     reader: Mapping[str, Any]
 
     @classmethod
@@ -91,6 +94,8 @@ class Feed:
             other_code=features_key(specs) != fingerprint["features_sha256"],
             costs=Costs(**fingerprint["costs"]),
             fill=fingerprint["fill"],
+            # Older checkpoints do not keep it: then the end of the file they were trained from bounds it.
+            seen_until=pd.Timestamp(trained.get("seen_until", fingerprint["last_time"])).as_unit("ns").value,
             reader={name: value for name, value in reader.items() if value is not None},
         )
 
@@ -162,6 +167,7 @@ class Feed:
             "bar_seconds": self.bar_seconds,
             "point": self.point,
             "warmup_bars": self.memory_bars,
+            "seen_until": pd.Timestamp(self.seen_until, tz="UTC").isoformat(),
         }
 
 

@@ -59,6 +59,7 @@ def test_a_run_has_its_decisions_trades_folds_and_verdict(run):
     assert lit_ppo.load_run(run.path).decisions.equals(decisions)
 
 
+@pytest.mark.filterwarnings("ignore:.*new decisions.*are on bars no later")
 def test_a_policy_decides_on_a_frame_and_a_file_alike_and_never_on_later_bars(run, bars, tmp_path):
     policy = lit_ppo.load_policy(run)
     whole = policy.decide(bars)
