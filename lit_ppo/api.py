@@ -145,6 +145,11 @@ def walk_forward(
     arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
     arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
+    if cli.dev_run:
+        raise ValueError(
+            "trainer.fast_dev_run keeps no run that could be returned: leave it out and give fold_limit=1 with a small "
+            "model total_timesteps, or use lit-ppo walk-forward --trainer.fast_dev_run true"
+        )
     command(cli, ["walk-forward", *arguments])
     return Run(Path(results) / str(cli.config["seed_everything"]))
 

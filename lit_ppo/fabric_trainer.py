@@ -233,7 +233,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     try:
         check_environment()
         config = parser.parse_args(arguments)
-        check_asked_by_flag(config, sys.argv[1:] if arguments is None else arguments)
+        check_asked_by_flag(vars(config), sys.argv[1:] if arguments is None else arguments)
         refuse_functions(config)
         directory = Path(config.directory)
         interrupts.install()

@@ -11,8 +11,10 @@ import json
 import re
 import signal
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +272,22 @@ class LitPPOCLI(LightningCLI):
             gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
             raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
 
+    @contextmanager
+    def place(self, directory: Path) -> Iterator[Path]:
+        """The folder that a training writes into: `directory`; of a `trainer.fast_dev_run` one that goes with it."""
+        if not self.dev_run:
+            yield directory
+            return
+        with tempfile.TemporaryDirectory(prefix="lit-ppo-") as scratch:
+            yield Path(scratch) / directory.name
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(f"trainer.fast_dev_run was a trial of the code: nothing of it is kept, and {directory} is as it was")
+
+    @property
+    def dev_run(self) -> bool:
+        """Whether `trainer.fast_dev_run` asks for one batch only: it must not stand in a real training's way."""
+        return bool(self.config["trainer"]["fast_dev_run"])
+
     @property
     def directory(self) -> Path:
         """Where a command on one fold writes: `trainer.default_root_dir`, else results/fit."""
@@ -311,32 +329,37 @@ class LitPPOCLI(LightningCLI):
 def run_on_one_fold(cli: LitPPOCLI) -> None:
     """`lit-ppo fit | validate | test | predict` on the fold `data.fold`."""
     cli.set_threads()
+    if cli.command == "fit":
+        with cli.place(cli.directory) as directory:
+            _fit(cli, directory)
+        return
     module, trainer, checkpoint = cli.make_module(), cli.make_trainer(cli.directory), cli.checkpoint()
     bound: dict[str, Any] = {"datamodule": cli.datamodule, "ckpt_path": checkpoint}
     if cli.command == "validate":
         trainer.validate(module, **bound)
     elif cli.command == "test":
         trainer.test(module, **bound)
-    elif cli.command == "predict":
+    else:
         (decisions,) = trainer.predict(module, **bound) or []
         _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
-    else:
-        if checkpoint is None and getattr(rank_zero_only, "rank", 0) == 0:
-            make_room(cli.directory, cli.config["overwrite"], "--ckpt_path last")
-        try:
-            trainer.fit(module, **bound)
-        except Exception as error:
-            if not isinstance(error, Interrupted):
-                _end_other_ranks(trainer)
-            raise
-        trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
-        timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
-        why = f" ({module.stop_reason})" if module.stop_reason else ""
-        chosen = "" if score is None else f", validation score {score:+.4f},"
-        module.print(
-            f"{module.timesteps:,} timesteps done{why}; the weights after {timesteps:,}{chosen} are in "
-            f"{cli.directory / SELECTED}"
-        )
+
+
+def _fit(cli: LitPPOCLI, directory: Path) -> None:
+    module, trainer, checkpoint = cli.make_module(), cli.make_trainer(directory), cli.checkpoint()
+    if checkpoint is None and getattr(rank_zero_only, "rank", 0) == 0:
+        make_room(directory, cli.config["overwrite"], "--ckpt_path last")
+    try:
+        trainer.fit(module, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            _end_other_ranks(trainer)
+        raise
+    trainer.save_checkpoint(directory / SELECTED, weights_only=True)
+    timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
+    why = f" ({module.stop_reason})" if module.stop_reason else ""
+    chosen = "" if score is None else f", validation score {score:+.4f},"
+    place = "" if cli.dev_run else f"; the weights after {timesteps:,}{chosen} are in {directory / SELECTED}"
+    module.print(f"{module.timesteps:,} timesteps done{why}{place}")
 
 
 def _end_other_ranks(trainer: pl.Trainer) -> None:

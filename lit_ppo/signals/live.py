@@ -363,6 +363,6 @@ def seen_in_training(times: NDArray[np.int64], seen_until: int) -> str:
         return ""
     return (
         f"{len(seen):,} of {len(times):,} new decisions, {_moment(seen[0])} to {_moment(seen[-1])}, are on bars no "
-        f"later than {_moment(seen_until)}, the last that training or the choice of these weights saw: they are not out of "
-        "sample, and what they earn says nothing. The column seen_in_training marks them"
+        f"later than {_moment(seen_until)}, the last that training or the choice of these weights saw: they are not "
+        "out of sample, and what they earn says nothing. The column seen_in_training marks them"
     )
