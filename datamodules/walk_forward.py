@@ -25,6 +25,7 @@ from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
+from lit_ppo.store.files import shown_path
 
 DEFAULT_COSTS = Costs()
 
@@ -399,6 +400,22 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self._scalers[index] = Scaler(mean, std, own.reward_scale)
         if index == self.fold:
             self._served = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a logger keeps of it, as plain values; `fingerprint` has the bars themselves."""
+        return {
+            "path": None if self.path is None else shown_path(self.path),
+            "synthetic": None if self.synthetic is None else asdict(self.synthetic),
+            "fold": self.fold,
+            "fold_limit": self.fold_limit,
+            **asdict(self.split),
+            "fill": self.fill,
+            "features": [dict(spec.entry) for spec in self.specs],
+            "costs": asdict(self.costs),
+            "warmup_bars": self.warmup_bars,
+            **self._reader_options,
+        }
 
     def fingerprint(self) -> dict[str, Any]:
         """What the tensors of a fold depend on: the bars' content, features and their code, sizes, fills and costs."""

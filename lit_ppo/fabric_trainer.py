@@ -37,7 +37,7 @@ from lit_ppo.command_line_only import check_asked_by_flag, check_environment
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
-from lit_ppo.precision import SkippedSteps, scales_loss
+from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
     Policy,
     Recipe,
@@ -235,6 +235,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
         config = parser.parse_args(arguments)
         check_asked_by_flag(vars(config), sys.argv[1:] if arguments is None else arguments)
         refuse_functions(config)
+        check_precision(config.precision, "precision")
         directory = Path(config.directory)
         interrupts.install()
         fabric = Fabric(

@@ -7,6 +7,7 @@ and the end of the training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +21,7 @@ from lit_ppo.nets.policy import ObservationPolicy
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.ppo.screening import nearest
-from lit_ppo.precision import SkippedSteps, scales_loss
+from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
     NETWORK,
     Batch,
@@ -36,6 +37,7 @@ from lit_ppo.recipe import (
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.seeding import derive_seed
+from lit_ppo.store.atomic import refuse_link
 from lit_ppo.store.checkpoints import FACTS
 from lit_ppo.store.results import NOT_TRAINED
 
@@ -141,6 +143,25 @@ class LitPPO(pl.LightningModule):
         return build_optimizer(self.policy, self.recipe, scales_loss(self.trainer.precision_plugin))
 
     # Training
+
+    def setup(self, stage: str) -> None:
+        check_precision(self.trainer.precision)
+
+    def on_fit_start(self) -> None:
+        """Give every logger the settings of model and data, before Lightning makes them write theirs.
+
+        Raises:
+            ValueError: a file that a logger would write is a link; loggers follow them.
+        """
+        if not self.trainer.is_global_zero:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        settings = {"model": {"seed": self.seed, **self.recipe.to_dict()}, "data": getattr(data, "settings", {})}
+        for logger in self.loggers:
+            folder = getattr(logger, "log_dir", None)
+            for name in ("hparams.yaml", "metrics.csv") if isinstance(folder, str) else ():
+                refuse_link(Path(folder) / name)
+            logger.log_hyperparams(settings)
 
     def on_train_start(self) -> None:
         assert self.policy is not None

@@ -34,9 +34,10 @@ from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
+from lit_ppo.precision import check_precision
 from lit_ppo.recipe import suitable_threads
 from lit_ppo.scoring.money import MoneySettings
-from lit_ppo.store.atomic import atomic_write, refuse_link
+from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
@@ -249,6 +250,7 @@ class LitPPOCLI(LightningCLI):
             UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
         """
         config = copy.deepcopy(self.config_init["trainer"].as_dict())
+        check_precision(config["precision"])
         callbacks = config["callbacks"] or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
         if self.command == "walk-forward" and not is_strict(self.config["strict"]):
@@ -261,7 +263,6 @@ class LitPPOCLI(LightningCLI):
         if self.command not in ("fit", "walk-forward"):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
-            refuse_link(directory / "hparams.yaml")  # the logger would follow a link to no file
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
         if config["logger"] is not False:
             config["callbacks"].append(Announcement(self.config_text()))

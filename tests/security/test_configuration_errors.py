@@ -65,6 +65,14 @@ MISTAKES = {
     "a list of CPUs": (["--trainer.devices", "[3]"], "trainer.devices [3]"),
     "unknown strategy": (["--trainer.strategy", "luck"], "strategy='luck'"),
     "unknown precision": (["--trainer.precision", "three"], "trainer.precision"),
+    "double precision": (
+        ["--trainer.precision", "64-true"],
+        "trainer.precision is one of 32-true, bf16-mixed, 16-mixed, got 64-true",
+    ),
+    "a precision of a package that is absent": (
+        ["--trainer.precision", "transformer-engine"],
+        "got transformer-engine",
+    ),
     "what manual optimisation cannot": (["--trainer.gradient_clip_val", "0.5"], "gradient_clip_val=0.5"),
     "a class that is not there": (["--trainer.callbacks", "callbacks.Nothing"], "callbacks.Nothing"),
     "a file that is not there": (["--config", "absent.yaml"], "absent.yaml"),
