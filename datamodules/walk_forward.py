@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,6 +24,7 @@ from datamodules.features.compute import FeatureSpec, compute_features, features
 from datamodules.features.scaling import Scaler
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo.argument_types import check_types
 from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
 from lit_ppo.store.files import shown_path
@@ -41,6 +43,11 @@ class OneBatch:
 
     def __len__(self) -> int:
         return 1
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(WalkForwardDataModule.__init__)
 
 
 class WalkForwardDataModule(pl.LightningDataModule):
@@ -110,7 +117,9 @@ class WalkForwardDataModule(pl.LightningDataModule):
         drop_bad_rows: bool = False,
         sort: bool = False,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
         super().__init__()
+        check_types(_hints(), given, "data.")
         if (path is None) == (synthetic is None):
             raise ValueError(
                 f"Give a bar file (data.path) or data.synthetic, one of them; got {path!r} and {synthetic!r}"

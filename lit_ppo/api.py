@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pandas as pd
 
+from lit_ppo.argument_types import check_types
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.results import load_run as read_run
 
@@ -134,6 +135,10 @@ def walk_forward(
     from lit_ppo.commands.lightning_cli import LitPPOCLI
     from lit_ppo.commands.walk_forward import walk_forward as command
 
+    options: dict[str, Any] = {"model": model, "features": features, "costs": costs, "trainer": trainer}
+    options |= {"config": config, "results": results, "seed": seed, "resume": resume, "overwrite": overwrite}
+    hints = get_type_hints(walk_forward)
+    check_types({name: hints[name] for name in options}, options)
     path = _bar_file(bars, Path(results) / "bars")
     arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
     if seed is not None:

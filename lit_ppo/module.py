@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
+from lit_ppo.argument_types import check_types
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors, TrainedFold
 from lit_ppo.nets.policy import ObservationPolicy
 from lit_ppo.ppo.diagnosis import diagnosed
@@ -29,6 +30,7 @@ from lit_ppo.recipe import (
     Recipe,
     build_optimizer,
     build_policy,
+    check_name,
     differences,
     experience,
     policy_inputs,
@@ -51,6 +53,9 @@ class LitPPO(pl.LightningModule):
         seed: of every draw of this training; global generators are not touched.
         recipe: see `lit_ppo.recipe.Recipe`.
 
+    Raises:
+        ValueError: a name or a value that no recipe has.
+
     Attributes:
         policy: built from the first train batch (a `MarketTensors` or a vector environment), or by `build`.
         learner: made when training starts.
@@ -71,6 +76,9 @@ class LitPPO(pl.LightningModule):
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
         super().__init__()
         self.automatic_optimization = False
+        check_types({"seed": int}, {"seed": seed})
+        for name in recipe:
+            check_name(name)
         self.seed, self.recipe = seed, Recipe(**recipe)
         self.policy: Policy | None = None
         self._inputs: dict[str, Any] = {}
@@ -159,8 +167,9 @@ class LitPPO(pl.LightningModule):
         settings = {"model": {"seed": self.seed, **self.recipe.to_dict()}, "data": getattr(data, "settings", {})}
         for logger in self.loggers:
             folder = getattr(logger, "log_dir", None)
-            for name in ("hparams.yaml", "metrics.csv") if isinstance(folder, str) else ():
-                refuse_link(Path(folder) / name)
+            if isinstance(folder, str):
+                for name in ("hparams.yaml", "metrics.csv"):
+                    refuse_link(Path(folder) / name)
             logger.log_hyperparams(settings)
 
     def on_train_start(self) -> None:

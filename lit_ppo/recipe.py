@@ -6,12 +6,15 @@ Both shells build with these functions, so that equal settings give equal weight
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 
+from lit_ppo.argument_types import check_types
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.protocol import VectorEnv
@@ -61,6 +64,7 @@ class Recipe(PPOConfig):
     optimizer: Literal["adam", "adamw"] = "adam"
 
     def __post_init__(self) -> None:
+        check_types(_recipe_hints(), vars(self), "model.")
         super().__post_init__()
         if self.num_networks is None:
             self.num_networks = 3 if self.account_at == "heads" else 1
@@ -87,6 +91,24 @@ class Recipe(PPOConfig):
         if unknown := sorted(set(values) - known):
             raise ValueError(f"The checkpoint's settings {unknown} are of another version of lit-ppo")
         return cls(**values)
+
+
+@functools.cache
+def _recipe_hints() -> dict[str, Any]:
+    return get_type_hints(Recipe)
+
+
+def check_name(name: str) -> None:
+    """Check that `model.NAME` exists.
+
+    Raises:
+        ValueError: it does not; names the nearest, or all.
+    """
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{name!r} is no key of model.*; {hint}")
 
 
 SMALL_NETWORK = 64  # hidden units: below, one operation takes microseconds

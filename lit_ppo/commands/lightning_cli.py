@@ -6,6 +6,7 @@ Which classes it configures is the caller's affair (`lit_ppo.cli`); nothing here
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import json
 import re
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -27,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from lit_ppo.argument_types import described
 from lit_ppo.class_paths import refuse_functions, refused_class_path, restrict_class_paths, take_allowed_modules
 from lit_ppo.command_line_only import check_asked_by_flag
 from lit_ppo.commands.config_check import bend_budget, check_files, check_values, known_keys
@@ -193,6 +195,7 @@ class LitPPOCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_asked_by_flag(self.config, args)
         refuse_functions(self.config, self.allowed_modules)
+        check_precision(self.config["trainer"]["precision"])
         self._bend_budget(args)
 
     def _bend_budget(self, arguments: Sequence[str]) -> None:
@@ -250,7 +253,6 @@ class LitPPOCLI(LightningCLI):
             UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
         """
         config = copy.deepcopy(self.config_init["trainer"].as_dict())
-        check_precision(config["precision"])
         callbacks = config["callbacks"] or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
         if self.command == "walk-forward" and not is_strict(self.config["strict"]):
@@ -317,6 +319,11 @@ class LitPPOCLI(LightningCLI):
         """Say what a refused class path or an unknown name needs; other messages stay as they are."""
         if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
             return refused_class_path(refused[1])
+        if wrong := re.search(r'Parser key "((?:model|data)\.[\w.]+)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
+            hints = {action.dest: getattr(action, "_typehint", None) for action in self.parser._actions}
+            hint = hints.get(wrong[1])
+            if hint is not None and not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
+                return f"{wrong[1]} must be {described(hint)}, got {wrong[2].strip()}"
         unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
         unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
         known = sorted(known_keys(self.parser))
