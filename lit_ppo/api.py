@@ -200,8 +200,9 @@ class TrainedPolicy:
         with _as_file(bars) as path:
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
         state = decide(state, 0, step, feed, recipe.account_features)
-        if warning := seen_in_training(state.times, feed.seen_until):
-            warnings.warn(warning, stacklevel=2)
+        for warning in (chosen.not_trained, seen_in_training(state.times, feed.seen_until)):
+            if warning:
+                warnings.warn(warning, stacklevel=2)
         positions = policy.positions.numpy()[state.actions]
         return pd.DataFrame(
             {

@@ -17,6 +17,7 @@ _NAMED: dict[Any, str] = {
     dict: "a dict",
     list: "a list",
 }
+_SEVERAL: dict[Any, str] = {float: " of numbers", int: " of whole numbers", str: " of strings"}
 
 
 def check_types(hints: Mapping[str, Any], values: Mapping[str, Any], prefix: str = "") -> None:
@@ -37,19 +38,17 @@ def check_types(hints: Mapping[str, Any], values: Mapping[str, Any], prefix: str
 
 def described(hint: Any) -> str:
     """A type hint in words: "a whole number or None"."""
-    kind: Any = get_origin(hint)
-    inner = get_args(hint)
+    kind, inner = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return " or ".join(described(one) for one in inner)
     if kind is Literal:
         return f"one of {', '.join(map(repr, inner))}"
-    kind = kind or hint
-    if kind is Sequence or kind is list:
-        what = {float: " of numbers", int: " of whole numbers", str: " of strings"}.get(inner[0] if inner else None, "")
-        return f"a list{what}"
-    if kind is Mapping:
+    plain: Any = kind or hint
+    if plain is Sequence or plain is list:
+        return "a list" + (_SEVERAL.get(inner[0], "") if inner else "")
+    if plain is Mapping:
         return "a dict"
-    return _NAMED.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+    return _NAMED.get(plain) or f"a {getattr(plain, '__name__', plain)}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -129,8 +129,9 @@ def predict(arguments: Sequence[str], make_feed: MakeFeed) -> int:
             state = decide(state, seen, step, feed, account_features)
             write_state(files.state, state)
         append_rows(files.output, state.rows(positions, feed.seen_until))
-    if warning := seen_in_training(state.times[decided:], feed.seen_until):
-        print(f"lit-ppo predict: warning: {warning}", file=sys.stderr)
+    for warning in (chosen.not_trained, seen_in_training(state.times[decided:], feed.seen_until)):
+        if warning:
+            print(f"lit-ppo predict: warning: {warning}", file=sys.stderr)
     print(_summary(state, seen, decided, files.output, feed, positions))
     return 0
 
