@@ -103,6 +103,12 @@ class GymnasiumDataModule(pl.LightningDataModule):
             "env_arguments": dict(task.env_arguments),
         }
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a logger keeps of it, as plain values."""
+        episodes = {"validation_episodes": self.validation_episodes, "test_episodes": self.test_episodes}
+        return {**self.state_dict(), **episodes}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the environment is the checkpoint's.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import time
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import lightning.pytorch as pl
 import numpy as np
@@ -32,8 +33,10 @@ from datamodules.features.compute import (
 from datamodules.features.scaling import Scaler
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo.argument_types import check_types
 from lit_ppo.market.costs import Costs, FillArrays, bar_times, fill_arrays, fill_delay, known_cost
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
+from lit_ppo.store.files import shown_path
 
 DEFAULT_COSTS = Costs()
 
@@ -49,6 +52,11 @@ class OneBatch:
 
     def __len__(self) -> int:
         return 1
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(WalkForwardDataModule.__init__)
 
 
 class WalkForwardDataModule(pl.LightningDataModule):
@@ -105,7 +113,9 @@ class WalkForwardDataModule(pl.LightningDataModule):
         allow_modules: list[str] | None = None,
         **reader: Any,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
         super().__init__()
+        check_types(_hints(), given, "data.")
         if (path is None) == (synthetic is None):
             raise ValueError(
                 f"Give a bar file (data.path) or data.synthetic, one of them; got {path!r} and {synthetic!r}"
@@ -359,10 +369,13 @@ class WalkForwardDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Which data, which fold and its scaler: what makes a checkpoint's inputs its own."""
-        scaler = self._scaler(self._fold(self.fold))
+        fold = self._fold(self.fold)
+        scaler = self._scaler(fold)
+        last_seen = self._fill_bars(fold.validation).stop - 1  # whose price the choice of the weights went by
         return {
             "fingerprint": self.fingerprint(),
             "fold": self.fold,
+            "seen_until": self.bars.frame["time"].iloc[last_seen].isoformat(),
             "features": [dict(spec.entry) for spec in self.specs],  # a run folder suffices to use the policy
             "scaler": scaler.to_dict(),
             "reward_scale": scaler.reward_scale,
@@ -401,6 +414,22 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self._scalers[index] = Scaler(mean, std, own.reward_scale)
         if index == self.fold:
             self._served = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a logger keeps of it, as plain values; `fingerprint` has the bars themselves."""
+        return {
+            "path": None if self.path is None else shown_path(self.path),
+            "synthetic": None if self.synthetic is None else asdict(self.synthetic),
+            "fold": self.fold,
+            "fold_limit": self.fold_limit,
+            **asdict(self.split),
+            "fill": self.fill,
+            "features": [dict(spec.entry) for spec in self.specs],
+            "costs": asdict(self.costs),
+            "warmup_bars": self.warmup_bars,
+            **self._reader_options,
+        }
 
     def fingerprint(self) -> dict[str, Any]:
         """What the tensors of a fold depend on: the bars' content, features and their code, sizes, fills and costs."""

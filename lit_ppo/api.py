@@ -13,15 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pandas as pd
 
+from lit_ppo.argument_types import check_types
 from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
 from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
@@ -143,6 +145,11 @@ def walk_forward(
     )
     arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
+    if cli.dev_run:
+        raise ValueError(
+            "trainer.fast_dev_run keeps no run that could be returned: leave it out and give fold_limit=1 with a small "
+            "model total_timesteps, or use lit-ppo walk-forward --trainer.fast_dev_run true"
+        )
     command(cli, ["walk-forward", *arguments])
     return Run(Path(results) / str(cli.config["seed_everything"]))
 
@@ -241,6 +248,9 @@ def _arguments(
     trainer: Mapping[str, Any] | None,
 ) -> list[str]:
     """The keywords of a call as a command line."""
+    options = {"model": model, "features": features, "costs": costs, "trainer": trainer, "config": config}
+    hints = get_type_hints(walk_forward)
+    check_types({name: hints[name] for name in options}, options)
     path = _bar_file(bars, Path(results) / "bars")
     arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
     if seed is not None:
@@ -296,12 +306,13 @@ class TrainedPolicy:
                 memory up.
 
         Returns:
-            One row a decision: time of the bar, position (share of notional), change of it, and the probability that
-            the policy gave it.
+            One row a decision: time of the bar, position (share of notional), change of it, the probability that the
+            policy gave it, and whether the bar is no later than the last one that its training or choice saw
+            (`seen_in_training`: such rows are not out of sample, and a warning counts them).
         """
         from datamodules.features.feed import Feed
         from lit_ppo.signals.decisions import DecisionStep
-        from lit_ppo.signals.live import SignalState, decide
+        from lit_ppo.signals.live import SignalState, decide, seen_in_training
 
         chosen = self._chosen
         policy, recipe = chosen.load_policy()
@@ -309,13 +320,17 @@ class TrainedPolicy:
         with _as_file(bars) as path:
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
         state = decide(state, 0, step, feed, recipe.account_features)
+        for warning in (chosen.not_trained, seen_in_training(state.times, feed.seen_until)):
+            if warning:
+                warnings.warn(warning, stacklevel=2)
         positions = policy.positions.numpy()[state.actions]
         return pd.DataFrame(
             {
-                "time": pd.to_datetime(state.bars["time"][len(state.bars["time"]) - len(positions) :], utc=True),
+                "time": pd.to_datetime(state.times, utc=True),
                 "position": positions,
                 "change": pd.Series(positions).diff().fillna(pd.Series(positions)).to_numpy(),
                 "probability": state.probabilities,
+                "seen_in_training": state.times <= feed.seen_until,
             }
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_ppo import __version__
+from lit_ppo.command_line_only import check_environment
 from lit_ppo.commands.memory_errors import out_of_memory
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export": _export,
     }.get(command, lambda rest: _train(command, rest))
     try:
+        check_environment()
         return handler(rest)
     except KeyboardInterrupt:
         return 130
@@ -158,7 +160,7 @@ def _train(command: str, rest: list[str]) -> int:
             if original is not None:
                 rerun.say_differences(original, cli.datamodule, cli.config_text())
             code = walk_forward(cli, ["walk-forward", *rest])
-            if original is not None:
+            if original is not None and not cli.dev_run:
                 rerun.say_outcome(original, Path(cli.config["results"]) / str(cli.config["seed_everything"]))
             return code
         if command == "audit":
@@ -219,8 +221,9 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
 
     config = cli.config
     first, count = config["seed_everything"], config["seeds"]
-    if count < 1 or repeats:
+    if count < 1 or repeats or cli.dev_run:
         why = "--from repeats one run" if repeats else "a number of runs >= 1 is needed"
+        why = "trainer.fast_dev_run keeps no run to pool" if cli.dev_run else why
         raise ValueError(f"--seeds {count}: {why}; leave --seeds out for one run")
     seeds = range(first, first + count)
 

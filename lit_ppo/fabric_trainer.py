@@ -33,19 +33,20 @@ from torch import Tensor, distributed
 
 from lit_ppo import interrupts
 from lit_ppo.class_paths import refuse_functions, restrict_class_paths
+from lit_ppo.command_line_only import check_asked_by_flag, check_environment
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
-from lit_ppo.precision import SkippedSteps, scales_loss
+from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
     Policy,
     Recipe,
     Source,
     build_optimizer,
     build_policy,
-    differences,
     experience,
     policy_inputs,
+    resume_differences,
     suitable_threads,
 )
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
@@ -155,18 +156,24 @@ class FabricTrainer:
         if found is None:
             return False
         state, path = found
-        changed = differences(state["hyper_parameters"], {"seed": self.seed, **self.recipe.to_dict()})
+        changed, prolonged = resume_differences(state["hyper_parameters"], {"seed": self.seed, **self.recipe.to_dict()})
         ranks = state["learner"]["ranks"]
         if len(ranks) != self.fabric.world_size:
             changed.append(f"the number of ranks was {len(ranks)} and is {self.fabric.world_size}")
         if state["policy"] != self.inputs:
             changed.append(f"what the policy sees was {state['policy']} and is {self.inputs}")
         if changed:
-            raise ValueError(f"{path} was made with other settings: {'; '.join(changed)}. Restore them")
+            raise ValueError(
+                f"{path} was made with other settings: {'; '.join(changed)}. Restore them (model.total_timesteps alone "
+                "may grow)"
+            )
         self.policy.load_state_dict({key.removeprefix("policy."): v for key, v in state["state_dict"].items()})
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.learner.load_state_dict(ranks[self.fabric.global_rank])
+        if prolonged:
+            self.learner.total_timesteps = self.recipe.total_timesteps
+            self.fabric.print(prolonged)
         self.best, self.weights = state["selection"]["score"], state["selection"]["weights"]
         return True
 
@@ -223,11 +230,14 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
     parser.add_class_arguments(Recipe, "model")
     parser.add_class_arguments(datamodule_class, "data")
     restrict_class_paths()
-    config = parser.parse_args(arguments)
-    refuse_functions(config)
-    directory = Path(config.directory)
-    interrupts.install()
     try:
+        check_environment()
+        config = parser.parse_args(arguments)
+        check_asked_by_flag(vars(config), sys.argv[1:] if arguments is None else arguments)
+        refuse_functions(config)
+        check_precision(config.precision, "precision")
+        directory = Path(config.directory)
+        interrupts.install()
         fabric = Fabric(
             accelerator=config.accelerator,
             strategy=config.strategy,

@@ -7,6 +7,7 @@ and the end of the training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,13 +16,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 
 from lit_ppo import interrupts
+from lit_ppo.argument_types import check_types
 from lit_ppo.market.stretches import Exam
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors, TrainedFold
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.ppo.screening import nearest
-from lit_ppo.precision import SkippedSteps, scales_loss
+from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
     NETWORK,
     Batch,
@@ -29,14 +31,17 @@ from lit_ppo.recipe import (
     Recipe,
     build_optimizer,
     build_policy,
+    check_name,
     differences,
     experience,
     policy_inputs,
+    resume_differences,
 )
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.exam import Marks, mark
 from lit_ppo.seeding import derive_seed
+from lit_ppo.store.atomic import refuse_link
 from lit_ppo.store.checkpoints import FACTS
 from lit_ppo.store.results import NOT_TRAINED
 
@@ -49,6 +54,9 @@ class LitPPO(pl.LightningModule):
     Args:
         seed: of every draw of this training; global generators are not touched.
         recipe: see `lit_ppo.recipe.Recipe`.
+
+    Raises:
+        ValueError: a name or a value that no recipe has.
 
     Attributes:
         policy: built from the first train batch (a `MarketTensors` or a vector environment), or by `build`.
@@ -70,6 +78,9 @@ class LitPPO(pl.LightningModule):
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
         super().__init__()
         self.automatic_optimization = False
+        check_types({"seed": int}, {"seed": seed})
+        for name in recipe:
+            check_name(name)
         self.seed, self.recipe = seed, Recipe(**recipe)
         self.policy: Policy | None = None
         self._inputs: dict[str, Any] = {}
@@ -86,6 +97,7 @@ class LitPPO(pl.LightningModule):
         self.optimisations: dict[str, dict[str, Any]] = {}
         self._total_timesteps = self.recipe.total_timesteps
         self._resume: dict[str, Any] | None = None
+        self._prolonged = ""  # what to tell of a resume with a larger budget
         self._skipped = SkippedSteps()
 
     # What callbacks read and write
@@ -142,6 +154,26 @@ class LitPPO(pl.LightningModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        check_precision(self.trainer.precision)
+
+    def on_fit_start(self) -> None:
+        """Give every logger the settings of model and data, before Lightning makes them write theirs.
+
+        Raises:
+            ValueError: a file that a logger would write is a link; loggers follow them.
+        """
+        if not self.trainer.is_global_zero:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        settings = {"model": {"seed": self.seed, **self.recipe.to_dict()}, "data": getattr(data, "settings", {})}
+        for logger in self.loggers:
+            folder = getattr(logger, "log_dir", None)
+            if isinstance(folder, str):
+                for name in ("hparams.yaml", "metrics.csv"):
+                    refuse_link(Path(folder) / name)
+            logger.log_hyperparams(settings)
+
     def on_train_start(self) -> None:
         assert self.policy is not None
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -167,10 +199,15 @@ class LitPPO(pl.LightningModule):
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
                 f"model.max_passes {self.recipe.max_passes:g}, for this many train bars"
             )
+        stopped = False
         if self._resume is not None:
             self._restore(states, same_ranks)
-            self.stop_reason = self._resume["reason"]
-        if self.learner.finished or (self._resume is not None and self._resume["stopped"]):
+            if self._prolonged and not self.learner.sees_nothing:
+                self.learner.total_timesteps = self._total_timesteps
+                self.print(self._prolonged)
+            else:
+                stopped, self.stop_reason = self._resume["stopped"], self._resume["reason"]
+        if self.learner.finished or stopped:
             self.trainer.should_stop = True
         self._resume = None
 
@@ -320,7 +357,10 @@ class LitPPO(pl.LightningModule):
         then = dict(checkpoint["hyper_parameters"])
         now: dict[str, Any] = {"seed": self.seed, **self.recipe.to_dict()}
         resuming = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        changed = differences(then, now, NETWORK if self.allow_mismatch or not resuming else None)
+        if self.allow_mismatch or not resuming:
+            changed, self._prolonged = differences(then, now, NETWORK), ""
+        else:
+            changed, self._prolonged = resume_differences(then, now)
         if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
             self._inputs = checkpoint["policy"]
             self.policy = build_policy(self.recipe, self._inputs, self.seed)
@@ -328,6 +368,7 @@ class LitPPO(pl.LightningModule):
             changed.append(f"what the policy sees was {checkpoint['policy']} and is {self._inputs}")
         if changed:
             raise ValueError(
-                f"The checkpoint was made with other settings: {'; '.join(changed)}. Restore them, or start a new run"
+                f"The checkpoint was made with other settings: {'; '.join(changed)}. Restore them, or start a new run "
+                "(model.total_timesteps alone may grow)"
             )
         self._resume = checkpoint.get("learner")

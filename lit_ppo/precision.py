@@ -8,6 +8,25 @@ import torch
 from torch import nn
 
 MOST_IN_A_ROW = 20
+POSSIBLE = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT = ("None", "32", "bf16", "16")  # Lightning's short names of them
+
+
+def check_precision(asked: Any, key: str = "trainer.precision") -> None:
+    """Check that the network can be trained in a precision of Lightning's.
+
+    Args:
+        asked: as the trainer takes it; None is its default.
+        key: its name, for the message.
+
+    Raises:
+        ValueError: it cannot; says what is possible.
+    """
+    if str(asked) not in POSSIBLE + _SHORT:
+        raise ValueError(
+            f"{key} is one of {', '.join(POSSIBLE)}, got {asked}: network inputs and weights are float32 (prices and "
+            "money are float64 whatever it says)"
+        )
 
 
 def scales_loss(precision: Any) -> bool:

@@ -6,12 +6,15 @@ Both shells build with these functions, so that equal settings give equal weight
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 
+from lit_ppo.argument_types import check_types
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.protocol import VectorEnv
@@ -66,6 +69,7 @@ class Recipe(PPOConfig):
     start: str = "scratch"
 
     def __post_init__(self) -> None:
+        check_types(_recipe_hints(), vars(self), "model.")
         super().__post_init__()
         if self.start != "scratch":
             self._take_network()
@@ -114,6 +118,24 @@ class Recipe(PPOConfig):
         return cls(**values)
 
 
+@functools.cache
+def _recipe_hints() -> dict[str, Any]:
+    return get_type_hints(Recipe)
+
+
+def check_name(name: str) -> None:
+    """Check that `model.NAME` exists.
+
+    Raises:
+        ValueError: it does not; names the nearest, or all.
+    """
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"{name!r} is no key of model.*; {hint}")
+
+
 SMALL_NETWORK = 64  # hidden units: below, one operation takes microseconds
 
 
@@ -140,6 +162,20 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], names: Sequence
         for name in names
         if then.get(name) != now.get(name)
     ]
+
+
+def resume_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Compare the settings of a checkpoint with those of the training that goes on from it.
+
+    Returns:
+        What forbids it, ready for a message; and what to tell where the one setting that may grow has grown, the budget
+        ("" if it has not).
+    """
+    before, total = then.get("total_timesteps", 0), now["total_timesteps"]
+    if total <= before:
+        return differences(then, now), ""
+    told = f"Going on with a budget of {total:,} timesteps, was {before:,}: schedules now run over the new total"
+    return differences({**then, "total_timesteps": total}, now), told
 
 
 def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source:

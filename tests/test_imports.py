@@ -21,6 +21,7 @@ SHARED = {
     "ppo.schedules",
     "timing",
     "seeding",
+    "argument_types",
     "__version__",
 }
 # The two command lines and the Python front door name the datamodule; nothing else of lit_ppo may.
@@ -36,14 +37,14 @@ FLOORS = (
     ("signals",),
     ("folds",),
     ("module", "fabric_trainer"),
-    ("recipe", "tensorboard", "interrupts", "precision", "class_paths"),
+    ("recipe", "tensorboard", "interrupts", "precision", "class_paths", "command_line_only"),
     ("ppo",),
     ("scoring", "oracles"),
     ("store",),
     ("nets",),
     ("envs",),
     ("market",),
-    ("seeding", "timing"),
+    ("seeding", "timing", "argument_types"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

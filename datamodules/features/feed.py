@@ -42,6 +42,8 @@ class Feed:
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
         costs, fill: of the training: what an account earns and pays; costs as plain data, see `Costs.from_dict`.
         allow_modules: modules that a cost model may be imported from.
+        seen_until: open time of the last bar that training or the choice of the weights read, nanoseconds since 1970
+            UTC; decisions up to it are not out of sample.
         reader: options of the bar reader.
     """
 
@@ -54,6 +56,7 @@ class Feed:
     costs: Mapping[str, Any]
     allow_modules: Sequence[str]
     fill: str
+    seen_until: int
     reader: Mapping[str, Any]
 
     @classmethod
@@ -102,6 +105,8 @@ class Feed:
             costs=fingerprint["costs"],
             allow_modules=allow_modules,
             fill=fingerprint["fill"],
+            # Older checkpoints do not keep it: then the end of the file they were trained from bounds it.
+            seen_until=pd.Timestamp(trained.get("seen_until", fingerprint["last_time"])).as_unit("ns").value,
             reader={name: value for name, value in reader.items() if value is not None},
         )
 
@@ -177,6 +182,7 @@ class Feed:
             "bar_seconds": self.bar_seconds,
             "point": self.point,
             "warmup_bars": self.memory_bars,
+            "seen_until": pd.Timestamp(self.seen_until, tz="UTC").isoformat(),
         }
 
 

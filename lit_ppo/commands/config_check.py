@@ -17,8 +17,6 @@ from jsonargparse import ArgumentParser
 from lit_ppo.store.files import check_expansion
 
 MOST_LEVELS = 30
-# What deletes a run or mixes two is asked for in one call; a file asks again in each, and may be a stranger's.
-COMMAND_LINE_ONLY = ("resume", "overwrite", "allow_mismatch")
 
 
 def known_keys(parser: ArgumentParser) -> set[str]:
@@ -67,24 +65,25 @@ def check_values(arguments: Iterable[str]) -> None:
         check_expansion(content, f"The value {text[:40]!r}...")
 
 
-def check_asked_by_flag(config: Mapping[str, Any], arguments: Iterable[str]) -> None:
-    """Check that what only the command line may ask for was asked there.
+def bend_budget(callbacks: Iterable[Any], total_timesteps: int) -> int | None:
+    """Lower the `min_timesteps` of `AdaptiveTimesteps` to a smaller budget.
 
     Args:
-        config: what was parsed, from files and flags.
-        arguments: the command line.
+        callbacks: entries of `trainer.callbacks`, changed in place.
+        total_timesteps: the budget.
 
-    Raises:
-        ValueError: a configuration file asks to resume, overwrite or mix runs.
+    Returns:
+        What `min_timesteps` was; None where nothing was lowered.
     """
-    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
-    for name in COMMAND_LINE_ONLY:
-        if config.get(name) and name not in flags:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"A configuration file says {name}: true, and a file cannot ask for that: what continues, deletes or "
-                f"mixes runs is asked for on the command line only. Remove the key; if you mean it, add {flag}"
-            )
+    for entry in callbacks:
+        if entry["class_path"].endswith(".AdaptiveTimesteps"):
+            arguments = entry.get("init_args") or {}
+            least = arguments.get("min_timesteps", 25_000)  # the callback's default
+            if least > total_timesteps >= 1:
+                arguments["min_timesteps"] = total_timesteps
+                entry["init_args"] = arguments
+                return least
+    return None
 
 
 def _groups(key: str) -> Iterator[str]:

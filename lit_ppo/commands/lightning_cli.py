@@ -6,14 +6,18 @@ Which classes it configures is the caller's affair (`lit_ppo.cli`); nothing here
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import json
 import re
 import signal
+import sys
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -24,17 +28,20 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from lit_ppo.argument_types import described
 from lit_ppo.class_paths import refuse_functions, refused_class_path, restrict_class_paths, take_allowed_modules
-from lit_ppo.commands.config_check import check_asked_by_flag, check_files, check_values, known_keys
+from lit_ppo.command_line_only import check_asked_by_flag
+from lit_ppo.commands.config_check import bend_budget, check_files, check_values, known_keys
 from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
 from lit_ppo.module import LitPPO
 from lit_ppo.nets.policy import MarketPolicy
+from lit_ppo.precision import check_precision
 from lit_ppo.recipe import suitable_threads
 from lit_ppo.scoring.exam import mark
 from lit_ppo.scoring.money import MoneySettings
-from lit_ppo.store.atomic import atomic_write, refuse_link
+from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
@@ -222,6 +229,22 @@ class LitPPOCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_asked_by_flag(self.config, args)
         refuse_functions(self.config, self.allowed_modules)
+        check_precision(self.config["trainer"]["precision"])
+        self._bend_budget(args)
+
+    def _bend_budget(self, arguments: Sequence[str]) -> None:
+        """What a file says of the least budget gives way to a smaller budget that was typed; a typed one stays."""
+        typed = any(argument.partition("=")[0] == "--model.total_timesteps" for argument in arguments)
+        if not typed or any("min_timesteps" in argument for argument in arguments):
+            return
+        total, callbacks = self.config["model"]["total_timesteps"], self.config["trainer"]["callbacks"] or []
+        least = bend_budget(callbacks if isinstance(callbacks, list) else [callbacks], total)
+        if least is not None and getattr(rank_zero_only, "rank", 0) == 0:
+            print(
+                f"AdaptiveTimesteps.min_timesteps {least:,} of the configuration is now {total:,}: no more than the "
+                "--model.total_timesteps typed",
+                file=sys.stderr,
+            )
 
     def _set_seed(self) -> None:
         """Draws come from generators made of the seed; the global ones stay as they are."""
@@ -276,7 +299,6 @@ class LitPPOCLI(LightningCLI):
         if self.command not in (*TRAINS, "walk-forward"):
             config["logger"] = False  # there is no curve to draw
         elif config["logger"] in (None, True):
-            refuse_link(directory / "hparams.yaml")  # the logger would follow a link to no file
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
         if config["logger"] is not False:
             config["callbacks"].append(Announcement(self.config_text()))
@@ -286,6 +308,22 @@ class LitPPOCLI(LightningCLI):
             asked = ", ".join(f"trainer.{key} {config[key]!r}" for key in ("accelerator", "devices", "strategy"))
             gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
             raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
+
+    @contextmanager
+    def place(self, directory: Path) -> Iterator[Path]:
+        """The folder that a training writes into: `directory`; of a `trainer.fast_dev_run` one that goes with it."""
+        if not self.dev_run:
+            yield directory
+            return
+        with tempfile.TemporaryDirectory(prefix="lit-ppo-") as scratch:
+            yield Path(scratch) / directory.name
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            print(f"trainer.fast_dev_run was a trial of the code: nothing of it is kept, and {directory} is as it was")
+
+    @property
+    def dev_run(self) -> bool:
+        """Whether `trainer.fast_dev_run` asks for one batch only: it must not stand in a real training's way."""
+        return bool(self.config["trainer"]["fast_dev_run"])
 
     @property
     def directory(self) -> Path:
@@ -316,6 +354,11 @@ class LitPPOCLI(LightningCLI):
         """Say what a refused class path or an unknown name needs; other messages stay as they are."""
         if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
             return refused_class_path(refused[1])
+        if wrong := re.search(r'Parser key "((?:model|data)\.[\w.]+)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
+            hints = {action.dest: getattr(action, "_typehint", None) for action in self.parser._actions}
+            hint = hints.get(wrong[1])
+            if hint is not None and not any(map(dataclasses.is_dataclass, (hint, *get_args(hint)))):
+                return f"{wrong[1]} must be {described(hint)}, got {wrong[2].strip()}"
         unknown = re.findall(r"--([\w.]+)", message) if "nrecognized" in message else []
         unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
         known = sorted(known_keys(self.parser))
@@ -327,39 +370,44 @@ class LitPPOCLI(LightningCLI):
 
 
 def run_on_one_fold(cli: LitPPOCLI) -> None:
-    """`lit-ppo fit | validate | test | predict` on the fold `data.fold`."""
+    """`lit-ppo fit | validate | test | predict` on the fold `data.fold`, and `lit-ppo pretrain`."""
     cli.set_threads()
+    if cli.command in TRAINS:
+        with cli.place(cli.directory) as directory:
+            _fit(cli, directory)
+        return
     module, trainer, checkpoint = cli.make_module(), cli.make_trainer(cli.directory), cli.checkpoint()
     bound: dict[str, Any] = {"datamodule": cli.datamodule, "ckpt_path": checkpoint}
     if cli.command == "validate":
         trainer.validate(module, **bound)
     elif cli.command == "test":
         trainer.test(module, **bound)
-    elif cli.command == "predict":
+    else:
         (decisions,) = trainer.predict(module, **bound) or []
         _write_predictions(cli.directory / "predictions.csv", decisions)  # type: ignore[arg-type]
-    else:
-        if checkpoint is None and getattr(rank_zero_only, "rank", 0) == 0:
-            make_room(cli.directory, cli.config["overwrite"], "--ckpt_path last")
-        try:
-            trainer.fit(module, **bound)
-        except Exception as error:
-            if not isinstance(error, Interrupted):
-                _end_other_ranks(trainer)
-            raise
-        trainer.save_checkpoint(cli.directory / SELECTED, weights_only=True)
-        if cli.command == "pretrain" and trainer.is_global_zero:
-            _write_prior(cli, module)
-        timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
-        why = f" ({module.stop_reason})" if module.stop_reason else ""
-        chosen = "" if score is None else f", validation score {score:+.4f},"
-        module.print(
-            f"{module.timesteps:,} timesteps done{why}; the weights after {timesteps:,}{chosen} are in "
-            f"{cli.directory / SELECTED}"
-        )
 
 
-def _write_prior(cli: LitPPOCLI, module: LitPPO) -> None:
+def _fit(cli: LitPPOCLI, directory: Path) -> None:
+    module, trainer, checkpoint = cli.make_module(), cli.make_trainer(directory), cli.checkpoint()
+    if checkpoint is None and getattr(rank_zero_only, "rank", 0) == 0:
+        make_room(directory, cli.config["overwrite"], "--ckpt_path last")
+    try:
+        trainer.fit(module, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            _end_other_ranks(trainer)
+        raise
+    trainer.save_checkpoint(directory / SELECTED, weights_only=True)
+    if cli.command == "pretrain" and trainer.is_global_zero:
+        _write_prior(cli, module, directory)
+    timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
+    why = f" ({module.stop_reason})" if module.stop_reason else ""
+    chosen = "" if score is None else f", validation score {score:+.4f},"
+    place = "" if cli.dev_run else f"; the weights after {timesteps:,}{chosen} are in {directory / SELECTED}"
+    module.print(f"{module.timesteps:,} timesteps done{why}{place}")
+
+
+def _write_prior(cli: LitPPOCLI, module: LitPPO, directory: Path) -> None:
     """The weights as others may start from them, with a card of where they come from."""
     assert isinstance(module.policy, MarketPolicy)
     marks = mark(module.policy, cli.datamodule.exam())
@@ -375,7 +423,7 @@ def _write_prior(cli: LitPPOCLI, module: LitPPO) -> None:
     }
     settings = module.recipe.to_dict()
     shape = {name: settings[name] for name in (*NETWORK, "positions") if settings[name] is not None}
-    path = cli.directory / "prior.safetensors"
+    path = directory / "prior.safetensors"
     features = tuple(cli.datamodule.stream.feature_names)
     PriorWeights(module.policy.state_dict(), features, shape, card).write(path)
     shares = [f"{name.removeprefix('share_')} {100 * x:.0f} %" for name, x in marks.metrics.items() if "share" in name]

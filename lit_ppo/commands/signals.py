@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from lit_ppo.signals.live import (
     append_rows,
     decide,
     missing_bytes,
+    seen_in_training,
     warn_of_other_code,
     write_state,
 )
@@ -118,13 +120,18 @@ def predict(arguments: Sequence[str], make_feed: MakeFeed) -> int:
                 "another --state and --output"
             )
         positions = step.policy.positions.numpy()
-        missing_bytes(files.output, state.rows(positions))  # a foreign file is refused before anything is decided
+        missing_bytes(
+            files.output, state.rows(positions, feed.seen_until)
+        )  # a foreign file is refused before anything is decided
         seen, decided = len(state.bars["time"]), len(state.actions)
         state = state.with_bars(feed.read(files.data), shown_path(files.data), feed.bar_seconds)
         if len(state.bars["time"]) > seen:
             state = decide(state, seen, step, feed, account_features)
             write_state(files.state, state)
-        append_rows(files.output, state.rows(positions))
+        append_rows(files.output, state.rows(positions, feed.seen_until))
+    for warning in (chosen.not_trained, seen_in_training(state.times[decided:], feed.seen_until)):
+        if warning:
+            print(f"lit-ppo predict: warning: {warning}", file=sys.stderr)
     print(_summary(state, seen, decided, files.output, feed, positions))
     return 0
 

@@ -42,6 +42,11 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
         Interrupted: a signal came; `--resume` goes on.
     """
+    with cli.place(Path(cli.config["results"])) as results:
+        return _run(cli, command, seeds, results)
+
+
+def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: Path) -> int:
     config = cli.config
     data = cli.datamodule
     read_baseline(config["baseline"])
@@ -51,8 +56,8 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
         torch.set_num_threads(1)  # their number may change the last bit of a sum
     data.setup("fit")
     cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
-    cli.make_trainer(Path(config["results"]))
-    folder = RunFolder(config["results"], config["seed_everything"])
+    cli.make_trainer(results)
+    folder = RunFolder(results, config["seed_everything"])
     with RunLock(folder.path):
         tuned = _tune(cli, folder)
         text = _stored(cli.config_text())
@@ -83,7 +88,9 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
         money = [record.details["money"] for record in folder.folds() if "money" in record.details]
         for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
             print(line)
-        print(f"report: {_for_the_terminal(write_report(folder.path))}")
+        report = write_report(folder.path)
+        if not cli.dev_run:
+            print(f"report: {_for_the_terminal(report)}")
         return exit_code(summary)
 
 

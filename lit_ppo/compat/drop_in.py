@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from lit_ppo.cli import main as lit_ppo_main
+from lit_ppo.commands.config_check import bend_budget
 from lit_ppo.commands.data_choice import RECIPES
 from lit_ppo.folds.monitor import OLD_SCRIPT
 
@@ -141,7 +142,8 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
     if "step_size" in given:
         config["data"] |= {"step_size": given["step_size"], "test_size": given["step_size"]}
     _switch(config, given)
-    _bend_budget(config, given)
+    if "total_timesteps" in given and "min_timesteps" not in given:  # a profile's own gives way to what was typed
+        bend_budget(config["trainer"]["callbacks"], given["total_timesteps"])
     if "eval_freq" in given:
         _evaluate_every(config, given["eval_freq"])
     return config
@@ -203,14 +205,6 @@ def _entry(config: dict[str, Any], callback: str, wanted: bool) -> dict[str, Any
         callbacks.append({"class_path": f"callbacks.{callback}"})
         found = callbacks[-1:]
     return found[0].setdefault("init_args", {})
-
-
-def _bend_budget(config: dict[str, Any], given: dict[str, Any]) -> None:
-    """Lower a profile's own `min_timesteps` to a smaller budget that was typed; a typed one stays as it is."""
-    entries = [e for e in config["trainer"]["callbacks"] if e["class_path"] == "callbacks.AdaptiveTimesteps"]
-    if "total_timesteps" in given and "min_timesteps" not in given and entries:
-        least = entries[0].setdefault("init_args", {}).get("min_timesteps", 25_000)  # the callback's default
-        entries[0]["init_args"]["min_timesteps"] = max(min(least, given["total_timesteps"]), 1)
 
 
 def _evaluate_every(config: dict[str, Any], bars: int) -> None:

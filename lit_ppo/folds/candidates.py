@@ -11,7 +11,6 @@ probability of backtest overfitting ask for.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.recipe import Recipe
+from lit_ppo.recipe import check_name
 from lit_ppo.scoring.significance import backtest_overfitting
 from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
@@ -101,14 +100,12 @@ def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]
             f"parallel_candidates {parallel_candidates} and {len(overlays)} `candidates` disagree: leave the number "
             "out, or give as many overlays"
         )
-    known = [field.name for field in dataclasses.fields(Recipe)]
     for number, overlay in enumerate(overlays):
-        for name in overlay.keys() - set(known):
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"Candidate {number} sets {name!r}, which is no key of model.*"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+        for name in overlay:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise ValueError(f"Candidate {number}: {error}") from error
     return overlays or [{} for _ in range(parallel_candidates)]
 
 

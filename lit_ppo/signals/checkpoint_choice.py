@@ -12,7 +12,7 @@ from lit_ppo.recipe import Policy, Recipe, load_policy
 from lit_ppo.store.atomic import sha256_file
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore, local_path
 from lit_ppo.store.files import shown_path
-from lit_ppo.store.results import load_run
+from lit_ppo.store.results import NOT_TRAINED, load_run
 
 DATA_STATE = "WalkForwardDataModule"  # key under which Lightning keeps the datamodule's state
 REMEDY = "Give a run's folder (results/<seed>), a fold's folder in it, or a checkpoint file"
@@ -44,6 +44,17 @@ class ChosenCheckpoint:
     @property
     def fold(self) -> int:
         return self.data["fold"]
+
+    @property
+    def not_trained(self) -> str:
+        """What to warn of weights that were not trained, because the policy sees nothing; "" if they were."""
+        learner = self.content.get("learner") or {}
+        if learner.get("reason") != NOT_TRAINED:
+            return ""
+        return (
+            f"fold {self.fold} was {NOT_TRAINED}. Its policy sees nothing and stays flat: the run's report says what "
+            "to try"
+        )
 
     def load_policy(self) -> tuple[Policy, Recipe]:
         """Rebuild the policy, with the settings it was trained with."""

@@ -46,7 +46,7 @@ from lit_ppo.store.atomic import (
 from lit_ppo.store.files import shown_path, utc_cells
 
 SCHEMA = 1
-HEADER = "time,position,change,probability"
+HEADER = "time,position,change,probability,seen_in_training"
 _KEY = "lit_ppo"  # of the state file's metadata; one entry only, so that equal states are equal bytes
 
 Columns = dict[str, NDArray[Any]]
@@ -78,6 +78,11 @@ class BarFeed(Protocol):
     @property
     def reward_scale(self) -> float:
         """Standard deviation of a price return on the train bars."""
+        ...
+
+    @property
+    def seen_until(self) -> int:
+        """Open time of the last bar that training or the choice of the weights read, nanoseconds since 1970 UTC."""
         ...
 
     def read(self, path: str | Path) -> Columns:
@@ -214,13 +219,19 @@ class SignalState:
                 )
         return replace(self, bars={name: np.concatenate([self.bars[name], new[name][common:]]) for name in new})
 
-    def rows(self, positions: NDArray[np.float64]) -> list[str]:
-        """Lines of the CSV, one a decision."""
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """[D] open times of the bars decided on."""
+        return self.bars["time"][len(self.bars["time"]) - len(self.actions) :]
+
+    def rows(self, positions: NDArray[np.float64], seen_until: int) -> list[str]:
+        """Lines of the CSV, one a decision; see `BarFeed.seen_until`."""
         decided = positions[self.actions]
         change = np.diff(decided, prepend=0.0)  # an account starts flat
-        times = utc_cells(self.bars["time"][len(self.bars["time"]) - len(decided) :])
-        numbers = zip(decided.tolist(), change.tolist(), self.probabilities.tolist(), strict=True)
-        return [f"{at},{held!r},{step!r},{chance:.6f}" for at, (held, step, chance) in zip(times, numbers, strict=True)]
+        seen = np.where(self.times <= seen_until, "true", "false")
+        columns = (decided.tolist(), change.tolist(), self.probabilities.tolist(), seen)
+        rows = zip(utc_cells(self.times), *columns, strict=True)
+        return [f"{at},{held!r},{step!r},{chance:.6f},{known}" for at, held, step, chance, known in rows]
 
 
 _ANEW = "begin anew with another --state and --output"
@@ -335,3 +346,23 @@ def warn_of_other_code(feed: BarFeed) -> None:
             "differ a little. Install the versions of the run's run.json to be sure",
             stacklevel=2,
         )
+
+
+def seen_in_training(times: NDArray[np.int64], seen_until: int) -> str:
+    """What to warn of decisions on bars that training or the choice of the weights saw, or that lie before them.
+
+    Args:
+        times: open times of the bars decided on, nanoseconds since 1970 UTC.
+        seen_until: see `BarFeed.seen_until`.
+
+    Returns:
+        "" where there are none.
+    """
+    seen = times[times <= seen_until]
+    if not len(seen):
+        return ""
+    return (
+        f"{len(seen):,} of {len(times):,} new decisions, {_moment(seen[0])} to {_moment(seen[-1])}, are on bars no "
+        f"later than {_moment(seen_until)}, the last that training or the choice of these weights saw: they are not "
+        "out of sample, and what they earn says nothing. The column seen_in_training marks them"
+    )

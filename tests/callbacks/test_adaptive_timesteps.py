@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from callbacks import AdaptiveTimesteps, TrainingCheckpoint, WarmStart
+from datamodules.walk_forward import WalkForwardDataModule
+from lit_ppo.commands.data_choice import RECIPES
+from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.market.tensors import BarRange, TrainedFold
 from lit_ppo.module import LitPPO
 from tests.integration.shells import SMALL, fitted, small_data, small_trainer
@@ -113,3 +116,22 @@ def test_values_out_of_range_are_refused():
             AdaptiveTimesteps(**wrong)
     with pytest.raises(ValueError, match="is more than model"):
         budget(AdaptiveTimesteps(257), module_at(0))
+
+
+@pytest.mark.parametrize("profile", sorted((RECIPES / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_least_budget_of_a_file_gives_way_to_a_smaller_budget_that_is_typed(capsys, profile):
+    files = [f"--config={RECIPES / 'walk_forward.yaml'}", f"--config={profile}", "--data.path=bars.csv"]
+
+    def least(*flags: str) -> int | None:
+        config = LitPPOCLI("walk-forward", [*files, *flags], WalkForwardDataModule).config
+        found = [entry for entry in config.trainer.callbacks if entry.class_path.endswith("AdaptiveTimesteps")]
+        return found[0].init_args.min_timesteps if found else None
+
+    own = least()
+    assert least("--model.total_timesteps=1000000") == own
+    assert capsys.readouterr().err == ""
+    assert least("--model.total_timesteps=2048") == (own and 2048)
+    assert ("is now 2,048" in capsys.readouterr().err) == bool(own)
+    if own:
+        typed = ["--model.total_timesteps=2048", "--trainer.callbacks.min_timesteps=4096"]
+        assert least("--trainer.callbacks+=callbacks.AdaptiveTimesteps", *typed) == own  # both typed: left to the error

@@ -62,6 +62,7 @@ def test_a_run_has_its_decisions_trades_folds_and_verdict(run):
     assert lit_ppo.load_run(run.path).decisions.equals(decisions)
 
 
+@pytest.mark.filterwarnings("ignore:.*new decisions.*are on bars no later")
 def test_a_policy_decides_on_a_frame_and_a_file_alike_and_never_on_later_bars(run, bars, tmp_path):
     policy = lit_ppo.load_policy(run)
     whole = policy.decide(bars)
@@ -97,3 +98,53 @@ def test_a_frame_without_prices_or_a_setting_that_no_recipe_can_hold_is_refused_
     with pytest.raises(TypeError, match="got list"):
         lit_ppo.walk_forward([1, 2, 3], results=tmp_path)  # type: ignore[arg-type]
     assert not any(tmp_path.glob("*/run.json"))
+
+
+WRONG = [
+    (lambda: lit_ppo.LitPPO(hidden_size="x"), "model.hidden_size must be a whole number or None, got 'x'"),
+    (lambda: lit_ppo.LitPPO(gamma="much"), "model.gamma must be a number, got 'much'"),
+    (
+        lambda: lit_ppo.LitPPO(estimator="magic"),
+        "model.estimator must be one of 'counterfactual', 'sampled', got 'magic'",
+    ),
+    (lambda: lit_ppo.LitPPO(hiden_size=8), "'hiden_size' is no key of model.*; did you mean 'hidden_size'?"),
+    (lambda: lit_ppo.LitPPO(seed=1.5), "seed must be a whole number, got 1.5"),
+    (
+        lambda: lit_ppo.Recipe(positions=(-1.0, "flat", 1.0)),
+        "model.positions must be a list of numbers, got (-1.0, 'flat'",
+    ),
+    (
+        lambda: lit_ppo.WalkForwardDataModule(path="b.csv", train_size=-1),
+        "data.train_size is a number of bars >= 1, got -1",
+    ),
+    (
+        lambda: lit_ppo.WalkForwardDataModule(path="b.csv", train_size=0.5),
+        "data.train_size must be a whole number, got 0.5",
+    ),
+    (
+        lambda: lit_ppo.WalkForwardDataModule(path="b.csv", costs={"spread": 1}),
+        "data.costs must be a Costs, got {'spread",
+    ),
+    (lambda: lit_ppo.walk_forward("b.csv", model={"nope": 1}), "There is no model.nope"),
+    (
+        lambda: lit_ppo.walk_forward("b.csv", model={"hidden_size": "x"}),
+        "model.hidden_size must be a whole number or None",
+    ),
+    (lambda: lit_ppo.walk_forward("b.csv", train_size="many"), "data.train_size must be a whole number, got many"),
+    (lambda: lit_ppo.walk_forward("b.csv", model=3), "model must be a dict or None, got 3"),
+    (lambda: lit_ppo.walk_forward("b.csv", results=3), "results must be a string or a Path, got 3"),
+    (lambda: lit_ppo.walk_forward("b.csv", seed="x"), "seed must be a whole number or None, got 'x'"),
+    (lambda: lit_ppo.walk_forward("b.csv", trainer={"precision": "64-true"}), "one of 32-true, bf16-mixed, 16-mixed"),
+    (lambda: lit_ppo.walk_forward("b.csv", trainer={"fast_dev_run": True}), "trainer.fast_dev_run keeps no run"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_an_argument_that_cannot_be_meant_is_refused_in_plain_words(tmp_path, monkeypatch, call, message):
+    monkeypatch.chdir(tmp_path)
+    SyntheticMarket(num_bars=30, seed=1).write(tmp_path / "b.csv")
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the message is compared below
+        call()
+    assert message in str(refused.value)
+    assert "<class" not in str(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.csv"]

@@ -199,6 +199,20 @@ def test_a_training_is_not_replaced_unless_that_is_said(tmp_path, monkeypatch, c
     assert len(list(Path("results/fit").glob("events.out.tfevents.*"))) == 1
 
 
+@pytest.mark.parametrize("command", ["fit", "walk-forward"])
+def test_a_dev_run_leaves_nothing_that_stands_in_the_way_of_the_real_one(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    callbacks = [f"--trainer.callbacks+=callbacks.{name}" for name in ("TrainingCheckpoint", "MetricsLog")]
+    run = [command, *RUN[1:], *callbacks]
+    assert main([*run, "--trainer.fast_dev_run", "true"]) == 0
+    assert "nothing of it is kept" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert main(run) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*run, "--trainer.fast_dev_run", "true", "--overwrite"]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_and_its_copy_are_no_two_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(RUN) == 0

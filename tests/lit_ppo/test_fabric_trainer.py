@@ -87,6 +87,20 @@ def test_a_resumed_run_chooses_among_all_its_weights_as_the_uninterrupted_one_do
     assert (tmp_path / "cut" / "selected.ckpt").stat() == before
 
 
+def test_a_fabric_training_goes_on_with_a_larger_budget(tmp_path, capsys):
+    first = fabric_trainer(tmp_path, total_timesteps=64)
+    first.iterate()
+    first.save()
+    longer = fabric_trainer(tmp_path, total_timesteps=128)
+    assert longer.resume()
+    assert "budget of 128 timesteps, was 64" in capsys.readouterr().out
+    assert longer.iterate()["train/learning_rate"] == pytest.approx(1e-2 * 0.5)
+    assert longer.learner.finished
+    longer.save()
+    with pytest.raises(ValueError, match="total_timesteps was 128 and is 64"):
+        fabric_trainer(tmp_path, total_timesteps=64).resume()
+
+
 def test_a_resume_with_other_settings_is_refused(tmp_path):
     fabric_trainer(tmp_path).save()
     with pytest.raises(ValueError, match=r"model\.gamma was 0\.995 and is 0\.9"):

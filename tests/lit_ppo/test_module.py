@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
 from lit_ppo.module import LitPPO
@@ -252,6 +255,29 @@ def test_a_finished_or_early_stopped_training_resumes_to_nothing(tmp_path, stopp
     assert {path.name for path in tmp_path.iterdir()} == files
 
 
+@pytest.mark.parametrize("stopper", [False, True])
+def test_a_training_goes_on_with_a_larger_budget_and_its_schedules_run_over_that(tmp_path, capsys, stopper):
+    early = [ConvergenceEarlyStopping(1, 1e9, min_progress=0.3, wait_for_change=False)] if stopper else []
+    first = fitted(tmp_path, [*early, ValidationSelection(), MetricsLog(), TrainingCheckpoint(None, 1)])
+    assert (first.timesteps == 256) != stopper
+    with pytest.raises(ValueError, match=r"total_timesteps was 256 and is 192.*total_timesteps alone may grow"):
+        fitted(tmp_path, ckpt_path=tmp_path, total_timesteps=192)
+    capsys.readouterr()
+    longer = fitted(
+        tmp_path,
+        [ValidationSelection(), MetricsLog(), TrainingCheckpoint(None, 1)],
+        ckpt_path=tmp_path,
+        total_timesteps=512,
+    )
+    assert "budget of 512 timesteps, was 256: schedules now run over the new total" in capsys.readouterr().out
+    assert (longer.timesteps, longer.total_timesteps, longer.stop_reason) == (512, 512, "")
+    rates = [json.loads(line)["train/learning_rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    done = first.timesteps // 64
+    assert rates[done:] == pytest.approx([1e-2 * (1 - 64 * i / 512) for i in range(done, 8)])
+    again = fitted(tmp_path, ckpt_path=tmp_path, total_timesteps=512)
+    assert same(weights(longer), weights(again))
+
+
 def test_a_resume_with_other_settings_is_refused_and_lists_them(tmp_path):
     fitted(tmp_path, [TrainingCheckpoint(None, 1)])
     with pytest.raises(ValueError, match=r"model\.gamma was 0\.995 and is 0\.9; model\.seed was 5 and is 6"):
@@ -301,3 +327,36 @@ def test_bfloat16_trains_and_gives_other_weights_than_float32(tmp_path):
     full, mixed = (weights(fitted(tmp_path, trainer_settings={"precision": p})) for p in ("32-true", "bf16-mixed"))
     assert not same(full, mixed)
     assert all(value.isfinite().all() for value in mixed.values())
+
+
+def kept_by(logger_kind: type[Logger], directory: Path) -> dict[str, Any]:
+    """hparams.yaml of a logger after a training."""
+    logger = logger_kind(directory, name="", version="")
+    fitted(directory, trainer_settings={"logger": logger}, total_timesteps=64)
+    return yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
+
+
+@pytest.mark.parametrize("logger_kind", [TensorBoardLogger, CSVLogger])
+def test_every_logger_keeps_the_settings_of_model_and_data(tmp_path, logger_kind):
+    kept = kept_by(logger_kind, tmp_path)
+    assert kept["model"] == {"seed": 5, **Recipe(**{**SMALL, "total_timesteps": 64}).to_dict()}
+    assert (kept["data"]["train_size"], kept["data"]["purged_size"], kept["data"]["fill"]) == (300, 2, "next_open")
+    assert kept["data"]["synthetic"]["seed"] == 3
+    assert kept["data"]["costs"] == dataclasses.asdict(small_data().costs)
+    assert kept["data"]["features"][0]["name"] == "log_return"
+
+
+@pytest.mark.parametrize("name", ["hparams.yaml", "metrics.csv"])
+@pytest.mark.parametrize("logger_kind", [TensorBoardLogger, CSVLogger])
+def test_a_logger_follows_no_link_with_them(tmp_path, logger_kind, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to("../outside")
+    with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
+        kept_by(logger_kind, tmp_path / "run")
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_precision_that_the_network_cannot_have_is_refused_with_those_it_can(tmp_path, precision):
+    with pytest.raises(ValueError, match=f"one of 32-true, bf16-mixed, 16-mixed, got {precision}"):
+        fitted(tmp_path, trainer_settings={"precision": precision}, total_timesteps=64)

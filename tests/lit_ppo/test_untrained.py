@@ -10,6 +10,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from datamodules.synthetic import SyntheticMarket
+from lit_ppo import load_policy
 from lit_ppo.cli import main
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.ppo.screening import screen_line
@@ -71,6 +73,35 @@ def test_tensorboard_has_what_the_screen_found(run):
     (best,) = events.Scalars("screen/best_score")
     assert passed.value == 0
     assert min(abs(best.value - score) for score in screen["score"].values()) < 1e-5
+
+
+def test_predict_from_such_a_fold_stays_flat_and_says_that_it_was_not_trained(run, tmp_path, capsys):
+    bars = SyntheticMarket(num_bars=80, seed=9, kind="random_walk").write(tmp_path / "bars.csv")
+    capsys.readouterr()
+    files = ["--data", str(bars), "--output", str(tmp_path / "signals.csv")]
+    assert main(["predict", "--ckpt", str(run), *files]) == 0
+    assert f"warning: fold 1 was {NOT_TRAINED}" in capsys.readouterr().err
+    _, *rows = (tmp_path / "signals.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["0.0"] * (80 - 24 - 20)
+    with pytest.warns(UserWarning, match=NOT_TRAINED):
+        decided = load_policy(run).decide(bars)
+    assert not decided["position"].any()
+
+
+def test_candidates_that_see_nothing_are_not_trained_either_and_the_fold_has_its_test_result(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    flags = ["--config", str(tmp_path / "config.yaml"), "--data.fold_limit", "1", "--results", str(tmp_path / "r")]
+    assert main(["walk-forward", *flags, "--candidates", "[{}, {hidden_size: 6}]"]) == 0
+    (fold,) = load_run(tmp_path / "r" / "3").folds
+    assert (fold.status, fold.timesteps, fold.stop_reason, fold.trials) == ("done", 0, NOT_TRAINED, 2)
+    assert [one["stop_reason"] for one in fold.details["candidates"]] == [NOT_TRAINED] * 2
+    assert fold.details["candidate"] == 0
+    assert fold.details["screen"]["passed"] == []
+    told = " ".join(capsys.readouterr().out.split())
+    assert "not trained: 0 of 5 features pass" in told
+    assert "In all 1 folds no feature passed the screen" in told
+    assert "2 candidates a fold" in told
+    assert not load_run(tmp_path / "r" / "3").out_of_sample["position"].any()
 
 
 def test_terminal_and_page_say_why_and_what_to_try(tmp_path, capsys):

@@ -11,8 +11,11 @@ import pytest
 import torch
 import yaml
 
+from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.cli import main
-from lit_ppo.commands.config_check import check_asked_by_flag, check_files
+from lit_ppo.command_line_only import check_asked_by_flag, check_environment
+from lit_ppo.commands.config_check import check_files
+from lit_ppo.fabric_trainer import main as fabric_main
 from lit_ppo.store.files import check_expansion
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,6 +65,14 @@ MISTAKES = {
     "a list of CPUs": (["--trainer.devices", "[3]"], "trainer.devices [3]"),
     "unknown strategy": (["--trainer.strategy", "luck"], "strategy='luck'"),
     "unknown precision": (["--trainer.precision", "three"], "trainer.precision"),
+    "double precision": (
+        ["--trainer.precision", "64-true"],
+        "trainer.precision is one of 32-true, bf16-mixed, 16-mixed, got 64-true",
+    ),
+    "a precision of a package that is absent": (
+        ["--trainer.precision", "transformer-engine"],
+        "got transformer-engine",
+    ),
     "what manual optimisation cannot": (["--trainer.gradient_clip_val", "0.5"], "gradient_clip_val=0.5"),
     "a class that is not there": (["--trainer.callbacks", "callbacks.Nothing"], "callbacks.Nothing"),
     "a file that is not there": (["--config", "absent.yaml"], "absent.yaml"),
@@ -175,6 +186,29 @@ def test_a_fit_is_overwritten_by_a_flag_only(tmp_path, capsys):
     assert "add --overwrite" in capsys.readouterr().err
     assert (tmp_path / "results" / "fit" / "metrics.jsonl").read_text() == "{}\n"
     check_asked_by_flag({"overwrite": True, "resume": False}, ["--overwrite"])
+
+
+def test_a_fabric_training_is_overwritten_by_a_flag_only(tmp_path, capsys):
+    (tmp_path / "results" / "fabric").mkdir(parents=True)
+    (tmp_path / "results" / "fabric" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "config.yaml").write_text("overwrite: true\n")
+    assert fabric_main(WalkForwardDataModule, ["--config", "config.yaml", "--data.path", "absent.csv"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "results" / "fabric" / "metrics.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("name", ["LIT_PPO_MODEL__HIDDEN_SIZE", "LIT_PPO_OVERWRITE", "PL_FIT__MODEL__HIDDEN_SIZE"])
+def test_a_setting_in_the_environment_is_refused_and_not_ignored(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv(name, "8")
+    assert main(["fit", *MARKET]) == 2
+    assert fabric_main(WalkForwardDataModule, ["--data.path", "absent.csv"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [name in line and "not read from the environment" in line for line in told] == [True, True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_environment_of_other_programs_is_nobodys_setting():
+    check_environment({"PL_GLOBAL_SEED": "1", "LIT_PPO_TRACEBACK": "1", "PYTHONPATH": "x", "MODEL__HIDDEN_SIZE": "8"})
 
 
 BOMB = [[f"&a{level} [{', '.join([f'*a{level - 1}'] * 9 if level else ['1'] * 9)}]"] for level in range(12)]

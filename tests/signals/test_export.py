@@ -58,7 +58,7 @@ def test_the_example_alone_decides_as_lit_ppo_predict(run_folder, new_bars, expo
     assert [row.split(",")[1] for row in theirs] == [row.split(",")[1] for row in ours]
     times = [pd.to_datetime([row.split(",")[0] for row in rows], utc=True) for rows in (theirs, ours)]
     assert times[0].equals(times[1])
-    chances = [np.array([float(row.split(",")[-1]) for row in rows]) for rows in (theirs, ours)]
+    chances = [np.array([float(row.split(",")[i]) for row in rows]) for rows, i in ((theirs, 2), (ours, 3))]
     np.testing.assert_allclose(*chances, atol=2e-6)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import lit_ppo
 from datamodules.bars.read import read_bars
 from datamodules.features.compute import compute_features
 from datamodules.features.feed import Feed
@@ -23,7 +24,7 @@ from lit_ppo.market.costs import Costs
 from lit_ppo.scoring.evaluation import evaluate
 from lit_ppo.signals.checkpoint_choice import DATA_STATE, choose_checkpoint
 from lit_ppo.signals.known_equity import KnownEquity
-from lit_ppo.signals.live import SignalState
+from lit_ppo.signals.live import SignalState, seen_in_training
 from lit_ppo.store.checkpoints import CheckpointStore
 from tests.signals.conftest import LIVELY
 
@@ -50,7 +51,7 @@ def written(home: Path) -> dict[str, bytes]:
 
 def decisions(home: Path) -> tuple[list[str], list[float]]:
     header, *rows = (home / "signals.csv").read_text().splitlines()
-    assert header == "time,position,change,probability"
+    assert header == "time,position,change,probability,seen_in_training"
     return [row.split(",")[0] for row in rows], [float(row.split(",")[1]) for row in rows]
 
 
@@ -98,6 +99,37 @@ def test_decisions_equal_an_evaluation_of_the_whole_file(run_folder, new_bars, w
     assert len(expected.positions) == len(positions) - 2
     assert positions[:-2] == expected.positions.tolist()
     assert times[-1] == read_bars(new_bars).frame["time"].iloc[-1].strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_decisions_on_bars_of_the_training_and_before_it_are_marked_and_warned_of(run_folder, tmp_path, capsys):
+    bars = run_folder.parents[1] / "bars.csv"
+    times = json.loads((run_folder / "folds.json").read_text())["folds"][1]["details"]["times"]
+    assert predict(run_folder, bars, tmp_path) == 0
+    _, *rows = (tmp_path / "signals.csv").read_text().splitlines()
+    marks = {row.split(",")[0]: row.rpartition(",")[2] for row in rows}
+    assert min(marks) < times["train"][0]  # bars before the fold's own are no test of it either
+    seen = [time for time, mark in marks.items() if mark == "true"]
+    # Its last reward is known two bars after the last decision of the validation.
+    assert len(seen) == sum(time <= times["validation"][1] for time in marks) + 2
+    assert seen == sorted(marks)[: len(seen)]
+    assert {mark for time, mark in marks.items() if time >= times["test"][0]} == {"false"}
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert f"{len(seen):,} of {len(marks):,} new decisions, {seen[0]} to {seen[-1]}, are on bars no later" in warning
+    assert predict(run_folder, bars, tmp_path) == 0  # nothing new: nothing to warn of
+    assert "warning" not in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=f"{len(seen):,} of {len(marks):,} new decisions"):
+        decided = lit_ppo.load_policy(run_folder).decide(bars)
+    assert decided["seen_in_training"].tolist() == [mark == "true" for mark in marks.values()]
+
+
+def test_bars_after_the_training_are_not_marked_and_an_older_checkpoint_counts_its_whole_file(run_folder):
+    chosen = choose_checkpoint(str(run_folder))
+    last = np.datetime64(chosen.data["fingerprint"]["last_time"][:19], "ns").astype(np.int64)
+    feed = Feed.of(chosen.data, chosen.settings, {})
+    assert feed.seen_until < last
+    assert seen_in_training(np.array([feed.seen_until + 1]), feed.seen_until) == ""
+    older = Feed.of({key: x for key, x in chosen.data.items() if key != "seen_until"}, chosen.settings, {})
+    assert older.seen_until == last
 
 
 def test_the_file_growing_by_one_seven_and_many_bars_gives_the_same_bytes(run_folder, new_bars, whole, tmp_path):

@@ -1,0 +1,71 @@
+"""Types of arguments, checked where a user's value enters: the command line has a parser for that, Python has none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+_NAMED: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    NoneType: "None",
+    dict: "a dict",
+    list: "a list",
+}
+_SEVERAL: dict[Any, str] = {float: " of numbers", int: " of whole numbers", str: " of strings"}
+
+
+def check_types(hints: Mapping[str, Any], values: Mapping[str, Any], prefix: str = "") -> None:
+    """Check values against type hints.
+
+    Args:
+        hints: by name, evaluated (`typing.get_type_hints`); names without a value are left out.
+        values: by name.
+        prefix: before a name in the message, such as "model.".
+
+    Raises:
+        ValueError: a value of another type; says its name, what it may be and what was found.
+    """
+    for name, hint in hints.items():
+        if name in values and not _fits(values[name], hint):
+            raise ValueError(f"{prefix}{name} must be {described(hint)}, got {values[name]!r}")
+
+
+def described(hint: Any) -> str:
+    """A type hint in words: "a whole number or None"."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(described(one) for one in inner)
+    if kind is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    plain: Any = kind or hint
+    if plain is Sequence or plain is list:
+        return "a list" + (_SEVERAL.get(inner[0], "") if inner else "")
+    if plain is Mapping:
+        return "a dict"
+    return _NAMED.get(plain) or f"a {getattr(plain, '__name__', plain)}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is Literal:
+        return value in inner
+    kind = kind or hint
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str | os.PathLike)
+    if kind is Sequence or kind is list:
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value if inner)
+    if kind in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return isinstance(value, kind)
