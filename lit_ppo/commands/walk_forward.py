@@ -198,7 +198,7 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
         UsageError: settings, data or code differ, and `--allow-mismatch` was not given.
     """
     before = folder.read_run()
-    then, now = (yaml.safe_load(part) or {} for part in ((folder.path / "config.yaml").read_text(), text))
+    then, now = folder.read_config(), yaml.safe_load(text)
     found = changes(then, now, before, _record(cli, command))
     if found.refused and not cli.config["allow_mismatch"]:
         raise UsageError(
@@ -206,7 +206,11 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
             "new run with --overwrite or another --results directory, or mix the two on purpose with --allow-mismatch"
         )
     report = folder.path / "report.html"
-    if before["status"] == "done" and report.is_file() and all(folder.is_done(f.index) for f in cli.datamodule.folds):
+    if (
+        before.get("status") == "done"
+        and report.is_file()
+        and all(folder.is_done(f.index) for f in cli.datamodule.folds)
+    ):
         print(f"{_for_the_terminal(folder.path)} is finished, nothing was changed; report: {_for_the_terminal(report)}")
         return True
     for label, entries in (("mixes two runs", found.refused), ("is not bit-identical", found.inexact)):
