@@ -47,10 +47,13 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
     read_baseline(config["baseline"])
     _refuse_many_devices(config["trainer"])
     cli.set_threads()
-    if config["threads"] is None and len(overlays_of(config["parallel_candidates"], config["candidates"])) > 1:
+    overlays = overlays_of(config["parallel_candidates"], config["candidates"])
+    if config["threads"] is None and len(overlays) > 1:
         torch.set_num_threads(1)  # their number may change the last bit of a sum
     data.setup("fit")
-    cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
+    train = data.fold_data(0).train
+    cli.make_module().build(train)  # what cannot be built is refused before anything is written
+    _check_candidates(cli, overlays, train)
     cli.make_trainer(Path(config["results"]))
     folder = RunFolder(config["results"], config["seed_everything"])
     with RunLock(folder.path):
@@ -85,6 +88,16 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
             print(line)
         print(f"report: {_for_the_terminal(write_report(folder.path))}")
         return exit_code(summary)
+
+
+def _check_candidates(cli: LitPPOCLI, overlays: Sequence[Mapping[str, Any]], train: Any) -> None:
+    """Build what each candidate changes, before any of them is trained."""
+    for number, overlay in enumerate(overlays):
+        if overlay:
+            try:
+                cli.make_module(overlay=overlay).build(train)
+            except ValueError as error:
+                raise UsageError(f"candidates[{number}]: {error}") from error
 
 
 def _for_the_terminal(path: Path) -> Path:

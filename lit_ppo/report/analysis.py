@@ -27,6 +27,7 @@ from lit_ppo.scoring.replay import (
     replay,
 )
 from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, read_folds, read_record, run_records
+from lit_ppo.store.schema import REMEDY, MoneyRecord
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
@@ -107,7 +108,7 @@ def analyse(run_dir: str | Path) -> Analysis:
             f"{run.path} has no finished fold (status: {run.record.get('status', 'unknown')}), so there is no test "
             "result to report. Finish it with `lit-ppo walk-forward --resume`"
         )
-    bars_per_year = run.bars_per_year
+    bars_per_year, pooled = run.bars_per_year, read_pooled(run)
     time = rows["time"].to_numpy("datetime64[ns]").astype(np.int64)
     fold = rows["fold"].to_numpy(np.int64)
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
@@ -165,7 +166,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         splits=splits(time, net, None if fills is None else fills.price_return, bars_per_year),
         months=monthly(time, net),
         best=without_best(trades.result),
-        pooled=read_pooled(run),
+        pooled=pooled,
     )
 
 
@@ -226,8 +227,13 @@ def _stress(position: Floats, fills: FillTable, bars_per_year: float) -> list[tu
 
 def _money(run: Run, position: Floats, fills: FillTable) -> MoneyLedger | None:
     """The account in lots, if run.json holds `money`: the keyword arguments of `accounting.money_account`."""
-    arguments = run.record.get("money")
-    return None if not arguments else money_account(replay(position, fills), fills.fill_price, **arguments)
+    if not (found := run.record.get("money")):
+        return None
+    arguments = {name: found[name] for name in MoneyRecord.__annotations__ if name in found}
+    try:
+        return money_account(replay(position, fills), fills.fill_price, **arguments)
+    except ValueError as error:
+        raise ValueError(f"{run.path / 'run.json'} is damaged: money: {error}. {REMEDY}") from error
 
 
 def _oracle(run: Run, net: Floats) -> Oracle | None:

@@ -337,11 +337,12 @@ def load_run(path: str | Path) -> Run:
     counted = rows["fold"].isin(done)
     curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS)
     config = folder / "config.yaml"
+    settings = read_configuration(config) if config.is_file() else {}
     return Run(
         path=folder,
         record=read_record(folder),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
-        settings=read_configuration(config) if config.is_file() else {},
+        settings=settings,
         folds=folds,
         out_of_sample=rows[counted].reset_index(drop=True),
         trades=trades[trades["fold"].isin(done)].reset_index(drop=True),
@@ -365,9 +366,17 @@ def read_folds(folder: Path) -> list[FoldRecord]:
     if not path.is_file():
         return []
     try:
-        return [FoldRecord(**record) for record in read_json(path, LedgerOfFolds)["folds"]]
+        folds = [FoldRecord(**record) for record in read_json(path, LedgerOfFolds)["folds"]]
     except TypeError as error:
         raise ValueError(f"{path} is not a ledger of schema {SCHEMA}: {error}. It may be of another release") from error
+    screens = {fold.index: screen for fold in folds if (screen := fold.details.get("screen"))}
+    names = [screen[key].keys() for screen in screens.values() for key in ("score", "threshold")]
+    blind = {fold.index for fold in folds if fold.stop_reason == NOT_TRAINED}
+    if any(own != names[0] or not own for own in names) or blind - screens.keys():
+        raise ValueError(
+            f"{path} is damaged: not every details.screen has a score and a threshold of the same features. {REMEDY}"
+        )
+    return folds
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
