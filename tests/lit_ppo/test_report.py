@@ -25,6 +25,7 @@ from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.page import json_for_html, source_hash
 from lit_ppo.report.summary import _paths as stitched_paths
+from lit_ppo.report.summary import print_summary
 from lit_ppo.report.tables import without_directories
 from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
@@ -310,6 +311,14 @@ def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
     assert "hardly" not in found
     assert "1 independent bet (" in found
     assert "nan" not in found
+
+
+def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(load_run(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
+    printed = capsys.readouterr().out
+    assert "8 test bars. Folds: 1." in printed
+    assert "Too few bars to say: no interval can be computed." in printed
+    assert "nan" not in printed
 
 
 def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one() -> None:
