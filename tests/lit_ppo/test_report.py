@@ -292,7 +292,8 @@ def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None
     assert verdict_of(net, trials=500).startswith("none: No edge that can be told from luck")
 
 
-def test_interval_rank_and_deflated_ratio_must_agree_and_counts_have_their_noun() -> None:
+def test_interval_rank_and_deflated_ratio_must_agree_and_counts_have_their_noun(monkeypatch) -> None:
+    monkeypatch.setattr("lit_ppo.scoring.significance.draws_for", lambda net: 200)
     net = np.random.default_rng(0).normal(0, 1e-3, 500)
     net += 1e-3 * 4 / np.sqrt(500) - net.mean()
     given = {"bets": 40, "hold": None, "rank": Percentile(99.0, 0.01, 1000), "oracle": None, "ruined": False, "seed": 0}
