@@ -22,7 +22,16 @@ from lit_ppo.store.atomic import atomic_write
 
 FILE_NAME = "test_bars.npz"
 # What numpy and zipfile raise for an archive that is cut, spoilt, another program's, or announces more than there is.
-_DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error, KeyError, EOFError, ValueError, TypeError, AttributeError)
+_DAMAGES: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    KeyError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 _DAMAGES += (NotImplementedError, RuntimeError, OverflowError, MemoryError)
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
