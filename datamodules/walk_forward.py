@@ -174,7 +174,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         self._content = content_hash(bars)
         seen = f"{features_key(self.specs)} {self._content}"
         if sees_costs(self.specs):
-            seen += f" {json.dumps(asdict(self.costs), sort_keys=True)} {bars.point!r}"
+            seen += f" {json.dumps(self.costs.to_dict(), sort_keys=True)} {bars.point!r}"
         key = hashlib.sha256(seen.encode()).hexdigest()
         self._fills: FillArrays = fill_arrays(bars.frame, self.costs, self.fill, bars.point, self.source)
         self._time = bar_times(bars.frame)
@@ -426,9 +426,9 @@ class WalkForwardDataModule(pl.LightningDataModule):
             **asdict(self.split),
             "fill": self.fill,
             "features": [dict(spec.entry) for spec in self.specs],
-            "costs": asdict(self.costs),
+            "costs": self.costs.to_dict(),
             "warmup_bars": self.warmup_bars,
-            **self._reader_options,
+            **asdict(self.reader),
         }
 
     def fingerprint(self) -> dict[str, Any]:

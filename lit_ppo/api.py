@@ -244,7 +244,7 @@ def _arguments(
     *,
     model: Mapping[str, Any] | None,
     features: Sequence[Any] | str | None,
-    costs: Mapping[str, Any] | None,
+    costs: Mapping[str, Any] | Costs | CostModel | None,
     trainer: Mapping[str, Any] | None,
 ) -> list[str]:
     """The keywords of a call as a command line."""
@@ -257,8 +257,8 @@ def _arguments(
         arguments.append(f"--seed={seed}")
     keys: dict[str, Any] = {f"data.{name}": value for name, value in data.items()}
     keys |= {} if features is None else {"data.features": features}
-    costs, modules = _cost_keys(costs)
-    for group, given in (("model", model), ("data.costs", costs), ("trainer", trainer)):
+    cost_keys, modules = _cost_keys(costs)
+    for group, given in (("model", model), ("data.costs", cost_keys), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
     arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
     return [*arguments, *(f"--allow-module={module}" for module in modules)]

@@ -23,11 +23,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 import talib
-import yaml
 
 from datamodules.features import core, indicators
 from datamodules.features.indicators import REGISTRY, BarArrays
-from lit_ppo.store.files import check_expansion
+from lit_ppo.store.files import read_yaml
 
 FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
 _VOLUME_FEATURES = ("vwap_distance", "volume_change")
@@ -184,12 +183,7 @@ def _read_entries(name: str | Path) -> Any:
         raise FileNotFoundError(
             f"data.features is {str(name)!r}: no set of that name ({', '.join(known)}) and no YAML file at {path}"
         )
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"data.features: {path} is not valid YAML: {error}") from error
-    check_expansion(entries, f"data.features: {path}")
-    return entries
+    return read_yaml(path.read_bytes(), f"data.features: {path}")
 
 
 def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:

@@ -147,7 +147,9 @@ class Feed:
     def features(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the features [N, F] float32, not scaled; NaN within a feature's warm-up."""
         frame = _frame(columns)
-        cost = known_cost(frame, self.costs, self.point, "the bars seen") if sees_costs(self.specs) else None
+        cost = None
+        if sees_costs(self.specs):
+            cost = known_cost(frame, Costs.from_dict(self.costs, self.allow_modules), self.point, "the bars seen")
         return compute_features(frame, self.specs, self.bar_seconds, cost=cost)
 
     def fills(self, columns: Mapping[str, np.ndarray]) -> FillArrays:

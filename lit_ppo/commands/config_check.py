@@ -14,9 +14,7 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentParser
 
-from lit_ppo.store.files import check_expansion
-
-MOST_LEVELS = 30
+from lit_ppo.store.files import MOST_LEVELS, check_expansion, read_yaml
 
 
 def known_keys(parser: ArgumentParser) -> set[str]:
@@ -31,36 +29,38 @@ def known_keys(parser: ArgumentParser) -> set[str]:
 
 
 def check_files(paths: Iterable[Path], known: set[str]) -> None:
-    """Check the keys of configuration files; one that cannot be read is left to the parser, which says why.
+    """Check the keys of configuration files; one that is not there is left to the parser, which says so.
 
     Raises:
-        ValueError: an unknown key, a group of keys that is no mapping, or aliases that grow without bound.
+        ValueError: an unknown key, a group of keys that is no mapping, no YAML, or one that `files.read_yaml` refuses.
     """
     groups = {name for key in known for name in _groups(key)}
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            text = path.read_bytes()
+        except OSError:
             continue
-        check_expansion(content, str(path))
+        content = read_yaml(text, str(path))
         if isinstance(content, Mapping):
             _check(path, content, "", known, groups)
 
 
 def check_values(arguments: Iterable[str]) -> None:
-    """Check values of the command line that are YAML with aliases; what is no YAML is left to the parser.
+    """Check values of the command line that are deep YAML or have aliases; what is no YAML is left to the parser.
 
     Raises:
-        ValueError: the aliases grow without bound.
+        ValueError: the aliases grow without bound, or it is nested too deep.
     """
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         text = value if equals and flag.startswith("--") else argument
-        if "&" not in text or "*" not in text:
+        if ("&" not in text or "*" not in text) and text.count("[") + text.count("{") < MOST_LEVELS:
             continue
         try:
             content = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except RecursionError as error:
+            raise ValueError(f"The value {text[:40]!r}... is nested too deep to be read") from error
+        except (yaml.YAMLError, ValueError):
             continue
         check_expansion(content, f"The value {text[:40]!r}...")
 
@@ -92,10 +92,6 @@ def _groups(key: str) -> Iterator[str]:
 
 
 def _check(path: Path, content: Mapping[Any, Any], prefix: str, known: set[str], groups: set[str]) -> None:
-    if prefix.count(".") > MOST_LEVELS:
-        raise ValueError(
-            f"{path}: {prefix[:80]}... is nested more than {MOST_LEVELS} levels deep; does it hold itself?"
-        )
     for key, value in content.items():
         name = f"{prefix}{key}".removesuffix("+")  # `callbacks+` goes after what an earlier file has in the list
         if isinstance(value, Mapping) and "class_path" in value and name in known:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lit_ppo.store.files import read_yaml
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs"
 
@@ -53,8 +53,8 @@ def with_recipe_files(arguments: Sequence[str]) -> list[str]:
 
 def _data_keys(path: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}  # the parser says so, with the place
+        content = read_yaml(path.read_bytes(), str(path))
+    except (OSError, ValueError):
+        return {}  # `config_check` and the parser say so, with the place
     data = content.get("data") if isinstance(content, dict) else None
     return data if isinstance(data, dict) else {}

@@ -71,8 +71,8 @@ def differences_now(original: Run, data: Any, config: str) -> list[str]:
     """
     record = run_record(seed=0, data=data.fingerprint(), command=[])
     settings = [
-        {key: value for key, value in yaml.safe_load(text).items() if key not in OF_ONE_CALL}
-        for text in (original.config, config)
+        {key: value for key, value in found.items() if key not in OF_ONE_CALL}
+        for found in (original.settings, yaml.safe_load(config))
     ]
     then, now = ({key: source.get(key) for key in COMPARED} for source in (original.record, record))
     return [*_differences(settings[0], settings[1], "config"), *_differences(then, now)]

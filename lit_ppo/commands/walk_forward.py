@@ -52,10 +52,13 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
     read_baseline(config["baseline"])
     _refuse_many_devices(config["trainer"])
     cli.set_threads()
-    if config["threads"] is None and len(overlays_of(config["parallel_candidates"], config["candidates"])) > 1:
+    overlays = overlays_of(config["parallel_candidates"], config["candidates"])
+    if config["threads"] is None and len(overlays) > 1:
         torch.set_num_threads(1)  # their number may change the last bit of a sum
     data.setup("fit")
-    cli.make_module().build(data.fold_data(0).train)  # what cannot be built is refused before anything is written
+    train = data.fold_data(0).train
+    cli.make_module().build(train)  # what cannot be built is refused before anything is written
+    _check_candidates(cli, overlays, train)
     cli.make_trainer(results)
     folder = RunFolder(results, config["seed_everything"])
     with RunLock(folder.path):
@@ -92,6 +95,16 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
         if not cli.dev_run:
             print(f"report: {_for_the_terminal(report)}")
         return exit_code(summary)
+
+
+def _check_candidates(cli: LitPPOCLI, overlays: Sequence[Mapping[str, Any]], train: Any) -> None:
+    """Build what each candidate changes, before any of them is trained."""
+    for number, overlay in enumerate(overlays):
+        if overlay:
+            try:
+                cli.make_module(overlay=overlay).build(train)
+            except ValueError as error:
+                raise UsageError(f"candidates[{number}]: {error}") from error
 
 
 def _for_the_terminal(path: Path) -> Path:
@@ -205,7 +218,7 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
         UsageError: settings, data or code differ, and `--allow-mismatch` was not given.
     """
     before = folder.read_run()
-    then, now = (yaml.safe_load(part) or {} for part in ((folder.path / "config.yaml").read_text(), text))
+    then, now = folder.read_config(), yaml.safe_load(text)
     found = changes(then, now, before, _record(cli, command))
     if found.refused and not cli.config["allow_mismatch"]:
         raise UsageError(
@@ -213,7 +226,11 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
             "new run with --overwrite or another --results directory, or mix the two on purpose with --allow-mismatch"
         )
     report = folder.path / "report.html"
-    if before["status"] == "done" and report.is_file() and all(folder.is_done(f.index) for f in cli.datamodule.folds):
+    if (
+        before.get("status") == "done"
+        and report.is_file()
+        and all(folder.is_done(f.index) for f in cli.datamodule.folds)
+    ):
         print(f"{_for_the_terminal(folder.path)} is finished, nothing was changed; report: {_for_the_terminal(report)}")
         return True
     for label, entries in (("mixes two runs", found.refused), ("is not bit-identical", found.inexact)):

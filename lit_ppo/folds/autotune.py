@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import torch
 
@@ -23,11 +24,13 @@ from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, experience, policy_inputs
 from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.schema import Within, read_json
 
 SECONDS = 20.0  # of the whole probe
 LEAST_GAIN = 0.10  # share of the speed
 LEAST_ITERATIONS = 8  # PPO iterations that a fold must still have
 FILE = "autotune.json"
+Size = Annotated[int, Within(1, 10**6)]
 CHANGES_RESULTS = ("num_envs", "num_minibatches")
 
 
@@ -35,9 +38,15 @@ CHANGES_RESULTS = ("num_envs", "num_minibatches")
 class Setting:
     """One thing that was tried."""
 
-    threads: int
-    num_envs: int
-    num_minibatches: int
+    threads: Size
+    num_envs: Size
+    num_minibatches: Size
+
+
+class Probe(TypedDict):
+    """What autotune.json must hold."""
+
+    chosen: Setting
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Choice:
 def stored_choice(directory: Path) -> dict[str, int] | None:
     """What an earlier probe of this run chose; None if there was none."""
     path = directory / FILE
-    return json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.is_file() else None
+    return read_json(path, Probe, "Delete it")["chosen"] if path.is_file() else None
 
 
 def thread_counts(cores: int) -> list[int]:

@@ -11,23 +11,39 @@ probability of backtest overfitting ask for.
 from __future__ import annotations
 
 import dataclasses
-import json
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo.recipe import check_name
+from lit_ppo.recipe import Recipe
 from lit_ppo.scoring.significance import backtest_overfitting
 from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
+from lit_ppo.store.files import json_bytes
+from lit_ppo.store.schema import REMEDY, Count, Details, Seconds, mismatch, read_json
 
 TRAINED = "candidate.json"
 LEAST_BLOCK = 4  # bars in a block of the cross-validation
+
+
+class TrainedRecord(TypedDict):
+    """candidate.json: the fields of `Trained`."""
+
+    number: Count
+    overlay: dict[str, Any]
+    score: float | None
+    timesteps: Count
+    seconds: Seconds
+    stop_reason: str
+    details: Details
+    time: list[int]
+    net_returns: list[float]
 
 
 @dataclass(frozen=True)
@@ -58,16 +74,23 @@ class Trained:
 
     def write(self, directory: Path) -> None:
         """Put it beside the candidate's weights; written last, it says that the candidate is complete."""
-        values = dataclasses.asdict(self) | {"score": self.score if math.isfinite(self.score) else None}
-        atomic_write(directory / TRAINED, json.dumps(values))
+        atomic_write(directory / TRAINED, json_bytes(dataclasses.asdict(self)))
 
     @classmethod
     def read(cls, directory: Path) -> Trained | None:
-        """Return what a complete candidate wrote, None if it is not complete."""
+        """Return what a complete candidate wrote, None if it is not complete.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = directory / TRAINED
         if not path.is_file():
             return None
-        values = json.loads(path.read_bytes())
+        values = read_json(path, TrainedRecord)
+        if len(values["time"]) != len(values["net_returns"]):
+            raise ValueError(
+                f"{path} is damaged: {len(values['time'])} times and {len(values['net_returns'])} net returns. {REMEDY}"
+            )
         return cls(**values | {"score": math.nan if values["score"] is None else values["score"]})
 
     def summary(self) -> dict[str, Any]:
@@ -90,7 +113,8 @@ def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]
         candidates: their overlays.
 
     Raises:
-        ValueError: fewer than one, another number of overlays, or a key that `model.*` does not have.
+        ValueError: fewer than one, another number of overlays, a key that `model.*` does not have, or a value of
+            another type.
     """
     overlays = [dict(overlay) for overlay in candidates or []]
     if parallel_candidates < 1:
@@ -100,12 +124,18 @@ def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]
             f"parallel_candidates {parallel_candidates} and {len(overlays)} `candidates` disagree: leave the number "
             "out, or give as many overlays"
         )
+    hints = get_type_hints(Recipe)
+    known = list(hints)
     for number, overlay in enumerate(overlays):
-        for name in overlay:
-            try:
-                check_name(name)
-            except ValueError as error:
-                raise ValueError(f"Candidate {number}: {error}") from error
+        for name in overlay.keys() - set(known):
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"Candidate {number} sets {name!r}, which is no key of model.*"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        for name, value in overlay.items():
+            if wrong := mismatch(value, hints[name], f"candidates[{number}].{name}"):
+                raise ValueError(f"{wrong}: a value as model.{name} takes")
     return overlays or [{} for _ in range(parallel_candidates)]
 
 
@@ -149,11 +179,14 @@ def validation_returns(run_folder: str | Path) -> tuple[NDArray[np.int64], NDArr
     returns: list[NDArray[np.float64]] = []
     last = np.iinfo(np.int64).min
     for directory in sorted(Path(run_folder).glob("fold_[0-9]*")):
-        paths = sorted(directory.glob("candidate_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+        numbered = [(path.name.rpartition("_")[2], path) for path in directory.glob("candidate_*")]
+        paths = [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
         found = [Trained.read(path) for path in paths]
         whole = [one for one in found if one is not None]
         if not whole or len(whole) < len(found):
             continue  # the fold is not complete
+        if other := next((path for path, one in zip(paths, whole, strict=True) if one.time != whole[0].time), None):
+            raise ValueError(f"{other / TRAINED} has other validation bars than the candidates beside it. {REMEDY}")
         time = np.array(whole[0].time, dtype=np.int64)
         new = time > last
         times.append(time[new])

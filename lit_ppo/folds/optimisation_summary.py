@@ -14,15 +14,49 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.results import FoldRecord, RunFolder
+from lit_ppo.store.schema import Count, Seconds
 
 SUMMARY, STATE = "optimization_summary.json", "training_state.json"
 BASELINE = "the same recipe without its optimisations, at this run's measured pace"
 LEFT_OUT = 3  # exit code: done, but an optimisation failed in some fold and was left out
+
+
+class Measured(TypedDict, total=False):
+    """`measured` of the summary, over its finished folds."""
+
+    folds: Count
+    seconds: Seconds
+    timesteps_planned: Count
+    timesteps: Count
+    steps_per_s: float | None
+
+
+class Failure(TypedDict):
+    """An optimisation that failed in a fold and was left out."""
+
+    fold: int
+    optimisation: str
+    reason: str
+
+
+class Summary(TypedDict, total=False):
+    """What of optimization_summary.json is shown; the rest is for other programs."""
+
+    total_speedup_achieved: float | None
+    speedup_baseline: str
+    did_less: float | None
+    early_stops: Count
+    warm_starts: Count
+    evaluations_left_out: Count
+    estimated_time_saved_hours: float
+    measured: Measured
+    failed: list[Failure]
+    cache: dict[str, Any]
 
 
 def note_fold(record: FoldRecord, module: Any, seen: Sequence[int]) -> None:

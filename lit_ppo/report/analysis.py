@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from lit_ppo.market.books import Ledger, MoneyLedger, Trades, money_account
@@ -29,7 +27,8 @@ from lit_ppo.scoring.replay import (
     random_traders,
     replay,
 )
-from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, run_records
+from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, read_folds, read_record, run_records
+from lit_ppo.store.schema import REMEDY, MoneyRecord
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)
@@ -59,7 +58,6 @@ class Analysis:
 
     Attributes:
         run: the folder as read.
-        settings: the configuration as a dict, {} without config.yaml.
         time, fold, position, cost, net_return: columns [D] of out_of_sample.csv.
         bars_per_year: of the file's own calendar.
         metrics: stitched, see `performance.trading_metrics`.
@@ -76,7 +74,6 @@ class Analysis:
     """
 
     run: Run
-    settings: dict[str, Any]
     time: NDArray[np.int64]
     fold: NDArray[np.int64]
     position: Floats
@@ -116,8 +113,7 @@ def analyse(run_dir: str | Path) -> Analysis:
             f"{run.path} has no finished fold (status: {run.record.get('status', 'unknown')}), so there is no test "
             "result to report. Finish it with `lit-ppo walk-forward --resume`"
         )
-    bars_per_year = _bars_per_year(run)
-    settings = merged_settings(run)
+    bars_per_year, pooled = run.bars_per_year, read_pooled(run)
     time = rows["time"].to_numpy("datetime64[ns]").astype(np.int64)
     fold = rows["fold"].to_numpy(np.int64)
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
@@ -154,7 +150,6 @@ def analyse(run_dir: str | Path) -> Analysis:
     )
     return Analysis(
         run=run,
-        settings=settings,
         time=time,
         fold=fold,
         position=position,
@@ -176,32 +171,9 @@ def analyse(run_dir: str | Path) -> Analysis:
         splits=splits(time, net, None if fills is None else fills.price_return, bars_per_year),
         months=monthly(time, net),
         best=without_best(trades.result),
-        power=power_of(run, settings),
-        pooled=read_pooled(run),
+        power=power_of(run, run.settings),
+        pooled=pooled,
     )
-
-
-def _bars_per_year(run: Run) -> float:
-    found = run.record.get("data", {}).get("bars_per_year")
-    if not isinstance(found, int | float) or not found > 0:
-        raise ValueError(
-            f"{run.path / 'run.json'} needs data.bars_per_year > 0 (bars of the file's calendar), found {found!r}: "
-            "annual figures cannot be computed without it"
-        )
-    return float(found)
-
-
-def merged_settings(run: Run) -> dict[str, Any]:
-    """Read config.yaml; {} without one.
-
-    Raises:
-        ValueError: it is not YAML.
-    """
-    try:
-        found = yaml.safe_load(run.config) if run.config else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{run.path / 'config.yaml'} is not YAML: {error}") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _fills(run: Run, time: NDArray[np.int64], fold: NDArray[np.int64]) -> tuple[FillTable | None, str]:
@@ -261,16 +233,19 @@ def _stress(position: Floats, fills: FillTable, bars_per_year: float) -> list[tu
 
 def _money(run: Run, position: Floats, fills: FillTable) -> MoneyLedger | None:
     """The account in lots, if run.json holds `money`: the keyword arguments of `accounting.money_account`."""
-    arguments = run.record.get("money")
-    return None if not arguments else money_account(replay(position, fills), fills.fill_price, **arguments)
+    if not (found := run.record.get("money")):
+        return None
+    arguments = {name: found[name] for name in MoneyRecord.__annotations__ if name in found}
+    try:
+        return money_account(replay(position, fills), fills.fill_price, **arguments)
+    except ValueError as error:
+        raise ValueError(f"{run.path / 'run.json'} is damaged: money: {error}. {REMEDY}") from error
 
 
 def _oracle(run: Run, net: Floats) -> Oracle | None:
     """run.json `oracle`: optimum_per_bar in `unit`s, and `scale`, the fraction of notional that one unit is."""
     found = run.record.get("oracle")
-    if not found or found.get("optimum_per_bar") is None:
-        return None
-    return against_optimum(net, float(found["optimum_per_bar"]), float(found.get("scale", 1.0)))
+    return None if found is None else against_optimum(net, found["optimum_per_bar"], found["scale"])
 
 
 def trials_seen(run: Run) -> int:
@@ -281,19 +256,15 @@ def trials_seen(run: Run) -> int:
     bars: neither are trials. Seeds that are pooled with the run count even where their folders are not at hand.
     """
     found = 1
-    own_bars, own_range = _bars_id(run.record), _test_range([vars(fold) for fold in run.folds])
+    own_bars, own_range = _bars_id(run.record), _test_range(run.folds)
     for path in run_records(run.path.parent):
         if path.parent.resolve() == run.path.resolve():
             continue
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            folds = json.loads((path.parent / "folds.json").read_text(encoding="utf-8"))["folds"]
-            other = _test_range(folds)
-            same = own_bars is not None and _bars_id(record) == own_bars
-        except FileNotFoundError:
-            continue  # no fold has begun
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"{path.parent} is damaged ({error!r}), so it is not counted as a trial", stacklevel=2)
+            same = own_bars is not None and _bars_id(read_record(path.parent)) == own_bars
+            other = _test_range(read_folds(path.parent))
+        except ValueError as error:
+            warnings.warn(f"A run is not counted as a trial: {error}", stacklevel=2)
             continue
         if same and own_range and other and other[0] < own_range[1] and own_range[0] < other[1]:
             found += 1
@@ -305,9 +276,9 @@ def _bars_id(record: dict[str, Any]) -> str | None:
     return data.get("bars_sha256") or data.get("sha256")
 
 
-def _test_range(folds: list[dict[str, Any]]) -> tuple[int, int] | None:
+def _test_range(folds: list[FoldRecord]) -> tuple[int, int] | None:
     """[start, stop) rows of the bar file from the first to the last finished test; None without one."""
-    tests = [fold["bars"]["test"] for fold in folds if fold["status"] == "done" and "test" in fold["bars"]]
+    tests = [fold.bars["test"] for fold in folds if fold.status == "done" and "test" in fold.bars]
     return (min(test[0] for test in tests), max(test[1] for test in tests)) if tests else None
 
 

@@ -5,7 +5,6 @@ results/<seed>/ -> analysis (numbers) -> plotly_figures, tables -> page (HTML) -
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import yaml
 
 from lit_ppo import __version__
+from lit_ppo.folds.optimisation_summary import Summary
 from lit_ppo.report import captions, plotly_figures, tables
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
@@ -26,6 +26,7 @@ from lit_ppo.scoring.pooling import pooled_text
 from lit_ppo.scoring.replay import fold_starts
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import shown_path
+from lit_ppo.store.schema import read_json
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -192,12 +193,9 @@ def _fold_note(record: Any) -> str:
 
 def _logged(analysis: Analysis, fold: int) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl, with those of timing.jsonl (what differs from run to run) added line by line."""
-    rows = analysis.run.metrics(fold)
-    path = analysis.run.path / f"fold_{fold:03d}" / "timing.jsonl"
-    if path.is_file():
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        for row, line in zip(rows, whole.splitlines(), strict=False):  # a kill may leave one file a line longer
-            row.update(json.loads(line))
+    rows, timing = (analysis.run.metrics(fold, name) for name in ("metrics.jsonl", "timing.jsonl"))
+    for row, more in zip(rows, timing, strict=False):  # a kill may leave one file a line longer
+        row.update(more)
     return rows
 
 
@@ -219,11 +217,7 @@ def _optimisations(analysis: Analysis) -> list[Row]:
     path = analysis.run.path / "optimization_summary.json"
     if not path.is_file():
         return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it, or run the walk-forward again") from error
-    return tables.optimisations(found)
+    return tables.optimisations(read_json(path, Summary, "Delete it, or run the walk-forward again"))
 
 
 def _run_rows(analysis: Analysis) -> list[Row]:
@@ -253,9 +247,9 @@ def _checks(analysis: Analysis) -> list[Row]:
 
 
 def _config(analysis: Analysis) -> str:
-    if not analysis.settings:
+    if not analysis.run.settings:
         return ""
-    return yaml.safe_dump(_shortened(analysis.settings), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.safe_dump(_shortened(analysis.run.settings), sort_keys=False, allow_unicode=True, width=110)
 
 
 def _shortened(value: Any) -> Any:

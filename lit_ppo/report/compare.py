@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from lit_ppo import __version__
@@ -129,21 +128,19 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 def _read(path: str | Path) -> Entry:
     run = load_run(path)
     rows = run.out_of_sample
-    bars_per_year = run.record.get("data", {}).get("bars_per_year")
-    if rows.empty or not bars_per_year:
-        raise ValueError(
-            f"{run.path} cannot be compared: " + ("no fold is finished" if rows.empty else "no data.bars_per_year")
-        )
+    if rows.empty:
+        raise ValueError(f"{run.path} cannot be compared: no fold is finished")
+    bars_per_year = run.bars_per_year
     net, position, cost = (rows[name].to_numpy(np.float64) for name in ("net_return", "position", "cost"))
     return Entry(
         shown_path(run.path),
         run,
         rows["time"].to_numpy("datetime64[ns]").astype(np.int64),
         net,
-        float(bars_per_year),
+        bars_per_year,
         trading_metrics(net, position, bars_per_year, costs=cost),
         sharpe_interval(net, bars_per_year, draws=draws_for(net)),
-        flatten(yaml.safe_load(run.config) or {}) if run.config else {},
+        flatten(run.settings),
     )
 
 
@@ -260,10 +257,15 @@ def _pooled_text(pooled: Interval | None, runs: int) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters are shown, not sent."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def text_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Rows as aligned text: labels left, cells right. Control characters of foreign text are shown, not sent."""
     table = [list(columns), *([row.label, *(cell.text for cell in row.cells)] for row in rows)]
-    table = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in line] for line in table]
+    table = [[printable(cell) for cell in line] for line in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for line in table:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
-from lit_ppo.report.compare import text_table
+from lit_ppo.report.compare import printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.performance import trading_metrics
@@ -53,11 +53,14 @@ _COLUMNS = {
 _STAMPED = ("run.json", "folds.json", "out_of_sample.csv", "config.yaml")
 
 
-def update(root: str | Path) -> list[dict[str, Any]]:
-    """Bring the index of a results directory up to date and return its rows, oldest run first.
+def update(root: str | Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Bring the index of a results directory up to date.
 
     Args:
         root: directory whose subfolders (at any of two depths) are runs.
+
+    Returns:
+        Its rows, oldest run first; and of each run that cannot be read, which has no row, what is wrong with it.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -67,18 +70,24 @@ def update(root: str | Path) -> list[dict[str, Any]]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory of runs; give the one that walk-forward got as --results")
     found = {path.parent.relative_to(root).as_posix(): path.parent for path in run_records(root)}
+    damaged: dict[str, str] = {}
     with _database(root / FILE_NAME) as database:
         stamps = dict(database.execute("SELECT folder, stamp FROM runs"))
         for folder, path in found.items():
             stamp = _stamp(path)
             if stamps.get(folder) != stamp:
-                row = _summary(folder, stamp, load_run(path))
+                try:
+                    row = _summary(folder, stamp, load_run(path))
+                except (ValueError, OSError) as error:
+                    damaged[folder] = str(error)
+                    continue
                 marks = ", ".join(f":{name}" for name in _COLUMNS)
                 database.execute(f"INSERT OR REPLACE INTO runs ({', '.join(_COLUMNS)}) VALUES ({marks})", row)
         for folder in stamps:
             database.execute("UPDATE runs SET present = ? WHERE folder = ?", (int(folder in found), folder))
         database.row_factory = sqlite3.Row
-        return [dict(row) for row in database.execute("SELECT * FROM runs ORDER BY started, folder")]
+        rows = [dict(row) for row in database.execute("SELECT * FROM runs ORDER BY started, folder")]
+        return [row for row in rows if row["folder"] not in damaged], damaged
 
 
 @contextmanager
@@ -154,14 +163,15 @@ def history(root: str | Path, html_path: str | Path | None = None) -> str:
         root: results directory.
         html_path: also write a page there.
     """
-    runs = update(root)
+    runs, damaged = update(root)
+    left_out = "".join(f"\nLeft out: {printable(error)}" for error in damaged.values())
     if not runs:
-        return f"No run under {Path(root).name} yet."
+        return f"No run under {Path(root).name} yet.{left_out}"
     reference = next((run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]), None)
     rows = [_row(run, reference) for run in runs]
     if html_path is not None:
-        atomic_write(html_path, _page(runs, rows))
-    return text_table(COLUMNS, rows)
+        atomic_write(html_path, _page(runs, rows, damaged))
+    return text_table(COLUMNS, rows) + left_out
 
 
 def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
@@ -193,7 +203,7 @@ def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
     )
 
 
-def _page(runs: list[dict[str, Any]], rows: list[Row]) -> str:
+def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) -> str:
     measured = [run for run in runs if run["folds"]]
     labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
     # One mark per run in the order of their start: two results of a day must not hide each other.
@@ -203,7 +213,8 @@ def _page(runs: list[dict[str, Any]], rows: list[Row]) -> str:
         "compare.html.j2",
         figures={"equity": figure},
         title="History of all runs",
-        subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials.",
+        subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials."
+        + (f" Left out, because a file is damaged: {', '.join(damaged)}." if damaged else ""),
         version=__version__,
         columns=COLUMNS,
         rows=rows,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import analyse, merged_settings, recorded_baselines
+from lit_ppo.report.analysis import analyse, recorded_baselines
 from lit_ppo.report.untraded import reason, remedies
 from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import trading_metrics
@@ -45,7 +45,7 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     for line in _statistics(run):
         console.print(line, highlight=False)
     here = run.path.is_relative_to(Path.cwd())
-    power = power_of(run, merged_settings(run), "" if here else str(run.path))
+    power = power_of(run, run.settings, "" if here else str(run.path))
     if power is not None:
         console.print(power.text, highlight=False, markup=False, soft_wrap=True)  # its command may be copied
 
@@ -69,8 +69,8 @@ def _folds(run: Run, done: list[FoldRecord]) -> Table:
     rows = run.out_of_sample
     for record in shown:
         cells = [str(record.index), f"{record.timesteps:,}", f"{sum(record.seconds.values()):.1f}"]
-        cells += [_cell(record.scores["validation/score"], 4)]
-        cells += [_cell(record.scores[f"test/{name}"]) for name in COLUMNS]
+        cells += [_cell(record.scores.get("validation/score"), 4)]
+        cells += [_cell(record.scores.get(f"test/{name}")) for name in COLUMNS]
         if synthetic:
             net = rows.loc[rows["fold"] == record.index, "net_return"].to_numpy()
             cells.append(_cell(100 * _fraction(run, net), 1))
@@ -85,7 +85,7 @@ def _paths(run: Run, done: list[FoldRecord]) -> Table:
     for name in ("trader", *TITLES, *(["of optimum %"] if synthetic else [])):
         table.add_column(name, justify="left" if name == "trader" else "right")
     fills = read_fills(run.path, [record.index for record in done])
-    bars_per_year = run.record["data"]["bars_per_year"]
+    bars_per_year = run.bars_per_year
     position = run.out_of_sample["position"].to_numpy()
     ledgers = {"lit-ppo": replay(position, fills)}
     # One account through all folds, as on the page: they have no model that changes between folds.

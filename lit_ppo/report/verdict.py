@@ -198,11 +198,9 @@ def judge(evidence: Evidence, untraded: str = "") -> Verdict:
             "loss",
             "Too good to be true: more was earned than this market offers. Look for a look-ahead leak.",
         )
-    elif evidence.bets == 0:
-        sentence = "No edge: it hardly traded, so it is flat, and nothing can be measured."
     elif evidence.bets < LEAST_BETS:
         sentence = (
-            f"Too few trades to say: {plural(max(1, round(evidence.bets)), 'independent bet')} (round trips or active "
+            f"Too few trades to say: {plural(round(evidence.bets), 'independent bet')} (round trips or active "
             f"days), and a verdict needs about {LEAST_BETS}."
         )
     elif math.isnan(sharpe.estimate):

@@ -8,7 +8,9 @@ from it, so none of them needs the bar file or a model.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +21,18 @@ from numpy.typing import NDArray
 from lit_ppo.store.atomic import atomic_write
 
 FILE_NAME = "test_bars.npz"
+# What numpy and zipfile raise for an archive that is cut, spoilt, another program's, or announces more than there is.
+_DAMAGES: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    KeyError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+_DAMAGES += (NotImplementedError, RuntimeError, OverflowError, MemoryError)
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -94,9 +108,10 @@ def _read(path: Path) -> FillTable:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in wanted}
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+        integers = ("time", "fold")
+        kinds = {name: np.int64 if name in integers else np.float64 for name in wanted}
+        return FillTable(**{name: x.astype(kinds[name], casting="same_kind") for name, x in columns.items()})
+    except _DAMAGES as error:
         raise ValueError(
             f"{path} is no table of test fills ({error}); it needs the arrays {', '.join(wanted)}"
         ) from error
-    integers = ("time", "fold")
-    return FillTable(**{name: x.astype(np.int64 if name in integers else np.float64) for name, x in columns.items()})

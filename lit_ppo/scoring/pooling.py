@@ -8,10 +8,9 @@ market's own luck is the same for every seed, and stands in the evidence of each
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from lit_ppo.scoring.significance import interquartile_mean, interquartile_mean_
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.results import Run, RunFolder, load_run
+from lit_ppo.store.schema import Count, read_json
 
 FILE_NAME = "pooled.json"
 SCHEMA = 1
@@ -33,6 +33,52 @@ POOLED = {
     "of_optimum_pct": ("Share of the optimum, %", 1),
 }
 STITCHED = ("return_pct", "sharpe_annual", "max_drawdown_pct", "turnover_per_bar", "cost_pct")
+
+
+class Estimate(TypedDict):
+    """An interquartile mean and its interval; one seed has none."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+class _Seed(TypedDict):
+    seed: Count
+    out_of_sample_sha256: str
+    return_pct: float
+    sharpe_annual: float | None
+    max_drawdown_pct: float
+    cost_pct: float
+    trades: Count
+
+
+class Seed(_Seed, total=False):
+    """One seed's stitched figures."""
+
+    of_optimum_pct: float
+
+
+class _Means(TypedDict):
+    sharpe_annual: Estimate
+
+
+class Means(_Means, total=False):
+    """Interquartile means, by the keys of `POOLED`."""
+
+    return_pct: Estimate
+    max_drawdown_pct: Estimate
+    of_optimum_pct: Estimate
+
+
+class Pooled(TypedDict):
+    """pooled.json."""
+
+    pooled: list[Count]
+    failed: dict[str, str]
+    folds: Count
+    by_seed: list[Seed]
+    interquartile_mean: Means
 
 
 def pool(root: str | Path, seeds: Sequence[int], failed: Mapping[int, str]) -> dict[str, Any]:
@@ -90,11 +136,8 @@ def read_pooled(run: Run) -> dict[str, Any] | None:
     path = run.path.parent / FILE_NAME
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        own = next((row for row in record["by_seed"] if row["seed"] == run.record.get("seed")), None)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what `walk-forward --seeds` writes ({error!r}). Delete it") from error
+    record: dict[str, Any] = read_json(path, Pooled, "Delete it, or run walk-forward --seeds again")
+    own = next((row for row in record["by_seed"] if row["seed"] == run.record.get("seed")), None)
     return record if own is not None and own["out_of_sample_sha256"] == _hash(run) else None
 
 
@@ -144,7 +187,7 @@ def _of_seed(seed: int, run: Run, table: Mapping[int, Mapping[str, float]]) -> d
     """One seed's stitched figures."""
     rows = run.out_of_sample
     net, position, cost = (rows[name].to_numpy(np.float64) for name in ("net_return", "position", "cost"))
-    figures = trading_metrics(net, position, run.record["data"]["bars_per_year"], costs=cost)
+    figures = trading_metrics(net, position, run.bars_per_year, costs=cost)
     return {
         "seed": seed,
         "out_of_sample_sha256": _hash(run),

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_ppo.recipe import Policy, Recipe, load_policy
 from lit_ppo.store.atomic import sha256_file
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore, local_path
 from lit_ppo.store.files import shown_path
 from lit_ppo.store.results import NOT_TRAINED, load_run
+from lit_ppo.store.schema import read_configuration
 
 DATA_STATE = "WalkForwardDataModule"  # key under which Lightning keeps the datamodule's state
 REMEDY = "Give a run's folder (results/<seed>), a fold's folder in it, or a checkpoint file"
@@ -95,13 +94,13 @@ def _data_settings(config: Path) -> dict[str, Any]:
     """`data.*` of a run's configuration; empty where the checkpoint belongs to no run."""
     if not config.is_file():
         return {}
-    try:
-        return yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+    found = read_configuration(config).get("data")
+    if found is None:
         raise ValueError(
-            f"{shown_path(config)} is no configuration of a run ({type(error).__name__}). Restore it, or copy the "
-            "checkpoint to a folder of its own and give that"
-        ) from error
+            f"{shown_path(config)} is no configuration of a run: it has no `data`. Restore it, or copy the checkpoint "
+            "to a folder of its own and give that"
+        )
+    return found
 
 
 def _file(asked: Path, fold: int | None) -> Path:

@@ -1,6 +1,6 @@
 """Names, cells and rows of the files in a run's folder: what keeps them inside it, exact, and safe to open.
 
-Standard library and numpy only: the light commands read with it.
+Standard library, numpy and yaml only: the light commands read with it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, open_own, refuse_link, room_for, sync_directory, write_all
@@ -36,7 +37,34 @@ def check_name(name: str) -> str:
     return name
 
 
+# The safe loader lets out whatever a wrong scalar of a tagged type raises: `!!timestamp x` an AttributeError.
+_YAML_ERRORS = (yaml.YAMLError, UnicodeError, ValueError, KeyError, AttributeError, TypeError, OverflowError)
 MOST_VALUES = 100_000  # of a YAML file with its aliases written out; the largest of ours has a few hundred
+MOST_LEVELS = 30  # of lists and mappings in each other; ours have about ten
+
+
+def read_yaml(text: str | bytes, source: str) -> Any:
+    """Read YAML with a bound on what its aliases make of it.
+
+    Args:
+        text: UTF-8, if bytes.
+        source: what it was read from, for the message.
+
+    Raises:
+        ValueError: it is no YAML, or more than `check_expansion` allows.
+    """
+    try:
+        content = yaml.safe_load(text if isinstance(text, str) else text.decode())
+    except RecursionError as error:
+        raise ValueError(f"{source} is nested too deep to be read") from error
+    except _YAML_ERRORS as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
+    check_expansion(content, source)
+    try:
+        json.dumps(content, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{source} holds half a surrogate pair, which is no text: {error}") from error
+    return content
 
 
 def check_expansion(content: Any, source: str) -> None:
@@ -47,23 +75,44 @@ def check_expansion(content: Any, source: str) -> None:
         source: what it was read from, for the message.
 
     Raises:
-        ValueError: with its aliases written out it has more than `MOST_VALUES` values, or it holds itself.
+        ValueError: with its aliases written out it has more than `MOST_VALUES` values or is deeper than `MOST_LEVELS`,
+            or it holds itself.
     """
-    if _values(content, {}) > MOST_VALUES:
+    if _extent(content, {})[0] > MOST_VALUES:
         raise ValueError(
             f"{source} has more than {MOST_VALUES:,} values once its YAML aliases (*name) are written out, or holds "
             "itself. Write out what is meant"
         )
+    check_levels(content, source)
 
 
-def _values(content: Any, counts: dict[int, float]) -> float:
-    """Number of values, each shared part counted once for each use; `counts` by identity, infinite while inside."""
+def check_levels(content: Any, source: str) -> None:
+    """Check that lists and mappings are at most `MOST_LEVELS` deep in each other.
+
+    Raises:
+        ValueError: they are deeper, or one holds itself.
+    """
+    if _extent(content, {})[1] > MOST_LEVELS:
+        raise ValueError(f"{source} is nested more than {MOST_LEVELS} levels deep; does it hold itself?")
+
+
+def _extent(content: Any, counts: dict[int, tuple[float, float]], inside: int = 0) -> tuple[float, float]:
+    """Number of values, each shared part counted once for each use, and levels; both infinite where it holds itself.
+
+    `counts` has those of the parts by identity.
+    """
     if not isinstance(content, (Mapping, list, tuple, set)):
-        return 1
+        return 1, 0
     if id(content) not in counts:
-        counts[id(content)] = math.inf
+        if inside > 10 * MOST_LEVELS:  # before Python's own stack ends; a long chain of aliases is found below
+            return 1, inside
+        counts[id(content)] = (math.inf, math.inf)
         parts = [*content, *content.values()] if isinstance(content, Mapping) else content
-        counts[id(content)] = 1 + sum(_values(part, counts) for part in parts)
+        values, levels = 1.0, 0.0
+        for part in parts:
+            more, deeper = _extent(part, counts, inside + 1)
+            values, levels = values + more, max(levels, deeper)
+        counts[id(content)] = (values, levels + 1)
     return counts[id(content)]
 
 

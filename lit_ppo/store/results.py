@@ -14,9 +14,9 @@ No torch import: `lit-ppo report` starts in a second.
 from __future__ import annotations
 
 import io
-import json
 import operator
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,15 @@ from lit_ppo.market.books import Ledger, Trades
 from lit_ppo.store.atomic import atomic_write, own_folder, refuse_link, remove_temporaries
 from lit_ppo.store.files import FoldCsv, check_name, json_bytes, make_writable, shown_path, utc_cells
 from lit_ppo.store.provenance import code_state, machine, package_versions
+from lit_ppo.store.schema import (
+    LARGEST,
+    REMEDY,
+    LedgerOfFolds,
+    RunRecord,
+    read_configuration,
+    read_json,
+    read_json_lines,
+)
 
 SCHEMA = 1  # of run.json and folds.json
 OUT_OF_SAMPLE_COLUMNS = ("time", "fold", "position", "gross_return", "cost", "net_return", "equity")
@@ -39,7 +48,8 @@ TRADE_COLUMNS = (
     *("result", "cost", "bars_held", "closed"),
 )
 BASELINE_COLUMNS = ("time", "fold", "previous_fold")
-_NOT_FLOAT = {"time", "fold", "entry_time", "exit_time", "side", "bars_held", "closed"}
+_TIMES = {"time", "entry_time", "exit_time"}
+_NOT_FLOAT = _TIMES | {"fold", "side", "bars_held", "closed"}
 # What `--overwrite` removes besides fold_000/ ...; anything else in the folder is the user's.
 _RUN_FILES = (
     *("config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "baselines.csv"),
@@ -189,7 +199,11 @@ class RunFolder:
 
     def read_run(self) -> dict[str, Any]:
         """Return run.json."""
-        return _read_json(self.file("run.json"))
+        return read_json(self.file("run.json"), RunRecord)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.yaml."""
+        return read_configuration(self.file("config.yaml"))
 
     def update_run(self, **changes: Any) -> None:
         """Change entries of run.json, e.g. `status="done"`."""
@@ -204,7 +218,7 @@ class RunFolder:
 
     def folds(self) -> list[FoldRecord]:
         """Return the ledger, by fold index; empty before the first fold."""
-        return _read_folds(self.file("folds.json"))
+        return read_folds(self.path)
 
     def is_done(self, fold: int) -> bool:
         """Whether the ledger says that a fold ended with its test result."""
@@ -263,6 +277,7 @@ class Run:
         path: its folder.
         record: run.json.
         config: text of config.yaml; empty if the run was stopped before it was written.
+        settings: the same as a dict.
         folds: the ledger.
         out_of_sample: columns of out_of_sample.csv, `time` as datetime64[ns, UTC], of the folds that are done.
         trades: columns of trades.csv of the folds that are done.
@@ -273,19 +288,32 @@ class Run:
     path: Path
     record: dict[str, Any]
     config: str
+    settings: dict[str, Any]
     folds: list[FoldRecord]
     out_of_sample: pd.DataFrame
     trades: pd.DataFrame
     baseline_equity: pd.DataFrame
     rows_left_out: int
 
-    def metrics(self, fold: int) -> list[dict[str, Any]]:
-        """Return the lines of a fold's metrics.jsonl; a last line cut by a kill is left out."""
-        path = self.path / f"fold_{fold:03d}" / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
+    @property
+    def bars_per_year(self) -> float:
+        """Bars of a year of the file's own calendar.
+
+        Raises:
+            ValueError: run.json has none.
+        """
+        found = self.record.get("data", {}).get("bars_per_year")
+        if found is None:
+            raise ValueError(
+                f"{self.path / 'run.json'} needs data.bars_per_year (bars of the file's calendar): annual figures "
+                "cannot be computed without it"
+            )
+        return float(found)
+
+    def metrics(self, fold: int, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """Return the lines of a fold's metrics.jsonl (or timing.jsonl); a last line cut by a kill is left out."""
+        path = self.path / f"fold_{fold:03d}" / name
+        return read_json_lines(path, dict[str, Any]) if path.is_file() else []
 
 
 def run_records(root: Path) -> list[Path]:
@@ -303,17 +331,19 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json. Give results/<seed>")
-    folds = _read_folds(folder / "folds.json")
+    folds = read_folds(folder)
     done = [fold.index for fold in folds if fold.status == "done"]
-    rows = _read_csv(folder / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS, ("time",))
-    trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS, ("entry_time", "exit_time"))
+    rows = _read_csv(folder / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
+    trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS)
     counted = rows["fold"].isin(done)
-    curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS, ("time",))
+    curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS)
     config = folder / "config.yaml"
+    settings = read_configuration(config) if config.is_file() else {}
     return Run(
         path=folder,
-        record=_read_json(folder / "run.json"),
+        record=read_record(folder),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        settings=settings,
         folds=folds,
         out_of_sample=rows[counted].reset_index(drop=True),
         trades=trades[trades["fold"].isin(done)].reset_index(drop=True),
@@ -322,38 +352,70 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}). Restore it, or start the run again with --overwrite"
-        ) from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds a {type(record).__name__}, expected an object. Start again with --overwrite")
-    return record
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return run.json of a run's folder."""
+    return read_json(folder / "run.json", RunRecord)
 
 
-def _read_folds(path: Path) -> list[FoldRecord]:
+def read_folds(folder: Path) -> list[FoldRecord]:
+    """Return the ledger of a run's folder, by fold index; empty before the first fold.
+
+    Raises:
+        ValueError: it is damaged, or of another release.
+    """
+    path = folder / "folds.json"
     if not path.is_file():
         return []
     try:
-        return [FoldRecord(**record) for record in _read_json(path)["folds"]]
-    except (TypeError, KeyError) as error:
+        folds = [FoldRecord(**record) for record in read_json(path, LedgerOfFolds)["folds"]]
+    except TypeError as error:
         raise ValueError(f"{path} is not a ledger of schema {SCHEMA}: {error}. It may be of another release") from error
+    screens = {fold.index: screen for fold in folds if (screen := fold.details.get("screen"))}
+    names = [screen[key].keys() for screen in screens.values() for key in ("score", "threshold")]
+    blind = {fold.index for fold in folds if fold.stop_reason == NOT_TRAINED}
+    if any(own != names[0] or not own for own in names) or blind - screens.keys():
+        raise ValueError(
+            f"{path} is damaged: not every details.screen has a score and a threshold of the same features. {REMEDY}"
+        )
+    return folds
 
 
-def _read_csv(path: Path, columns: Sequence[str], times: Sequence[str]) -> pd.DataFrame:
+def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read one of the run's tables; half a last line, which a killed writer leaves, is left out."""
     text = path.read_bytes() if path.is_file() else b""
-    text = text[: text.rfind(b"\n") + 1]  # a killed writer leaves half a line
+    text = text[: text.rfind(b"\n") + 1]
+    header = (",".join(columns) + "\n").encode()
     if not text:
-        text = (",".join(columns) + "\n").encode()
-    header = pd.read_csv(io.BytesIO(text), nrows=0).columns
+        text = header
+    if not text.startswith(header):
+        raise ValueError(f"{path} begins with {text[:80]!r}, expected the header {header!r}. {REMEDY}")
     # Python's float reads back what repr wrote to the last bit; pandas' own parser does so in some versions only.
-    exact = {name: float for name in header if name not in _NOT_FLOAT}
-    frame = pd.read_csv(io.BytesIO(text), converters=exact)
-    if tuple(frame.columns) != tuple(columns):
-        raise ValueError(f"{path} has the columns {list(frame.columns)}, expected {list(columns)}")
-    for name in times:
-        frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").dt.as_unit("ns")
+    exact = {name: float for name in columns if name not in _NOT_FLOAT}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
+            frame = pd.read_csv(io.BytesIO(text), converters=exact, index_col=False, low_memory=False)
+        for name in _TIMES.intersection(columns):
+            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").dt.as_unit("ns")
+    except (ValueError, TypeError, OverflowError, pd.errors.ParserWarning) as error:
+        raise ValueError(f"{path} is damaged ({error}). {REMEDY}") from error
+    for name, column in frame.items():
+        wrong = ~_fits(str(name), column) if len(frame) else column.isna()
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise ValueError(f"{path} is damaged: {name} is {column.iloc[row]!r} in line {row + 2}. {REMEDY}")
     return frame
+
+
+def _fits(name: str, column: pd.Series) -> pd.Series:
+    """[N] which cells hold what their column is for."""
+    if name in _TIMES:
+        return column.notna()
+    if name == "side":
+        return column.isin(("long", "short"))
+    kinds = {"closed": "b", "fold": "i", "bars_held": "i"}
+    if (kind := kinds.get(name)) is not None:
+        whole = pd.Series(column.dtype.kind == kind, index=column.index)
+        return whole & (column >= 0) if whole.all() else whole
+    # Products of many returns may leave the numbers' range; nothing else may.
+    return column >= 0 if name in ("equity", "previous_fold") else column.abs() <= LARGEST

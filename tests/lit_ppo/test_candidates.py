@@ -128,3 +128,41 @@ def test_the_probability_of_overfitting_needs_candidates_that_differ(tmp_path):
     assert why == ""
     write([0.001 + x for x in lucky], lucky)  # one is better in every half
     assert overfitting_probability(tmp_path) == (0.0, "")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"activation": {"class_path": "torch.nn.ReLU"}}, r"candidates\[1\]\.activation must be text, found"),
+        ({"hidden_size": [[[[8]]]]}, r"candidates\[1\]\.hidden_size must be a whole number, found"),
+        ({"hidden_size": True}, r"candidates\[1\]\.hidden_size must be a whole number, found True"),
+        ({"policy_layers": [8, "x"]}, r"candidates\[1\]\.policy_layers\[1\] must be a whole number, found 'x'"),
+        ({"gamma": "high"}, r"candidates\[1\]\.gamma must be a finite number, found 'high'"),
+        ({"gamma": float("nan")}, r"candidates\[1\]\.gamma must be a finite number, found nan"),
+        ({"estimator": "magic"}, r"candidates\[1\]\.estimator must be 'counterfactual' or 'sampled', found 'magic'"),
+    ],
+)
+def test_a_value_that_a_candidate_cannot_have_is_named_with_its_key(overlay, message):
+    with pytest.raises(ValueError, match=message):
+        overlays_of(1, [{"hidden_size": 4, "gamma": 1, "policy_layers": (8,), "target_kl": None}, overlay])
+
+
+@pytest.mark.parametrize(
+    ("overlays", "message"),
+    [
+        ([{}, {"activation": {"class_path": "torch.nn.ReLU"}}], "candidates[1].activation must be text"),
+        ([{}, {"activation": "magic"}], "candidates[1]: `activation` must be one of"),
+        ([{}, {"num_minibatches": 3}], "candidates[1]: "),
+    ],
+)
+def test_a_candidate_that_cannot_be_built_ends_the_command_before_anything_is_written(run, capsys, overlays, message):
+    code, folder = run("--candidates", json.dumps(overlays))
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_candidate_nested_without_end_is_refused(run, capsys):
+    for levels in (40, 800):
+        assert run(f"--candidates=[{{hidden_size: {'[' * levels}{']' * levels}}}]")[0] == 2
+        assert "nested" in capsys.readouterr().err

@@ -110,11 +110,12 @@ def test_the_index_reads_a_run_once_and_again_when_it_changed(results: Path, tmp
     read: list[str] = []
     original = sys.modules["lit_ppo.report.run_index"].load_run
     monkeypatch.setattr("lit_ppo.report.run_index.load_run", lambda path: (read.append(path.name), original(path))[1])
-    rows = update(root)
+    rows, damaged = update(root)
+    assert damaged == {}
     assert [row["folder"] for row in rows] == ["1", "2", "3"]
     assert sorted(read) == ["1", "2", "3"]
     read.clear()
-    assert update(root) == rows
+    assert update(root) == (rows, {})
     assert read == []
     config = root / "2" / "config.yaml"
     config.write_text(config.read_text() + "extra: 1\n")
@@ -125,7 +126,7 @@ def test_the_index_reads_a_run_once_and_again_when_it_changed(results: Path, tmp
 def test_the_index_has_the_numbers_of_the_run_and_keeps_deleted_runs(results: Path, tmp_path: Path) -> None:
     root = tmp_path / "results"
     shutil.copytree(results, root)
-    rows = {row["folder"]: row for row in update(root)}
+    rows = {row["folder"]: row for row in update(root)[0]}
     entry = _read(root / "3")
     assert rows["3"]["return_pct"] == pytest.approx(entry.metrics["return_pct"])
     assert rows["3"]["timesteps"] == entry.timesteps

@@ -25,8 +25,9 @@ from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.page import json_for_html, source_hash
 from lit_ppo.report.summary import _paths as stitched_paths
+from lit_ppo.report.summary import print_summary
 from lit_ppo.report.tables import without_directories
-from lit_ppo.report.verdict import against_optimum, independent_bets, judge, plural, weigh
+from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
 from lit_ppo.store.results import RunFolder, load_run
@@ -273,12 +274,17 @@ def test_luck_is_called_no_edge_and_skill_an_edge(tmp_path: Path, analysis: Anal
     assert skilled.evidence.deflated > 0.95
 
 
-def verdict_of(net: np.ndarray, trials: int = 1, ruined: bool = False, **more: object) -> str:
+def verdict_of(net: np.ndarray, trials: int = 1, ruined: bool = False, why: str = "", **more: object) -> str:
     rank = Percentile(99.0 if net.mean() > 0 else 1.0, 0.01, 1000)
     bets = 0 if not net.any() else 40
     given = {"bets": bets, "rank": rank} | more
     evidence = weigh(net, 25_000.0, trials, hold=None, **{"oracle": None} | given, ruined=ruined, seed=0)  # type: ignore[arg-type]
-    return judge(evidence).kind + ": " + judge(evidence).sentence
+    return said(evidence, why)
+
+
+def said(evidence: Evidence, why: str = "") -> str:
+    verdict = judge(evidence, why)
+    return f"{verdict.kind}: {verdict.sentence}"
 
 
 def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None:
@@ -288,23 +294,34 @@ def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None
     assert verdict_of(net, trials=500).startswith("none: No edge that can be told from luck")
 
 
-def test_interval_rank_and_deflated_ratio_must_agree_and_counts_have_their_noun() -> None:
-    net = np.random.default_rng(0).normal(0, 1e-3, 4000)
-    net += 1e-3 * 4 / np.sqrt(4000) - net.mean()
-    assert verdict_of(net).endswith("it survives the count of 1 trial.")
-    assert verdict_of(net, rank=Percentile(60.0, 0.4, 1000)).startswith("none")
-    assert verdict_of(net, rank=None).startswith("none")
-    assert verdict_of(-net, rank=Percentile(99.0, 0.01, 1000)).startswith("none")
-    assert verdict_of(net, bets=29).startswith("none: Too few trades to say: 29 independent bets")
+def test_interval_rank_and_deflated_ratio_must_agree_and_counts_have_their_noun(monkeypatch) -> None:
+    monkeypatch.setattr("lit_ppo.scoring.significance.draws_for", lambda net: 200)
+    net = np.random.default_rng(0).normal(0, 1e-3, 500)
+    net += 1e-3 * 4 / np.sqrt(500) - net.mean()
+    given = {"bets": 40, "hold": None, "rank": Percentile(99.0, 0.01, 1000), "oracle": None, "ruined": False, "seed": 0}
+    better, worse = (weigh(x, 25_000.0, 1, **given) for x in (net, -net))  # type: ignore[arg-type]
+    assert said(better).endswith("it survives the count of 1 trial.")
+    assert said(better._replace(rank=Percentile(60.0, 0.4, 1000))).startswith("none")
+    assert said(better._replace(rank=None)).startswith("none")
+    assert said(worse).startswith("none: No edge, and no agreement on a loss")
+    assert said(better._replace(bets=29)).startswith("none: Too few trades to say: 29 independent bets")
     assert (plural(1, "day"), plural(1200, "day")) == ("1 day", "1,200 days")
 
 
 def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
     net = np.array([0.0, *np.random.default_rng(0).normal(0, 1e-3, 7)])
-    said = verdict_of(net, bets=1.0)
-    assert "hardly" not in said
-    assert "1 independent bet (" in said
-    assert "nan" not in said
+    found = verdict_of(net, bets=1.0)
+    assert "hardly" not in found
+    assert "1 independent bet (" in found
+    assert "nan" not in found
+
+
+def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(load_run(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
+    printed = capsys.readouterr().out
+    assert "8 test bars. Folds: 1." in printed
+    assert "Too few bars to say: no interval can be computed." in printed
+    assert "nan" not in printed
 
 
 def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one() -> None:
@@ -375,7 +392,7 @@ def test_losing_ruin_idleness_and_look_ahead_are_named() -> None:
     noise = np.random.default_rng(0).normal(0, 1e-3, 4000)
     assert verdict_of(noise - 3e-4).startswith("loss: It loses money")
     assert verdict_of(noise, ruined=True).startswith("loss: Ruined")
-    assert verdict_of(np.zeros(4000)).startswith("none: No edge: it hardly traded")
+    assert verdict_of(np.zeros(4000), why="No feature passed.").endswith("nothing to judge. No feature passed.")
     too_good = noise + 1e-3
     assert "look-ahead" in verdict_of(too_good, oracle=against_optimum(too_good, optimum=0.1, scale=1e-3))
 

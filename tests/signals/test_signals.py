@@ -316,7 +316,7 @@ def test_an_older_checkpoint_takes_its_features_from_the_run(run_folder, new_bar
     shutil.copy(run_folder / "run.json", tmp_path)
     (tmp_path / "config.yaml").write_text("data: [")
     assert predict(alone, new_bars, tmp_path) == 2
-    assert "is no configuration of a run" in capsys.readouterr().err
+    assert "config.yaml is not valid YAML" in capsys.readouterr().err
     shutil.copy(run_folder / "config.yaml", tmp_path)
     assert predict(alone, new_bars, tmp_path) == 0
     assert written(tmp_path)["signals.csv"] == whole["signals.csv"]
