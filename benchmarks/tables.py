@@ -1,6 +1,7 @@
 """The measured table of the README, and docs/benchmarks.md with all of them, from benchmarks/results/*.json.
 
-    python -m benchmarks.tables            # rewrites the part of README.md between the markers, and docs/benchmarks.md
+    python -m benchmarks.tables            # rewrites docs/benchmarks.md, and the measured part of README.md and
+                                           # docs/prior.md
     python -m benchmarks.tables --check    # exit 1 if they are not what the results say
 
 Nothing is measured here. A row without a result reads "unmeasured".
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 UNMEASURED = "unmeasured"
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
-NAMES += ("optimisations_regime", "optimisations_regime_results", "optimisations_file")
+NAMES += ("prior", "optimisations_regime", "optimisations_regime_results", "optimisations_file")
 HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
     "quality": ("o3", "o3_memoryless", "o4", "o3_window"),
     "speed": ("first user's recipe", "one LSTM of 256", "one fold", "whole walk-forward"),
@@ -426,6 +427,82 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def prior_tables(record: dict[str, Any]) -> str:
+    """What the prior trader finds without training: planted edges, shapes outside the prior, laboratory markets."""
+    if not record:
+        return UNMEASURED
+    parts = []
+    for what, inside in (("planted edge", True), ("shape that the prior does not draw", False)):
+        rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for cell in record["cells"]:
+            if (cell["m"] is not None) == inside:
+                rows.setdefault((cell["kind"], cell["m"], cell["file"], cell["hurdle"]), []).append(cell)
+        titles = (
+            what,
+            "noise of",
+            "hurdle",
+            "informed Sharpe",
+            "found, every planting",
+            "before bar 3,000",
+            "exposure",
+            "t",
+        )
+        parts.append(table(titles, [prior_row(key, cells) for key, cells in rows.items()]))
+    for hurdle, found in record["laboratory"].items():
+        unseen = [cell["share"] for name, cell in found.items() if "unseen" in name and cell["share"] is not None]
+        main, hard = found["main"], found["hard"]
+        parts.append(
+            f"Laboratory, hurdle {hurdle}: share of the optimum O3 main {percent(main['share'])}, O3 hard "
+            f"{percent(hard['share'])}, {len(unseen)} unseen regime markets median "
+            f"{percent(statistics.median(unseen))}, worst {percent(min(unseen))}. Share of what the filter earns that "
+            "must find the regime's size and flip rate out too (thresholds best in hindsight): "
+            f"{percent(main['share_of_bayes'])} and {percent(hard['share_of_bayes'])}."
+        )
+    titles = ("real file", "bars", "spread", "net", "annual Sharpe", "t", "exposure", "long: return", "Sharpe")
+    parts.append(table(titles, [real_row(found) for found in record["real"]]))
+    return "\n\n".join(parts)
+
+
+def real_row(found: dict[str, Any]) -> Row:
+    if "refused" in found:
+        return (
+            found["file"],
+            "not read: " + found["refused"].removeprefix(f"{found['file']}: ")[:70] + " ...",
+            *[""] * 7,
+        )
+    return (
+        found["file"],
+        f"{found['bars']:,}",
+        found["spread"],
+        f"{100 * found['net_return']:+.1f} %",
+        f"{found['sharpe']:+.2f}",
+        f"{found['t']:+.1f}",
+        f"{found['exposure']:.2f}",
+        f"{100 * found['long_return']:+.1f} %",
+        f"{found['long_sharpe']:+.2f}",
+    )
+
+
+def prior_row(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> Row:
+    kind, size, file, hurdle = key
+
+    def shares(part: str) -> str:
+        found = [cell[part]["share"] for cell in cells]
+        return ", ".join("-" if share is None else f"{100 * share:.0f} %" for share in found)
+
+    scored = [cell["scored"] for cell in cells]
+    return (
+        kind if not size else f"{kind} {size:g}",
+        file.split("_")[0],
+        f"{hurdle:g}",
+        ", ".join(f"{cell['informed_sharpe']:.1f}" for cell in scored),
+        shares("scored"),
+        shares("early"),
+        ", ".join(f"{cell['exposure']:.2f}" for cell in scored),
+        ", ".join(f"{cell['t']:+.1f}" for cell in scored),
+    )
+
+
 def seed_lines(group: dict[str, Any]) -> str:
     lines = [f"### {group['title']}", ""]
     for seed in group["seeds"]:
@@ -474,7 +551,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {name: read(arguments.results / f"{name}.json") for name in NAMES}
     readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
-    wanted = {readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)), docs: page(results)}
+    prior = ROOT / "docs" / "prior.md"
+    wanted = {
+        readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)),
+        docs: page(results),
+        prior: replaced(prior.read_text(encoding="utf-8"), prior_tables(results["prior"])),
+    }
     for path, text in wanted.items():
         same = path.is_file() and path.read_text(encoding="utf-8") == text
         if arguments.check and not same:

@@ -389,7 +389,7 @@ for _column, (_name, _parity) in enumerate(zip(core.NAMES, core.PARITY, strict=T
     )
 
 
-def core_hurdle(data: BarArrays, value: float = 0.002) -> np.ndarray:
+def core_hurdle(data: BarArrays, value: float = 0.001) -> np.ndarray:
     """What a position must earn on average to be held, in volatilities per bar: the prior trader's caution."""
     return np.full(len(data.frame), core.hurdle_feature(value))
 

@@ -43,6 +43,12 @@ def test_the_next_bar_is_not_known(returns):
     assert (features_of(returns)[701] != features_of(other)[701]).any()
 
 
+def test_a_hole_in_the_future_is_not_known_either(returns):
+    other = returns.copy()
+    other[701:] = np.nan
+    np.testing.assert_array_equal(features_of(returns)[:701], features_of(other)[:701])
+
+
 def test_a_mirrored_market_turns_odd_features_round_and_leaves_even_ones(returns):
     straight, turned = features_of(returns), features_of(-returns)
     np.testing.assert_allclose(turned, straight * np.array(core.PARITY), atol=2e-4)
@@ -133,4 +139,4 @@ def test_they_are_features_like_others_and_enter_as_they_are():
     cost = known_cost(bars.frame, Costs(), bars.point)
     matrix = compute_features(bars.frame, specs, bars.bar_seconds, cost=cost)
     assert np.isfinite(matrix[core.START_BARS :]).all()
-    assert matrix[-1, -1] == 0.0  # the hurdle of the default set is the unit
+    assert matrix[-1, -1] == pytest.approx(math.log(0.001 / core.HURDLE_UNIT))  # the default caution

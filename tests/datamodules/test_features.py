@@ -81,7 +81,7 @@ def test_the_full_set_has_every_group_of_the_first_script():
 @pytest.mark.parametrize("path", sorted(FEATURE_SETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_set_gives_finite_float32_after_its_warm_up(path):
     specs = load_features(path)
-    matrix = compute_features(bars(), specs, SECONDS)
+    matrix = compute_features(bars(), specs, SECONDS, cost=np.full(len(bars()), 1e-4))
     assert matrix.dtype == np.float32
     assert matrix.shape == (700, len(specs))
     for column, spec in enumerate(specs):
@@ -167,7 +167,7 @@ def test_a_wrong_entry_is_refused_by_name(entries, message):
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'fulll': no set of that name \(default, full\)"):
+    with pytest.raises(FileNotFoundError, match=r"'fulll': no set of that name \(core, default, full\)"):
         load_features("fulll")
     broken = tmp_path / "broken.yaml"
     broken.write_text("- {name: rsi\n")
