@@ -48,11 +48,11 @@ class Window:
     test: int
     timesteps: int
 
-    @property
-    def flags(self) -> list[str]:
+    def flags(self, recipe: str) -> list[str]:
         sizes = {"train": self.train, "validation": self.validation, "test": self.test, "step": self.test}
         named = [f"--data.{name}_size={size}" for name, size in sizes.items()]
-        return [*named, f"--model.total_timesteps={self.timesteps}"]
+        # Another recipe's budget is its own: it may train little, or nothing.
+        return [*named, f"--model.total_timesteps={self.timesteps}"] if recipe == RECIPE else named
 
 
 WINDOWS = {2000: Window(2000, 500, 500, 100_000), 24_000: Window(24_000, 3000, 10_000, 1_000_000)}
@@ -86,7 +86,7 @@ class Ground:
 
     @classmethod
     def of(cls, path: Path, window: Window, recipe: str, spread: float) -> Ground:
-        arguments = [f"--config={recipe}", f"--data.path={path}", "--data.cache=false", *window.flags]
+        arguments = [f"--config={recipe}", f"--data.path={path}", "--data.cache=false", *window.flags(recipe)]
         if "spread" not in read_bars(path).frame:
             arguments.append(f"--data.costs.spread={spread}")
         cli = LitPPOCLI("power", arguments, WalkForwardDataModule)
