@@ -30,7 +30,7 @@ data:
 
 def arguments(given: Sequence[str], work: str) -> list[str]:
     """Return the arguments of `lit-ppo benchmark`; run folders go to `work`."""
-    own = ["--config", "configs/walk_forward.yaml", "--results", work]
+    own = ["--config", "configs/scratch.yaml", "--results", work]
     if given[:1] == ["--data"]:
         own += ["--data.path", given[1], "--data.fold_limit", "6", "--name", "optimisations_file", "--ablation"]
         return [*own, "--seeds", "1", *given[2:]]

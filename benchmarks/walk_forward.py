@@ -1,6 +1,6 @@
 """How long one fold of 100,000 timesteps takes, evaluation included, and the whole walk-forward of a bar file.
 
-    python -m benchmarks.walk_forward --data bars.csv             # all folds of configs/walk_forward.yaml
+    python -m benchmarks.walk_forward --data bars.csv             # all folds of configs/scratch.yaml
     python -m benchmarks.walk_forward --data bars.csv --profiles aggressive
     python -m benchmarks.walk_forward --data bars.csv --folds 5   # a look
 
@@ -37,7 +37,7 @@ DEFAULT_FILE = ROOT / ".." / "shared" / "data" / "XAUUSDm_15min_exness_2022-11_2
 def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
     """One walk-forward in a process of its own."""
     with tempfile.TemporaryDirectory() as results:
-        command = [sys.executable, "-m", "lit_ppo", "walk-forward", "--config", "configs/walk_forward.yaml"]
+        command = [sys.executable, "-m", "lit_ppo", "walk-forward", "--config", "configs/scratch.yaml"]
         for overlay in overlays:
             command += ["--config", f"configs/profiles/{overlay}.yaml"]
         command += ["--data.path", str(data), "--results", results, "--data.cache", "false"]
@@ -102,7 +102,7 @@ def main() -> None:
     record = read(arguments.out) or {"what": "lit-ppo walk-forward, wall time"}
     for profile in arguments.profiles:
         result = run(data.resolve(), [profile] if profile else [], arguments.folds)
-        print(profile or "configs/walk_forward.yaml", result, flush=True)
+        print(profile or "configs/scratch.yaml", result, flush=True)
         record.setdefault("runs", {})[profile or "default"] = result
         record |= {"file": data.name, **provenance()}
         write(arguments.out, record)

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pandas as pd
 
 from lit_ppo.argument_types import check_types
+from lit_ppo.market.costs import CostModel, Costs, model_entry
 from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
 from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.results import load_run as read_run
 
 if TYPE_CHECKING:
-    from lit_ppo.market.costs import CostModel, Costs
     from lit_ppo.report.analysis import Analysis
     from lit_ppo.report.verdict import Verdict
 
@@ -248,7 +248,8 @@ def _arguments(
     trainer: Mapping[str, Any] | None,
 ) -> list[str]:
     """The keywords of a call as a command line."""
-    options = {"model": model, "features": features, "costs": costs, "trainer": trainer, "config": config}
+    options: dict[str, Any] = {"model": model, "features": features, "costs": costs, "trainer": trainer}
+    options |= {"config": config, "results": results, "seed": seed}
     hints = get_type_hints(walk_forward)
     check_types({name: hints[name] for name in options}, options)
     path = _bar_file(bars, Path(results) / "bars")
@@ -266,8 +267,6 @@ def _arguments(
 
 def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None) -> tuple[dict[str, Any], list[str]]:
     """Costs as keys of `data.costs.*`, and the module of a model that was given as an object: it is trusted."""
-    from lit_ppo.market.costs import CostModel, Costs, model_entry
-
     if isinstance(costs, CostModel):
         costs = {"model": costs}
     elif isinstance(costs, Costs):

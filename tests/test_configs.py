@@ -24,9 +24,9 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "walk_forward.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "scratch.yaml"])
 def test_walk_forward_recipes_end_with_an_out_of_sample_file(here, name):
-    data = ["--data.path", "bars.csv"] if name == "walk_forward.yaml" else []
+    data = ["--data.path", "bars.csv"] if name == "scratch.yaml" else []
     assert main(["walk-forward", "--config", str(CONFIGS / name), *SHORT, "--data.fold_limit", "1", *data]) == 0
     folder = here / "results/42"
     run = load_run(folder)
@@ -55,11 +55,21 @@ def test_fabric_exits_with_2_and_a_message_for_a_mistake(here, capsys):
 
 
 def test_the_default_sizes_are_the_first_users():
-    recipe = yaml.safe_load((CONFIGS / "walk_forward.yaml").read_text())
+    recipe = yaml.safe_load((CONFIGS / "scratch.yaml").read_text())
     data = WalkForwardDataModule(path="unread.csv")
     for name in ("train_size", "validation_size", "test_size", "step_size"):
         assert recipe["data"][name] == getattr(data.split, name)
     assert recipe["model"]["total_timesteps"] == 100_000
+
+
+def test_the_default_for_a_users_bars_is_the_prior_trader():
+    default, zero_shot = (
+        yaml.safe_load((CONFIGS / name).read_text()) for name in ("walk_forward.yaml", "zero_shot.yaml")
+    )
+    assert default == zero_shot
+    scratch = yaml.safe_load((CONFIGS / "scratch.yaml").read_text())
+    for name in ("train_size", "validation_size", "test_size", "step_size", "fill", "costs"):
+        assert default["data"][name] == scratch["data"][name]
 
 
 def test_every_callback_of_a_recipe_can_be_deleted(here):

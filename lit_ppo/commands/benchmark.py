@@ -1,6 +1,6 @@
 """`lit-ppo benchmark`: the recipe with and without its optimisations, on the same folds, same machine, interleaved.
 
-    python -m lit_ppo benchmark --config configs/walk_forward.yaml --data.path bars.csv --data.fold_limit 6 --ablation
+    python -m lit_ppo benchmark --config configs/scratch.yaml --data.path bars.csv --data.fold_limit 6 --ablation
 
 Two comparisons are told apart: with the *base*, which has the same learner, so that only the optimisations differ; and
 with the *original* recipe, the old script's network and settings. The original takes close to an hour a fold, so its

@@ -1,6 +1,6 @@
 """The old scripts' command line: their flags, turned into the configuration that YAML writes.
 
-    configs/walk_forward.yaml  <-  configs/profiles/PROFILE.yaml  <-  flags  ->  lit-ppo walk-forward
+    configs/scratch.yaml  <-  configs/profiles/PROFILE.yaml  <-  flags  ->  lit-ppo walk-forward
 
 Nothing is trained here. `--print_config` shows the configuration, a recipe that `lit-ppo walk-forward --config` runs as
 well. docs/migration.md says what differs from the old scripts, and why.
@@ -127,7 +127,7 @@ def configuration(options: argparse.Namespace, default_profile: str) -> dict[str
     Raises:
         DropInError: flags contradict each other, or a device is unknown.
     """
-    recipes = (RECIPES / "walk_forward.yaml", RECIPES / f"profiles/{chosen_profile(options, default_profile)}.yaml")
+    recipes = (RECIPES / "scratch.yaml", RECIPES / f"profiles/{chosen_profile(options, default_profile)}.yaml")
     config = overlay(*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in recipes))
     config |= {"results": "results", "money": {}}  # the old script's folder; its account traded in lots
     given = {name: value for name, value in vars(options).items() if value is not None}

@@ -12,7 +12,7 @@ from datamodules.synthetic import SyntheticMarket
 
 def asked(**changes) -> argparse.Namespace:
     settings = {"kinds": ["momentum", "null"], "sharpes": [3.0, 6.0], "windows": [2000], "seeds": 2, "quick": False}
-    return argparse.Namespace(**{**settings, "config": "walk_forward", **changes})
+    return argparse.Namespace(**{**settings, "config": "scratch", **changes})
 
 
 def test_the_null_has_one_size_and_another_recipe_cells_of_its_own():
@@ -22,9 +22,7 @@ def test_the_null_has_one_size_and_another_recipe_cells_of_its_own():
         *(("momentum", sharpe, None, 1) for sharpe in (3.0, 6.0)),
         *(("null", None, 0.0, seed) for seed in (0, 1)),
     ]
-    names = {
-        cell.name for config in ("walk_forward", "mine") for cell in cells_of(asked(config=config), [Path("a.csv")])
-    }
+    names = {cell.name for config in ("scratch", "mine") for cell in cells_of(asked(config=config), [Path("a.csv")])}
     assert len(names) == 2 * len(cells)
     assert [cell.kind for cell in cells_of(asked(quick=True), [Path("a.csv")])] == ["momentum", "null"]
 
@@ -33,7 +31,7 @@ def test_a_cell_goes_over_every_fold_of_the_file(tmp_path):
     market = SyntheticMarket(kind="random_walk", num_bars=1400, seed=3, scale=1e-3, cost=0.05)
     path = tmp_path / "bars.csv"
     market.write(path)
-    ground = Ground.of(path, Window(400, 100, 200, 256), "walk_forward", 0.2)
+    ground = Ground.of(path, Window(400, 100, 200, 256), "scratch", 0.2)
     cell = Cell("bars.csv", "momentum", 400, 0, size=0.2)
     found = ground.run(cell)
     assert found["folds"] == len(ground.subject.data.folds) == found["test_bars"] / 200

@@ -120,7 +120,7 @@ def test_values_out_of_range_are_refused():
 
 @pytest.mark.parametrize("profile", sorted((RECIPES / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_least_budget_of_a_file_gives_way_to_a_smaller_budget_that_is_typed(capsys, profile):
-    files = [f"--config={RECIPES / 'walk_forward.yaml'}", f"--config={profile}", "--data.path=bars.csv"]
+    files = [f"--config={RECIPES / 'scratch.yaml'}", f"--config={profile}", "--data.path=bars.csv"]
 
     def least(*flags: str) -> int | None:
         config = LitPPOCLI("walk-forward", [*files, *flags], WalkForwardDataModule).config

@@ -25,14 +25,14 @@ WITHOUT_SPREAD = [
 
 
 def run(path, *arguments: str) -> int:
-    command = ["walk-forward", "--config", "walk_forward.yaml", "--data.path", str(path), *SHORT, *arguments]
+    command = ["walk-forward", "--config", "scratch.yaml", "--data.path", str(path), *SHORT, *arguments]
     return main(command)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch, request):
-    config = request.config.rootpath / "configs/walk_forward.yaml"
-    (tmp_path / "walk_forward.yaml").write_text(config.read_text())
+    config = request.config.rootpath / "configs/scratch.yaml"
+    (tmp_path / "scratch.yaml").write_text(config.read_text())
     monkeypatch.chdir(tmp_path)
 
 

@@ -30,7 +30,13 @@ def bars() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def run(bars, tmp_path_factory) -> lit_ppo.Run:
     return lit_ppo.walk_forward(
-        bars, model=SMALL, costs={"spread": 0.01}, results=tmp_path_factory.mktemp("python"), seed=7, **SIZES
+        bars,
+        config="scratch",
+        model=SMALL,
+        costs={"spread": 0.01},
+        results=tmp_path_factory.mktemp("python"),
+        seed=7,
+        **SIZES,
     )
 
 
@@ -45,7 +51,7 @@ def test_a_run_from_python_and_one_from_the_command_line_are_the_same_bytes(run,
     flags = [f"--model.{name}={value}" for name, value in SMALL.items()]
     flags += [f"--data.{name}={value}" for name, value in SIZES.items()]
     flags += ["--seed=7", f"--data.path={path}", "--data.costs.spread=0.01", f"--results={tmp_path}"]
-    assert main(["walk-forward", "--config", "walk_forward", *flags]) == 0
+    assert main(["walk-forward", "--config", "scratch", *flags]) == 0
     for name in FILES:
         assert (tmp_path / "7" / name).read_bytes() == (run.path / name).read_bytes()
 

@@ -170,7 +170,7 @@ def test_profiles_and_the_original_training():
 
 
 def test_the_complete_original_recipe_is_the_overlay_over_the_default_one():
-    recipes = ("walk_forward", "profiles/original")
+    recipes = ("scratch", "profiles/original")
     parts = [yaml.safe_load((REPOSITORY / f"configs/{name}.yaml").read_text()) for name in recipes]
     whole = yaml.safe_load((REPOSITORY / "configs/original.yaml").read_text())
     assert drop_in.overlay(*parts) == whole
@@ -201,7 +201,7 @@ def test_the_printed_configuration_is_what_the_overlays_give(profile, tmp_path, 
     flags = ["--data_path", "bars.csv", "--optimization_profile", profile, "--print_config"]
     assert main("train_ppo.py", "balanced", flags) == 0
     Path("printed.yaml").write_text(capsys.readouterr().out)
-    overlays = ["--config", str(REPOSITORY / "configs/walk_forward.yaml")]
+    overlays = ["--config", str(REPOSITORY / "configs/scratch.yaml")]
     overlays += ["--config", str(REPOSITORY / f"configs/profiles/{profile}.yaml")]
     rest = ["--data.path", "bars.csv", "--results", "results", "--money", "{}", "--print_config"]
     assert lit_ppo_main(["walk-forward", *overlays, *rest]) == 0

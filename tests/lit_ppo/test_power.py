@@ -107,7 +107,7 @@ def test_sizes_are_those_of_the_wanted_sharpe_ratio_and_rise_with_it(data):
         sizes.of("season", 1000.0)
 
 
-@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("delay", [0, 5])
 def test_who_trades_as_the_informed_trader_finds_all_of_it_and_who_trades_late_less(data, delay):
     """The rows, fills and costs of an agent's decisions are those of the informed trader."""
 
@@ -129,7 +129,7 @@ def test_who_trades_as_the_informed_trader_finds_all_of_it_and_who_trades_late_l
     found = measure(subject(data, loop), "momentum", 0.3, 4, [2])
     assert found["test_bars"] == SIZES["test_size"]
     if delay:
-        assert 0 < found["share"] < 0.97
+        assert 0 < found["share"] < 0.99
     else:
         assert found["share"] == pytest.approx(1.0, abs=1e-6)
         assert found["share_realised"] == pytest.approx(1.0, abs=1e-6)
@@ -208,7 +208,7 @@ def test_the_page_draws_a_line_a_kind_and_names_what_cannot_be_planted():
 
 
 TINY = {"total_timesteps": 256, "num_envs": 4, "num_steps": 16, "num_networks": 1, "hidden_size": 4, "burn_in": 4}
-RECIPE = {"model": TINY, "config": "walk_forward", "seed": 5, "cache": False, **SIZES}
+RECIPE = {"model": TINY, "config": "scratch", "seed": 5, "cache": False, **SIZES}
 SMALL = {"kinds": ["momentum"], "sharpes": [12.0], "seeds": 2, "folds": 1}
 
 
@@ -278,7 +278,7 @@ def test_a_runs_own_recipe_is_measured_and_its_page_says_so(tmp_path, capsys):
     assert "run lit-ppo power --from 5" in run.report().read_text(encoding="utf-8")
     small = ["--kinds=[season]", "--sharpes=[12]", "--seeds=1", "--folds=1"]
     assert main(["power", "--from", str(run.path), *small]) == 0
-    assert "puts it on the page of that run" in capsys.readouterr().out
+    assert "puts it on the page of that run" in " ".join(capsys.readouterr().out.split())
     text = run.report().read_text(encoding="utf-8")
     assert "In windows of 400 bars with these costs this recipe" in text
     assert "What would raise it: a longer window" in text
