@@ -26,7 +26,7 @@ from lit_ppo.market.costs import bar_times, fill_arrays, net_return
 from lit_ppo.oracles.informed import Informed, informed_trader, share_found, size_edge
 from lit_ppo.scoring.performance import exposure, sharpe_annual
 from lit_ppo.scoring.power import share_over_seeds
-from lit_ppo.store.results import NOT_TRAINED, RunFolder, load_run
+from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, RunFolder, load_run
 
 Floats = NDArray[np.float64]
 KINDS = ("regime", "momentum", "reversion", "season", "drift")  # of edges, unless asked otherwise
@@ -187,7 +187,7 @@ def measure(subject: Subject, kind: str, size: float, seed: int, folds: Sequence
         "t": sharpe * math.sqrt(len(net) / bars_per_year) if math.isfinite(sharpe) else 0.0,
         "cost_in_sharpe": float(cost.mean()) / spread * math.sqrt(bars_per_year) if spread > 0 else 0.0,
         "exposure": exposure(position),
-        "trained": sum(record.stop_reason != NOT_TRAINED for record in records),
+        "trained": sum(record.stop_reason not in (NOT_TRAINED, PRIOR_DECIDES) for record in records),
         "traded": int(sum(position[fold == number].any() for number in range(len(folds)))),
         "seconds": round(time.perf_counter() - started, 1),
     }
