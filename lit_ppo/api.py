@@ -108,6 +108,8 @@ def walk_forward(
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    workers: int = 0,
+    cluster: str | None = None,
     **data: Any,
 ) -> Run:
     """Train, select and test every fold: `lit-ppo walk-forward`.
@@ -122,12 +124,15 @@ def walk_forward(
         results: the run goes to RESULTS/<seed>/.
         seed: None is the recipe's.
         resume, overwrite: go on with, or delete, the run that is there.
+        workers: folds trained side by side, in Ray actors; 0: one after the other, in this process. Same bytes.
+        cluster: address of the Ray cluster that the actors live on; None: this machine, or the Ray that is initialised.
         data: any other key of `data.*`, such as train_size, test_size, fold_limit.
 
     Raises:
         ValueError: a setting, or bars, that cannot be meant; says what and where.
         FileExistsError: there is a run already.
         TypeError: `bars` is none of the above.
+        RuntimeError: Ray is asked for and not installed, or its workers are lost again and again.
     """
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo.commands.lightning_cli import LitPPOCLI
@@ -135,6 +140,7 @@ def walk_forward(
 
     path = _bar_file(bars, Path(results) / "bars")
     arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
+    arguments += [f"--{name}={asked}" for name, asked in (("workers", workers), ("cluster", cluster)) if asked]
     if seed is not None:
         arguments.append(f"--seed={seed}")
     keys: dict[str, Any] = {f"data.{name}": value for name, value in data.items()}
