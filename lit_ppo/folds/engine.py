@@ -38,6 +38,7 @@ from lit_ppo.store.provenance import package_versions, source_sha256
 from lit_ppo.store.results import FoldRecord, RunFolder
 
 START_SECONDS = 180.0  # without a single worker, before the run gives up
+START_ATTEMPTS = 3  # Ray gives itself 30 s, which a busy machine may not do in
 MOST_DEATHS = 3  # workers that one fold may cost
 POLL_SECONDS = 0.5
 Files = dict[str, bytes]  # by path inside the run's folder
@@ -225,20 +226,7 @@ class RayWorkers:
         """A Ray to work with, and how many workers it is to have."""
         ray, own = self._ray, not self._ray.is_initialized()
         if own:
-            where = f"to {self.cluster}" if self.cluster else "on this machine, which takes some 10 s"
-            print(f"Ray: connecting {where}" if self.cluster else f"Ray: starting {where}", flush=True)
-            options: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR"}
-            if self.cluster is None:
-                options |= {"num_cpus": self.workers * self.threads, "include_dashboard": False}
-            try:
-                ray.init(address=self.cluster or "local", **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                if self.cluster is None:
-                    raise
-                raise ValueError(
-                    f"--cluster {self.cluster}: there is no Ray cluster ({error}). `ray status` shows one that runs, "
-                    "`ray start --head` starts one"
-                ) from error
+            self._start()
         try:
             interrupts.take_over()  # Ray has put its own SIGTERM handler
             cores = int(ray.cluster_resources().get("CPU", 0)) // self.threads
@@ -252,6 +240,32 @@ class RayWorkers:
             if own:
                 ray.shutdown()
             interrupts.take_over()
+
+    def _start(self) -> None:
+        options: dict[str, Any] = {"address": self.cluster or "local", "log_to_driver": True, "logging_level": "ERROR"}
+        if self.cluster is None:
+            print("Ray: starting on this machine, which takes some 10 s", flush=True)
+            options |= {"num_cpus": self.workers * self.threads, "include_dashboard": False}
+        else:
+            print(f"Ray: connecting to {self.cluster}", flush=True)
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._ray.init(**options)
+                return
+            except Exception as error:  # Ray raises that very class where it comes up too slowly
+                if self.cluster is not None:
+                    raise ValueError(
+                        f"--cluster {self.cluster}: there is no Ray cluster that can be reached ({error}). `ray start "
+                        "--head` starts one, `ray status` shows it"
+                    ) from error
+                if attempt == START_ATTEMPTS - 1:
+                    raise RuntimeError(
+                        f"Ray did not start on this machine: {error} Nothing is lost: give the machine less to do and "
+                        "start again, or leave --workers out"
+                    ) from error
+                print("Ray: not up in time; once more", flush=True)
+                self._ray.shutdown()
+                interrupts.raise_if_requested()
 
 
 @dataclass(eq=False)
