@@ -37,7 +37,7 @@ from lit_ppo.store.checkpoints import MANIFEST
 from lit_ppo.store.provenance import package_versions, source_sha256
 from lit_ppo.store.results import FoldRecord, RunFolder
 
-START_SECONDS = 180.0  # without a single worker, before the run gives up
+START_SECONDS = 600.0  # without a single worker, before the run gives up
 START_ATTEMPTS = 3  # Ray gives itself 30 s, which a busy machine may not do in
 MOST_DEATHS = 3  # workers that one fold may cost
 POLL_SECONDS = 0.5
@@ -290,7 +290,7 @@ class _Pool:
         self.busy: dict[Any, _Hand] = {}  # by the reference of what is awaited
         self.returned: dict[int, Returned] = {}
         self.deaths: Counter[int] = Counter()
-        self.chain: dict[int, Any] = {}  # references of what earlier folds have left
+        self.chain: dict[int, Files] = {}  # what earlier folds have left
         self.came = 0  # workers that have come up
         for _ in range(workers):
             self._hire()
