@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 class RunProgress(pl.Callback):
     """Show bars done, steps per second, time left, fold and validation score.
 
-    Reads `pl_module.timesteps`, `total_timesteps`, `fold`, `validation` and `show`; writes to the terminal only (rank
-    zero): where the run as a whole has a display, into its line. Time left counts the folds still to come, at this
-    training's pace.
+    Reads `pl_module.timesteps`, `total_timesteps`, `fold`, `side_by_side`, `validation` and `show`; writes to the
+    terminal only (rank zero): where the run as a whole has a display, into its line. Time left counts the folds still
+    to come, at this training's pace.
 
     Args:
         every_seconds: distance of two plain lines where there is no terminal.
@@ -56,7 +56,7 @@ class RunProgress(pl.Callback):
         fold, num_folds = pl_module.fold
         total = pl_module.total_timesteps
         pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)
-        left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1)
+        left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1) / pl_module.side_by_side
         where = f"fold {fold} of {num_folds}: " if num_folds > 1 else ""  # `fit` knows of the one that it trains
         return (
             f"{where}{pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "

@@ -44,6 +44,7 @@ class WarmStart(pl.Callback):
     """
 
     optimisation = "warm_start"
+    reads_earlier_folds = True  # so that folds are trained in turn
 
     def __init__(self, optimizer: bool = False, normaliser: bool = False, source: int | None = None) -> None:
         if source is not None and source < 0:

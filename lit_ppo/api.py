@@ -113,6 +113,8 @@ def walk_forward(
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    workers: int = 0,
+    cluster: str | None = None,
     **data: Any,
 ) -> Run:
     """Train, select and test every fold: `lit-ppo walk-forward`.
@@ -129,12 +131,15 @@ def walk_forward(
         results: the run goes to RESULTS/<seed>/.
         seed: None is the recipe's.
         resume, overwrite: go on with, or delete, the run that is there.
+        workers: folds trained side by side, in Ray actors; 0: one after the other, in this process. Same bytes.
+        cluster: address of the Ray cluster that the actors live on; None: this machine, or the Ray that is initialised.
         data: any other key of `data.*`, such as train_size, test_size, fold_limit.
 
     Raises:
         ValueError: a setting, or bars, that cannot be meant; says what and where.
         FileExistsError: there is a run already.
         TypeError: `bars` is none of the above.
+        RuntimeError: Ray is asked for and not installed, or its workers are lost again and again.
     """
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo.commands.lightning_cli import LitPPOCLI
@@ -143,6 +148,7 @@ def walk_forward(
     arguments = _arguments(
         bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
     )
+    arguments += [f"--{name}={asked}" for name, asked in (("workers", workers), ("cluster", cluster)) if asked]
     arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
     if cli.dev_run:

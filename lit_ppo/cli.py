@@ -8,10 +8,8 @@ failed and was left out, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,13 +109,6 @@ def _failed(command: str, error: Exception, code: int) -> int:
     return code
 
 
-def _quiet_lightning() -> None:
-    """No devices, tips and module summaries once for every fold, and no advice about the workers of one batch."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", boring)
-
-
 def _train(command: str, rest: list[str]) -> int:
     """`walk-forward`, and Lightning's own commands on one fold."""
     import lightning.pytorch as pl
@@ -130,9 +121,10 @@ def _train(command: str, rest: list[str]) -> int:
     from lit_ppo.commands import rerun
     from lit_ppo.commands.data_choice import asks_for_environment
     from lit_ppo.commands.lightning_cli import LitPPOCLI, run_on_one_fold
+    from lit_ppo.module import quiet_lightning
     from lit_ppo.store.run_lock import RunLockedError
 
-    _quiet_lightning()
+    quiet_lightning()
     original = None
     if command == "walk-forward":
         rest, original = rerun.take_original(rest)
@@ -242,8 +234,9 @@ def _oracle(rest: list[str]) -> int:
     from datamodules.synthetic import SyntheticMarket
     from lit_ppo import interrupts
     from lit_ppo.commands.oracle import MarketMaker, oracle
+    from lit_ppo.module import quiet_lightning
 
-    _quiet_lightning()
+    quiet_lightning()
     interrupts.install(interrupts.NOTHING_KEPT)
     try:
         return oracle(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars))
@@ -263,12 +256,13 @@ def _doctor(rest: list[str]) -> int:
     from datamodules.synthetic import SyntheticMarket
     from lit_ppo.commands.doctor import doctor
     from lit_ppo.commands.oracle import MarketMaker
+    from lit_ppo.module import quiet_lightning
 
     def cached() -> str:
         found = cache.info()
         return f"{found.directory}: {found.entries} entries, {found.bytes / 1e6:,.0f} MB"
 
-    _quiet_lightning()
+    quiet_lightning()
     return doctor(rest, MarketMaker(SyntheticMarket, train_fold, fresh_bars), cached)
 
 
@@ -301,8 +295,9 @@ def _benchmark(rest: list[str]) -> int:
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo import interrupts
     from lit_ppo.commands.benchmark import benchmark
+    from lit_ppo.module import quiet_lightning
 
-    _quiet_lightning()
+    quiet_lightning()
     interrupts.install()
     try:
         return benchmark(rest, WalkForwardDataModule)

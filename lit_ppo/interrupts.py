@@ -50,10 +50,11 @@ def install(way_on: str = RESUMES) -> None:
     _received.clear()
     _way_on[:] = [way_on]
     _installed[:] = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # `nohup` means it
-    _take_over()
+    take_over()
 
 
-def _take_over() -> None:
+def take_over() -> None:
+    """Take back the signals that `install` took, where a library has put its own handlers since."""
     for number in _installed:
         signal.signal(number, _handle)
 
@@ -61,6 +62,16 @@ def _take_over() -> None:
 def requested() -> bool:
     """Whether this process was asked to stop."""
     return bool(_received)
+
+
+def received() -> int:
+    """Number of the signal that asked this process to stop; 0: none."""
+    return _received[0] if _received else 0
+
+
+def request(number: int) -> None:
+    """Ask this process to stop as signal `number` would: for a worker whose driver got it."""
+    _received.append(number)
 
 
 def raise_if_requested() -> None:
@@ -84,7 +95,7 @@ class StopOnSignal(Checkpoint):
         # Lightning has put its own SIGTERM handler before ours by now. It ends the process in the middle of an
         # iteration, unsaved and with another exit code, depending on when the signal comes.
         if _installed:
-            _take_over()
+            take_over()
             trainer._signal_connector.received_sigterm = False  # what came meanwhile, we have seen too
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -6,6 +6,8 @@ and the end of the training.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,13 @@ from lit_ppo.store.results import NOT_TRAINED
 INPUTS = ("input_gain", "mirror_sign", "mirrored")  # of the policy: how it sees the market
 
 
+def quiet_lightning() -> None:
+    """No devices, tips and module summaries once for every fold, and no advice about the workers of one batch."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", boring)
+
+
 class LitPPO(pl.LightningModule):
     """Recurrent PPO as a LightningModule.
 
@@ -69,6 +78,7 @@ class LitPPO(pl.LightningModule):
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
         fold: number of this fold and number of folds, for displays.
+        side_by_side: folds that are trained at the same time, for displays.
         show: changes the line of this fold in the run's display; None where there is no such display.
         earlier_folds: folds of this walk-forward that are done, oldest first, with what their optimisations did.
         optimisations: by name of an optimisation, what it did in this fold, as plain JSON; written by callbacks, kept
@@ -91,7 +101,7 @@ class LitPPO(pl.LightningModule):
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
         self.screen: dict[str, Any] = {}
-        self.fold = (0, 1)
+        self.fold, self.side_by_side = (0, 1), 1
         self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
         self.optimisations: dict[str, dict[str, Any]] = {}

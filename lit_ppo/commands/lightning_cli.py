@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -165,6 +166,18 @@ class LitPPOCLI(LightningCLI):
                 help="measure for 20 s what threads and batch suit this machine; config.yaml keeps the choice",
             )
             parser.add_argument(
+                "--workers",
+                type=int,
+                default=0,
+                help="train so many folds side by side, in Ray actors; 0: in this process, one after the other",
+            )
+            parser.add_argument(
+                "--cluster",
+                type=str | None,
+                default=None,
+                help="the actors live on the Ray cluster of this address; --workers 0 is then one for each core",
+            )
+            parser.add_argument(
                 "--baseline",
                 type=str | None,
                 default=None,
@@ -273,41 +286,26 @@ class LitPPOCLI(LightningCLI):
             raise UsageError(f"threads is a number of torch threads >= 1, or null; got {threads}")
         torch.set_num_threads(threads or suitable_threads(self.make_module().recipe))
 
+    @property
+    def shell(self) -> Shell:
+        """What makes modules and trainers of the configuration as it is now."""
+        config = self.config
+        return Shell(
+            command=self.command,
+            model=config["model"].as_dict(),
+            trainer=self.config_init["trainer"].as_dict(),
+            allow_mismatch=bool(config.get("allow_mismatch", False)),
+            strict=config.get("strict"),
+            text=self.config_text(),
+        )
+
     def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
-        """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
-        recipe = self.config["model"].as_dict()
-        module = LitPPO(**{**recipe, **(overlay or {}), "seed": recipe["seed"] if seed is None else seed})
-        module.allow_mismatch = bool(self.config.get("allow_mismatch", False))
-        return module
+        """See `Shell.make_module`."""
+        return self.shell.make_module(seed, overlay)
 
     def make_trainer(self, directory: Path) -> pl.Trainer:
-        """Return a fresh trainer with fresh callbacks, that writes into `directory`.
-
-        Raises:
-            UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
-        """
-        config = copy.deepcopy(self.config_init["trainer"].as_dict())
-        callbacks = config["callbacks"] or []
-        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
-        if self.command == "walk-forward" and not is_strict(self.config["strict"]):
-            guard(config["callbacks"])
-        plugins = config["plugins"] or []
-        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        config["default_root_dir"] = str(directory)
-        if self.command in ("walk-forward", "audit", "power"):
-            config["devices"] = 1
-        if self.command not in (*TRAINS, "walk-forward"):
-            config["logger"] = False  # there is no curve to draw
-        elif config["logger"] in (None, True):
-            config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
-        if config["logger"] is not False:
-            config["callbacks"].append(Announcement(self.config_text()))
-        try:
-            return pl.Trainer(**config)
-        except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices
-            asked = ", ".join(f"trainer.{key} {config[key]!r}" for key in ("accelerator", "devices", "strategy"))
-            gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
-            raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
+        """See `Shell.make_trainer`."""
+        return self.shell.make_trainer(directory)
 
     @contextmanager
     def place(self, directory: Path) -> Iterator[Path]:
@@ -367,6 +365,62 @@ class LitPPOCLI(LightningCLI):
             if near and name not in known:
                 return f"{message}\nThere is no {name}; did you mean {near[0]}?"
         return message
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Makes the modules and trainers of a configuration; it can be sent to another process.
+
+    Attributes:
+        command: of `lit-ppo`.
+        model: `model.*`.
+        trainer: `trainer.*`, its callbacks made.
+        allow_mismatch, strict: as asked.
+        text: the merged configuration, YAML.
+    """
+
+    command: str
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+    allow_mismatch: bool
+    strict: bool | None
+    text: str
+
+    def make_module(self, seed: int | None = None, overlay: Mapping[str, Any] | None = None) -> LitPPO:
+        """Return a fresh module; `seed` overrides the configured one, `overlay` other `model.*` keys."""
+        seed = self.model["seed"] if seed is None else seed
+        module = LitPPO(**{**self.model, **(overlay or {}), "seed": seed})
+        module.allow_mismatch = self.allow_mismatch
+        return module
+
+    def make_trainer(self, directory: Path) -> pl.Trainer:
+        """Return a fresh trainer with fresh callbacks, that writes into `directory`.
+
+        Raises:
+            UsageError: this machine or Lightning cannot do what `trainer.*` asks for.
+        """
+        config = copy.deepcopy(self.trainer)
+        callbacks = config["callbacks"] or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
+        if self.command == "walk-forward" and not is_strict(self.strict):
+            guard(config["callbacks"])
+        plugins = config["plugins"] or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        config["default_root_dir"] = str(directory)
+        if self.command in ("walk-forward", "audit", "power"):
+            config["devices"] = 1
+        if self.command not in (*TRAINS, "walk-forward"):
+            config["logger"] = False  # there is no curve to draw
+        elif config["logger"] in (None, True):
+            config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
+        if config["logger"] is not False:
+            config["callbacks"].append(Announcement(self.text))
+        try:
+            return pl.Trainer(**config)
+        except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices
+            asked = ", ".join(f"trainer.{key} {config[key]!r}" for key in ("accelerator", "devices", "strategy"))
+            gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no GPU"
+            raise UsageError(f"The trainer cannot be made: {error} It was asked for {asked}; here is {gpus}") from error
 
 
 def run_on_one_fold(cli: LitPPOCLI) -> None:

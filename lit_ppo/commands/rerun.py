@@ -19,7 +19,7 @@ from lit_ppo.store.results import Run, load_run, run_record
 
 COMPARED = ("versions", "commit", "dirty", "machine", "data")
 SUFFIX = "_again"
-OF_ONE_CALL = ("config", "results", "resume", "overwrite", "allow_mismatch", "seeds")
+OF_ONE_CALL = ("config", "results", "resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster")
 
 
 def take_original(arguments: Sequence[str]) -> tuple[list[str], Run | None]:

@@ -16,6 +16,7 @@ import yaml
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.folds.autotune import Choice, autotune, overrides, stored_choice
 from lit_ppo.folds.candidates import overfitting_probability, overlays_of
+from lit_ppo.folds.engine import Engine, InProcess, RayWorkers
 from lit_ppo.folds.loop import WalkForward
 from lit_ppo.folds.monitor import Monitor, read_baseline
 from lit_ppo.folds.optimisation_summary import exit_code, summarise, summary_lines, write_summary
@@ -52,9 +53,11 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
     read_baseline(config["baseline"])
     _refuse_many_devices(config["trainer"])
     cli.set_threads()
+    side_by_side = config["workers"] or config["cluster"]
     overlays = overlays_of(config["parallel_candidates"], config["candidates"])
-    if config["threads"] is None and len(overlays) > 1:
+    if config["threads"] is None and (len(overlays) > 1 or side_by_side):
         torch.set_num_threads(1)  # their number may change the last bit of a sum
+    engine: Engine = _ray_workers(config) if side_by_side else InProcess()
     data.setup("fit")
     train = data.fold_data(0).train
     cli.make_module().build(train)  # what cannot be built is refused before anything is written
@@ -74,6 +77,7 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
             if tuned is not None:
                 tuned.write(folder.path)
         loop = make_loop(cli, folder)
+        loop.engine = engine
         try:
             with _monitor(cli, loop):
                 loop.run()
@@ -143,16 +147,21 @@ def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
 
 def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
     """Return the loop that a configuration describes; its datamodule is `cli.datamodule`."""
-    config = cli.config
+    config, shell = cli.config, cli.shell
+    callbacks = shell.trainer["callbacks"] or []
     return WalkForward(
         datamodule=cli.datamodule,
-        make_module=cli.make_module,
-        make_trainer=cli.make_trainer,
+        make_module=shell.make_module,
+        make_trainer=shell.make_trainer,
         folder=folder,
         seed=config["seed_everything"],
         money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
         overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
         show_test=None if config["trainer"]["logger"] is False else write_test,
+        chained=any(
+            getattr(callback, "reads_earlier_folds", False)
+            for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
+        ),
     )
 
 
@@ -161,6 +170,22 @@ def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
     events = None if cli.config["trainer"]["logger"] is False else loop.folder.file("monitor")
     with Monitor(len(cli.datamodule.folds), read_baseline(cli.config["baseline"]), events) as loop.monitor:
         yield
+
+
+def _ray_workers(config: Any) -> RayWorkers:
+    """The workers that were asked for; refused before anything is read or written.
+
+    Raises:
+        UsageError: not a number of workers, or they would train on a GPU.
+        RuntimeError: Ray is not installed.
+    """
+    accelerator = config["trainer"]["accelerator"]
+    if accelerator != "cpu" and not (accelerator == "auto" and not torch.cuda.is_available()):
+        raise UsageError(
+            f"--workers and --cluster train on the CPU, and trainer.accelerator is {accelerator!r}: add "
+            "--trainer.accelerator cpu, or leave them out"
+        )
+    return RayWorkers(config["workers"], config["cluster"], torch.get_num_threads())
 
 
 def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
@@ -204,7 +229,7 @@ def oracle_record(market: Any) -> dict[str, Any]:
 def _stored(text: str) -> str:
     """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
     config = yaml.safe_load(text)
-    for key in ("resume", "overwrite", "allow_mismatch", "seeds"):
+    for key in ("resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster"):
         config.pop(key, None)
     return yaml.safe_dump(config, sort_keys=False)
 

@@ -4,8 +4,10 @@
                     (of several candidates: the best one's, see lit_ppo.folds.candidates)
                     -> test, once -> out_of_sample.csv, trades.csv -> ledger folds.json
 
-The datamodule comes as an argument. A fold counts when the ledger says "done"; a resumed run goes on after the last
-one, or in the middle of a fold from its newest checkpoint, and gives what an uninterrupted run gives.
+The datamodule comes as an argument. Who trains is the engine's affair (`lit_ppo.folds.engine`): `work` is what a fold
+needs by itself, `commit` what depends on the folds before it, in their order. A fold counts when the ledger says
+"done"; a resumed run goes on after the last one, or in the middle of a fold from its newest checkpoint, and gives what
+an uninterrupted run gives.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +26,7 @@ import numpy as np
 
 from lit_ppo import interrupts
 from lit_ppo.folds.candidates import Trained, best, candidate_path, keep
+from lit_ppo.folds.engine import Engine, FoldWork, InProcess
 from lit_ppo.folds.monitor import Monitor
 from lit_ppo.folds.optimisation_summary import bars_seen, note_fold, write_summary
 from lit_ppo.market.baselines import buy_and_hold
@@ -80,6 +84,9 @@ class WalkForward:
         overlays: for each candidate of a fold the `model.*` keys that it changes; with one there is no choice.
         money: the account in currency that also trades the test decisions; None: there is none.
         show_test: `tensorboard.write_test`; None: there are no curves to put it beside.
+        engine: who trains.
+        chained: a fold reads what the ones before it have left, so that they cannot be trained side by side.
+        workers: of which this is one; 0: folds are trained in this process.
     """
 
     datamodule: Any
@@ -91,6 +98,9 @@ class WalkForward:
     overlays: Sequence[Mapping[str, Any]] = ({},)
     money: MoneyBook | None = None
     show_test: Callable[..., None] | None = None
+    engine: Engine = field(default_factory=InProcess)
+    chained: bool = False
+    workers: int = 0
 
     def run(self) -> list[FoldRecord]:
         """Bring every fold to its test result; returns the ledger.
@@ -101,25 +111,38 @@ class WalkForward:
         folds = self.datamodule.folds
         finished = {record.index for record in self.folder.folds() if record.status == "done"}
         waiting = [fold for fold in folds if fold.index not in finished]
-        for fold in waiting:
-            interrupts.raise_if_requested()
-            started = time.monotonic()
-            record = self.run_fold(fold)
-            cache = self.datamodule.get_optimization_info()
-            write_summary(self.folder, len(folds), cache)
-            if self.monitor is not None:
-                self.monitor.fold_done(_line(record), time.monotonic() - started, self.folder.folds(), cache)
+        started = time.monotonic()
+        with closing(self.engine.results(self, waiting)) as results:  # type: ignore[type-var]
+            for work in results:
+                record = self.commit(work)
+                cache = self.datamodule.get_optimization_info()
+                write_summary(self.folder, len(folds), cache)
+                started, seconds = time.monotonic(), time.monotonic() - started
+                if self.monitor is not None:
+                    self.monitor.fold_done(_line(record), seconds, self.folder.folds(), cache)
         return self.folder.folds()
 
     def run_fold(self, fold: Fold) -> FoldRecord:
-        """Bring one fold to its test result, and into the ledger."""
+        """Bring one fold to its test result, and into the ledger, in this process."""
+        self.begin(fold)
+        return self.commit(self.work(fold))
+
+    def begin(self, fold: Fold) -> None:
+        """Tell the ledger that a fold is being trained."""
+        self.folder.record_fold(FoldRecord(fold.index, bars=_ranges(fold)))
+
+    def to_send(self, workers: int) -> WalkForward:
+        """What one of so many workers needs of this."""
+        return replace(self, engine=InProcess(), monitor=None, money=None, workers=workers)
+
+    def work(self, fold: Fold) -> FoldWork:
+        """Train, select and test one fold; writes into its own folder only."""
         watch = Stopwatch()
         directory = self.folder.fold_path(fold.index)
+        record = FoldRecord(fold.index, bars=_ranges(fold))
         with watch.stage("data"):
             self.datamodule.fold = fold.index
             data = self.datamodule.fold_data(fold.index)
-        record = FoldRecord(fold.index, bars=_ranges(fold))
-        self.folder.record_fold(record)
         if len(self.overlays) == 1:
             module, chosen = self._train(fold, data, directory, record, watch)
         else:
@@ -129,21 +152,29 @@ class WalkForward:
             market = self.datamodule.test_segment(fold.index)
             # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
             tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
-            self._write_test(fold.index, directory, market, tested)
-            record.details["previous_fold"] = self._previous_fold(fold.index, tested.ledger)
-            if self.money is not None:
-                prices = market.decisions("fill_price").cpu().numpy()
-                record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
+            fills = _fills(fold.index, market)
+            write_fills(directory, fills)
         segments = {"train": data.train, "validation": data.validation, "test": market}
         record.details["times"] = {role: _range_of_times(segment) for role, segment in segments.items()}
-        record.status = "done"
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
         if self.show_test is not None:
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
-            hold = replay(buy_and_hold(len(tested.ledger)), _fills(fold.index, market))
+            hold = replay(buy_and_hold(len(tested.ledger)), fills)
             returns = (tested.ledger.net_return, hold.net_return)
             self.show_test(directory, settings, record.scores, *returns, record.timesteps)
+        return FoldWork(record, tested.ledger, fills)
+
+    def commit(self, work: FoldWork) -> FoldRecord:
+        """Write a fold's test result behind those of the folds before it, and then into the ledger."""
+        record, watch = work.record, Stopwatch()
+        with watch.stage("test"):
+            self._write_test(record.index, work)
+            record.details["previous_fold"] = self._previous_fold(record.index, work.ledger)
+            if self.money is not None:
+                record.details["money"] = self.money.append(record.index, work.ledger, work.fills.fill_price)
+        record.status = "done"
+        record.seconds["test"] += watch.seconds["test"]
         self.folder.record_fold(record)
         return record
 
@@ -176,10 +207,12 @@ class WalkForward:
         # The first candidate is what the fold trains when there is no choice.
         purpose = f"fold {fold.index}" + (f" candidate {number}" if number else "")
         module = self.make_module(derive_seed(self.seed, 0, purpose), self.overlays[number])
-        module.fold = (fold.index, len(self.datamodule.folds))
+        module.fold, module.side_by_side = (fold.index, len(self.datamodule.folds)), max(self.workers, 1)
         if self.monitor is not None and self.monitor.live:
             module.show = self.monitor.show
-        module.earlier_folds = earlier_folds(self.folder, fold.index)
+        module.earlier_folds = (
+            NotSent() if self.workers and not self.chained else earlier_folds(self.folder, fold.index)
+        )
         module.build(data.train)
         return module
 
@@ -268,11 +301,22 @@ class WalkForward:
         self.folder.append_baselines(fold, found.ledger.time, found.ledger.net_return)
         return {name: _finite(found.metrics[name]) for name in ("return_pct", "sharpe_annual", "trades")}
 
-    def _write_test(self, fold: int, directory: Path, market: MarketTensors, tested: Evaluation) -> None:
-        fills = _fills(fold, market)
-        write_fills(directory, fills)
-        self.folder.append_out_of_sample(fold, tested.ledger)
-        self.folder.append_trades(fold, trades(tested.ledger, fills.fill_price))
+    def _write_test(self, fold: int, work: FoldWork) -> None:
+        self.folder.append_out_of_sample(fold, work.ledger)
+        self.folder.append_trades(fold, trades(work.ledger, work.fills.fill_price))
+
+
+class NotSent(Sequence[TrainedFold]):
+    """Stands for the earlier folds of one that a worker trains beside them: there is nothing to read."""
+
+    def __len__(self) -> int:
+        raise RuntimeError(
+            "A callback reads `earlier_folds` of a fold that is trained side by side with others. Give its class the "
+            "attribute `reads_earlier_folds = True`, and the folds are trained in turn"
+        )
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.__len__()
 
 
 def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:

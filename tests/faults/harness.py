@@ -178,7 +178,8 @@ def run_bytes(folder: Path) -> dict[str, object]:
 
     That is every file: weights, optimizer, generators and callbacks' state (all checkpoints and their manifests),
     metrics.jsonl, out_of_sample.csv, trades.csv, test bars. Left out is what tells the time: timing.jsonl, run.json,
-    report.html, the old scripts' summaries, the `seconds` of the ledger; and config.yaml, which names the directory.
+    report.html, the old scripts' summaries, the ledger's `seconds` and `cost_seconds`; and config.yaml, which names the
+    directory.
     """
     clocks = {"timing.jsonl", "run.json", "report.html", "config.yaml", "folds.json"}
     clocks |= {"optimization_summary.json", "training_state.json"}
@@ -191,6 +192,8 @@ def run_bytes(folder: Path) -> dict[str, object]:
     ledger = json.loads((folder / "folds.json").read_text())
     for fold in ledger["folds"]:
         fold.pop("seconds")
+        for entry in fold["details"].get("optimisations", {}).values():
+            entry.pop("cost_seconds", None)
     return {**found, "folds.json": ledger}
 
 

@@ -37,18 +37,18 @@ def walk(tmp_path, monkeypatch):
 @pytest.fixture
 def die_in(monkeypatch):
     """Return a function that makes the training of one seed's fold 1 raise an error."""
-    run_fold = WalkForward.run_fold
+    work = WalkForward.work
 
     def patch(seed: int, error: Exception) -> None:
         def dying(self, fold):
             if (self.seed, fold.index) == (seed, 1):
                 raise error
-            return run_fold(self, fold)
+            return work(self, fold)
 
-        monkeypatch.setattr(WalkForward, "run_fold", dying)
+        monkeypatch.setattr(WalkForward, "work", dying)
 
     yield patch
-    monkeypatch.setattr(WalkForward, "run_fold", run_fold)
+    monkeypatch.setattr(WalkForward, "work", work)
 
 
 def outcome(folder: Path) -> bytes:

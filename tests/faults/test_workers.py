@@ -1,0 +1,215 @@
+"""W1-W5: a worker, its node or the driver dies, a fold raises, a signal comes: the same bytes, and nobody left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.harness import CONFIG, REPOSITORY, SEED, assert_same_run, clean_environment, command
+
+pytest.importorskip("ray")
+
+# A callback of the user's, which every worker imports: it takes its orders from files.
+INTERFERING = """
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from lit_ppo import interrupts
+
+ORDERS = Path(__file__).parent
+
+
+class Interfering(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (ORDERS / "raise").exists() and pl_module.fold[0] == 1:
+            raise RuntimeError(f"broken on purpose in {trainer.default_root_dir}")
+        while (ORDERS / "wait").exists() and pl_module.iteration == 2 and not interrupts.requested():
+            (ORDERS / f"arrived_{pl_module.fold[0]}").touch()
+            time.sleep(0.01)
+"""
+ADDED = ("--allow-module", "interfering", "--trainer.callbacks+=interfering.Interfering")
+
+
+class Walk:
+    """A `lit-ppo walk-forward` with workers, a process of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.folder = directory, directory / "results" / str(SEED)
+        (directory / "config.yaml").write_text(CONFIG)
+        (directory / "interfering.py").write_text(INTERFERING)
+        self.process: subprocess.Popen | None = None
+        self.family: list[psutil.Process] = []
+
+    def order(self, name: str, given: bool = True) -> None:
+        path = self.directory / name
+        path.touch() if given else path.unlink()
+
+    def start(self, *arguments: str) -> None:
+        self.output = self.directory / "output.txt"
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lit_ppo", *command(*ADDED, *arguments)],
+                cwd=self.directory,
+                env=clean_environment(PYTHONPATH=f"{REPOSITORY}:{self.directory}"),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def until(self, condition: Callable[[], object], seconds: float = 240) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def arrived(self) -> int:
+        """Folds that are in their third iteration, and wait there."""
+        return len(list(self.directory.glob("arrived_*")))
+
+    def at_work(self) -> list[psutil.Process]:
+        """The workers that are training."""
+        assert self.process is not None
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in found if "Worker.train" in " ".join(process.cmdline())]
+
+    def end(self) -> tuple[int, str]:
+        assert self.process is not None
+        return self.process.wait(timeout=240), self.output.read_text()
+
+    def left_over(self, seconds: float = 30) -> list[str]:
+        """Processes of the run that outlive it for so long."""
+        _, alive = psutil.wait_procs(self.family, timeout=seconds)
+        return [" ".join(process.cmdline()) for process in alive]
+
+    def statuses(self) -> list[str]:
+        return [fold["status"] for fold in json.loads((self.folder / "folds.json").read_text())["folds"]]
+
+
+@pytest.fixture
+def walk(tmp_path) -> Iterator[Walk]:
+    walk = Walk(tmp_path)
+    yield walk
+    if walk.process is not None and walk.process.poll() is None:
+        walk.process.kill()
+
+
+def test_a_worker_killed_in_a_fold_costs_that_fold_again_and_no_byte(walk, whole):
+    walk.order("wait")
+    walk.start("--workers", "2")
+    walk.until(lambda: walk.arrived() == 2)
+    walk.at_work()[0].kill()
+    walk.order("wait", False)
+    code, output = walk.end()
+    assert code == 0, output
+    assert "it is done again" in output
+    assert_same_run(whole, walk.folder)
+    assert walk.left_over() == []
+
+
+def test_a_driver_killed_leaves_nobody_and_resumes_with_another_number_of_workers(walk, whole):
+    walk.order("wait")
+    walk.start("--workers", "2")
+    walk.until(lambda: walk.arrived() == 2)
+    walk.process.kill()
+    walk.end()
+    assert walk.left_over() == []
+    walk.order("wait", False)
+    walk.start("--workers", "1", "--resume")
+    code, output = walk.end()
+    assert code == 0, output
+    assert_same_run(whole, walk.folder)
+
+
+def test_a_fold_that_raises_ends_the_run_with_its_error_and_the_rest_is_kept(walk, whole):
+    walk.order("raise")
+    walk.start("--workers", "2")
+    code, output = walk.end()
+    assert code == 1, output
+    assert f"lit-ppo walk-forward: broken on purpose in {walk.folder / 'fold_001'}" in output
+    assert "Traceback" not in output
+    assert walk.statuses()[:2] == ["done", "running"]
+    walk.order("raise", False)
+    walk.start("--workers", "2", "--resume")
+    code, output = walk.end()
+    assert code == 0, output
+    assert_same_run(whole, walk.folder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_what_workers_have_ends_them_and_the_resume_equals_uninterrupted(walk, whole, number, code):
+    walk.order("wait")
+    walk.start("--workers", "2")
+    walk.until(lambda: walk.arrived() == 2)
+    if number == signal.SIGINT:
+        os.killpg(walk.process.pid, number)  # as a terminal does
+    else:
+        walk.process.send_signal(number)
+    ended, output = walk.end()
+    assert ended == code, output
+    assert "everything is saved; --resume goes on from here" in output
+    assert "Traceback" not in output
+    assert walk.left_over() == []
+    assert len(list(walk.folder.glob("fold_*/checkpoint-*.ckpt"))) >= 2  # they brought theirs
+    walk.order("wait", False)
+    walk.start("--resume")  # in process: what workers wrote, it can read
+    ended, output = walk.end()
+    assert ended == 0, output
+    assert_same_run(whole, walk.folder)
+
+
+def test_a_node_that_is_gone_costs_its_folds_again_and_no_byte(walk, whole):
+    """Two nodes on loopback; the one that the driver is not on loses all its processes."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    environment = clean_environment(PYTHONPATH=f"{REPOSITORY}:{walk.directory}", RAY_USAGE_STATS_ENABLED="0")
+    start = [*ray, "start", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block"]
+    nodes = []
+
+    def node(*arguments: str) -> subprocess.Popen:
+        log = (walk.directory / f"node{len(nodes)}.txt").open("w")
+        nodes.append(
+            subprocess.Popen(
+                [*start, *arguments],
+                env=environment,
+                cwd=walk.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        )
+        return nodes[-1]
+
+    try:
+        node("--head", "--port=26379", "--include-dashboard=false")
+        time.sleep(20)
+        other = node("--address=127.0.0.1:26379")
+        time.sleep(20)
+        walk.order("wait")
+        walk.start("--cluster", "127.0.0.1:26379")
+        walk.until(lambda: walk.arrived() == 2)
+        for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:
+            process.kill()
+        walk.order("wait", False)
+        code, output = walk.end()
+        assert code == 0, output
+        assert "it is done again" in output
+        assert_same_run(whole, walk.folder)
+    finally:
+        for process in nodes:
+            if psutil.pid_exists(process.pid):
+                family = psutil.Process(process.pid).children(recursive=True)
+                for one in [*family, process]:
+                    one.kill()
