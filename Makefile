@@ -50,6 +50,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.optimisations
 	$(BIN)/python -m benchmarks.optimisations --fast_base --ablation
 	$(if $(DATA),$(BIN)/python -m benchmarks.optimisations --data "$(DATA)")
+	$(BIN)/python -m benchmarks.prior
+	$(BIN)/python -m benchmarks.planted
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.tables
 
