@@ -130,7 +130,10 @@ class WalkForward:
             # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
             tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
             self._write_test(fold.index, directory, market, tested)
-            record.details["previous_fold"] = self._previous_fold(fold.index, tested.ledger)
+            if len(self.overlays) > 1 or module.total_timesteps:
+                record.details["previous_fold"] = self._previous_fold(fold.index, tested.ledger)
+            else:  # the fold before has the same weights: there is no training anew to be worth something
+                record.details["previous_fold"] = {"left_out": PRIOR_DECIDES}
             if self.money is not None:
                 prices = market.decisions("fill_price").cpu().numpy()
                 record.details["money"] = self.money.append(fold.index, tested.ledger, prices)
@@ -306,10 +309,10 @@ def _line(record: FoldRecord) -> str:
     scores, screen = record.scores, record.details.get("screen")
     if record.stop_reason == NOT_TRAINED:
         return f"fold {record.index:3d}  not trained: {screen_line(record.details['screen'])}"
-    trained = "not trained" if record.stop_reason == PRIOR_DECIDES else f"{record.timesteps:,} bars"
+    trained = f"  {record.timesteps:,} bars" if record.timesteps else ""
     line = (
-        f"fold {record.index:3d}  {trained}  validation {_number(scores['validation/score'])}  "
-        f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
+        f"fold {record.index:3d}{trained}  validation {_number(scores['validation/score'])}  "
+        f"test {_number(scores['test/return_pct'], '+.2f')} %"
     )
     return f"{line}  {passed_of(screen)}" if screen else line
 

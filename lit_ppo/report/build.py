@@ -19,7 +19,7 @@ from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
 from lit_ppo.report.tables import Row, without_directories
-from lit_ppo.report.untraded import remedies, screened
+from lit_ppo.report.untraded import decided_by, remedies, screened
 from lit_ppo.report.verdict import CONFIDENCE
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
@@ -60,13 +60,16 @@ LEARNING_KEYS = {
 TOLERANCE = 1e-9
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run: str | Path | Analysis) -> Path:
     """Write `report.html` into the folder of a run and return its path.
+
+    Args:
+        run: its folder, or its analysis where there is one already.
 
     Raises:
         FileNotFoundError, ValueError: as `analysis.analyse`.
     """
-    analysis = analyse(run_dir)
+    analysis = run if isinstance(run, Analysis) else analyse(run)
     path = analysis.run.path / "report.html"
     if path.is_symlink():
         raise ValueError(
@@ -99,6 +102,7 @@ def page(analysis: Analysis) -> str:
         version=__version__,
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
+        decided_by=decided_by(run),
         power=analysis.power,
         cards=tables.cards(analysis),
         evidence=tables.evidence(analysis),

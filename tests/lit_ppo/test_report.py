@@ -27,10 +27,11 @@ from lit_ppo.report.page import json_for_html, source_hash
 from lit_ppo.report.summary import _paths as stitched_paths
 from lit_ppo.report.summary import print_summary
 from lit_ppo.report.tables import without_directories
+from lit_ppo.report.untraded import decided_by
 from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
-from lit_ppo.store.results import RunFolder, load_run
+from lit_ppo.store.results import PRIOR_DECIDES, RunFolder, load_run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
@@ -209,10 +210,10 @@ def test_terminal_and_page_hold_one_of_notional_and_count_the_same_trades(lucky,
     hold = next(x for x in page.baselines if x.key == "buy_and_hold")
     assert hold.metrics["exposure"] == 1.0
     told = io.StringIO()
-    Console(file=told, width=160).print(stitched_paths(page.run, page.run.folds))
-    cells = {row[1].strip(): row for line in told.getvalue().splitlines() if len(row := line.split("│")) > 6}
-    assert float(cells["buy and hold"][2].replace(",", "")) == pytest.approx(hold.metrics["return_pct"], abs=0.006)
-    assert float(cells["lit-ppo"][5].replace(",", "")) == len(page.trades)
+    Console(file=told, width=80).print(stitched_paths(page))
+    cells = {row[0]: row for line in told.getvalue().splitlines() if len(row := re.split(" {2,}", line.strip())) > 6}
+    assert float(cells["buy and hold"][1].replace(",", "")) == pytest.approx(hold.metrics["return_pct"], abs=0.006)
+    assert cells["lit-ppo"][4] == f"{len(page.trades):,}"  # a whole number
 
 
 # ---- numbers
@@ -317,11 +318,37 @@ def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
 
 
 def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(load_run(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
+    print_summary(analyse(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
     printed = capsys.readouterr().out
     assert "8 test bars. Folds: 1." in printed
     assert "Too few bars to say: no interval can be computed." in printed
     assert "nan" not in printed
+
+
+def test_the_tables_of_the_terminal_fit_80_columns(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=3, test_bars=200)
+    record = load_run(run).record
+    oracle = {"kind": "x", "optimum_per_bar": 0.1, "scale": 1e-3}
+    RunFolder(tmp_path, 42).write_run(record | {"oracle": oracle})
+    told = io.StringIO()
+    print_summary(analyse(run), Console(file=told, width=80, force_terminal=True, no_color=True, highlight=False))
+    lines = re.sub("\x1b[^m]*m", "", told.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in told.getvalue()
+    assert any(line.startswith("last year") for line in lines)
+
+
+def test_a_run_that_trained_nothing_says_whose_decisions_these_are(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, stop_reason=PRIOR_DECIDES)
+    assert "what they saw before is not on a card" in decided_by(load_run(run))
+    start = {"weights": "prior", "sha256": "0", "card": {"real_bars_seen": 0, "timesteps": 1_000_000}}
+    RunFolder(tmp_path, 42).update_run(start=start)
+    told = decided_by(load_run(run))
+    assert told.startswith("Nothing was trained: the released prior trader (1,000,000 timesteps of training) decided")
+    assert "never these bars" in told
+    assert told in report.write_report(run).read_text()
+    trained = demo.make_run(tmp_path, seed=1, folds=2, test_bars=300)
+    assert decided_by(load_run(trained)) == ""
 
 
 def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one() -> None:
