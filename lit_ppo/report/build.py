@@ -18,6 +18,7 @@ from lit_ppo.report import captions, plotly_figures, tables
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
+from lit_ppo.report.scrutiny import rolling_sharpe, selection
 from lit_ppo.report.tables import Row, without_directories
 from lit_ppo.report.untraded import decided_by, remedies, screened
 from lit_ppo.report.verdict import CONFIDENCE
@@ -35,8 +36,10 @@ SECTIONS = (
     ("seeds", "Seeds"),
     ("equity", "Equity"),
     ("folds", "Folds"),
-    ("price", "Price and trades"),
+    ("price", "Price"),
+    ("trades", "Trades"),
     ("returns", "Returns"),
+    ("risk", "Risk"),
     ("months", "Months"),
     ("stress", "Stress"),
     ("learning", "Learning curves"),
@@ -83,6 +86,7 @@ def page(analysis: Analysis) -> str:
     """The whole page as text."""
     run, traded, features = analysis.run, _traded(analysis), screened(analysis.run.folds)
     figures = charts(analysis)
+    sections = _sections(analysis, figures)
     source = run.record.get("data", {}).get("path")
     if not source:
         source = f"synthetic {run.record.get('oracle', {}).get('kind', 'market')}".replace("_", " ")
@@ -93,7 +97,8 @@ def page(analysis: Analysis) -> str:
         title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
         subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
         f"run {run.record.get('status', 'of unknown status')}.",
-        sections=_sections(traded, bool(features)),
+        sections=sections,
+        shown={name for name, _ in sections},
         traded=traded,
         tries=[] if traded else remedies(run.folds),
         screen_rows=tables.screen(features),
@@ -120,6 +125,12 @@ def page(analysis: Analysis) -> str:
         fold_columns=tables.FOLD_COLUMNS,
         fold_rows=tables.folds(analysis),
         best=captions.best_trades(analysis),
+        side_columns=tables.SIDE_COLUMNS,
+        side_rows=tables.sides(analysis),
+        drawdown_columns=tables.DRAWDOWN_COLUMNS,
+        drawdown_rows=tables.drawdowns(analysis),
+        day_rows=tables.days(analysis),
+        market_rows=tables.market(analysis),
         month_names=MONTHS,
         months=tables.heat_map(analysis.months),
         splits=[(name, tables.groups(groups)) for name, groups in analysis.splits.items() if "hour" not in name],
@@ -139,10 +150,21 @@ def _traded(analysis: Analysis) -> bool:
     return bool(analysis.position.any())
 
 
-def _sections(traded: bool, screened: bool) -> list[tuple[str, str]]:
-    """The sections that the page of a run has, in their order."""
-    shown = {name for name, _ in SECTIONS} if traded else {"verdict", "features", "data", "configuration", "rerun"}
-    return [(name, label) for name, label in SECTIONS if name in shown and (screened or name != "features")]
+def _sections(analysis: Analysis, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page of a run has, in their order: what is not there is not drawn."""
+    there = {
+        "features": bool(screened(analysis.run.folds)),
+        "seeds": analysis.pooled is not None,
+        "price": "price" in figures,
+        "trades": bool(len(analysis.trades)),
+        "stress": bool(analysis.stress),
+        "learning": any(name.startswith("learning-") for name in figures),
+        "optimisations": any(record.details.get("optimisations") for record in analysis.run.folds),
+    }
+    shown = {name for name, _ in SECTIONS}
+    if not _traded(analysis):
+        shown = {"verdict", "features", "data", "configuration", "rerun"}
+    return [(name, label) for name, label in SECTIONS if name in shown and there.get(name, True)]
 
 
 def charts(analysis: Analysis) -> dict[str, Any]:
@@ -180,6 +202,15 @@ def charts(analysis: Analysis) -> dict[str, Any]:
         found["price"] = plotly_figures.price(
             analysis.time, analysis.fills.fill_price, analysis.position, analysis.trades
         )
+    _, ratios = rolling_sharpe(net, analysis.bars_per_year)
+    if np.isfinite(ratios).any():
+        found["rolling"] = plotly_figures.rolling(analysis.time, ratios)
+    if len(analysis.trades) >= 10:
+        found["trades"] = plotly_figures.trade_results(analysis.trades.result)
+    if (chosen := selection(analysis.run.folds)) is not None:
+        labels = [f"fold {index}" for index in chosen.folds]
+        titles = ("validation score", "test score")
+        found["selection"] = plotly_figures.scatter(chosen.validation, chosen.test, labels, titles)
     if analysis.stress:
         labels, figures = zip(*analysis.stress, strict=True)
         found["stress"] = plotly_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")

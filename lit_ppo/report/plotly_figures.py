@@ -224,6 +224,51 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
     }
 
 
+def rolling(time: NDArray[np.int64], values: Floats) -> Figure:
+    """A figure of the last bars over time; nan is not drawn."""
+    known = np.flatnonzero(np.isfinite(values))
+    rows = known[rows_to_draw(values[known])] if len(known) else known
+    data = line(iso_times(time[rows]), rounded(values[rows], 4), "rolling Sharpe", "agent", width=1.4)
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": "flat", "width": 1}}
+    layout = {"height": 280, "showlegend": False, "shapes": [zero], "xaxis": {"type": "date"}}
+    return {"data": [data], "layout": layout | {"yaxis": {"title": {"text": "Sharpe, annual"}}}}
+
+
+def trade_results(results: Floats) -> Figure:
+    """Histogram of the results of the round trips, percent; what lies beyond the middle 98 % is at the ends."""
+    percent = 100.0 * results
+    low, high = np.quantile(percent, [0.01, 0.99])
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    number = int(min(60, max(10, math.sqrt(len(percent)) * 2)))
+    counts, edges = np.histogram(np.clip(percent, low, high), np.linspace(low, high, number + 1))
+    middles = (edges[1:] + edges[:-1]) / 2
+    column = {
+        "type": "bar",
+        "x": rounded(middles, 4),
+        "y": counts.tolist(),
+        "marker": {"color": ["gain" if middle >= 0 else "loss" for middle in middles]},
+        "hovertemplate": "%{x:.3f} %: %{y} trades<extra></extra>",
+    }
+    axes = {"xaxis": {"title": {"text": "result of a trade, %"}}, "yaxis": {"title": {"text": "trades"}}}
+    return {"data": [column], "layout": {"height": 280, "bargap": 0.05, **axes}}
+
+
+def scatter(x: Sequence[float], y: Sequence[float], labels: Sequence[str], titles: tuple[str, str]) -> Figure:
+    """One point per label."""
+    data = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded(np.asarray(x, dtype=np.float64), 5),
+        "y": rounded(np.asarray(y, dtype=np.float64), 5),
+        "text": list(labels),
+        "marker": {"color": "agent", "size": 7, "opacity": 0.7},
+        "hovertemplate": "%{text}: %{x}, %{y}<extra></extra>",
+    }
+    axes = {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}}}
+    return {"data": [data], "layout": {"height": 320, **axes}}
+
+
 def learning(median: Floats, folds: Sequence[Floats]) -> Figure:
     """One logged metric of every fold (thin) and their median (thick) over the share of training.
 
