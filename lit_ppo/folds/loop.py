@@ -142,7 +142,7 @@ class WalkForward:
         record.status = "done"
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
-        if self.show_test is not None:
+        if self.show_test is not None and record.stop_reason != PRIOR_DECIDES:  # there is no curve to put it beside
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
             hold = replay(buy_and_hold(len(tested.ledger)), _fills(fold.index, market))
             returns = (tested.ledger.net_return, hold.net_return)

@@ -95,14 +95,17 @@
     times = Float64Array.from(decode(price.times, Int32Array), (minutes) => minutes * 60000);
     view = [0, times.length];
   }
-  // Rows after which the market was closed for longer than four usual bars: lines end there and begin anew.
-  const gaps = [];
+  // Rows after which the market was closed for longer than four usual bars.
+  const closed = [];
   if (price) {
     const steps = Array.from(times.subarray(1), (time, i) => time - times[i]);
     const usual = [...steps].sort((a, b) => a - b)[steps.length >> 1];
-    steps.forEach((step, i) => { if (step > 4 * usual) gaps.push(i); });
+    steps.forEach((step, i) => { if (step > 4 * usual) closed.push(i); });
   }
+  // Lines end there and begin anew where that is wider than a hundredth of the view; narrower ones would dash the line.
   function withGaps(rows) {
+    const least = (times[rows[rows.length - 1]] - times[rows[0]]) / 100;
+    const gaps = closed.filter((i) => times[i + 1] - times[i] > least);
     const found = [];
     let next = 0;
     rows.forEach((row, i) => {
