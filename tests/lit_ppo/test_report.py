@@ -456,7 +456,21 @@ def test_the_policy_lets_nothing_load_and_hashes_every_script(lucky: Path) -> No
     for script in [*scripts, get_plotlyjs()]:
         assert source_hash(script) in text
     for section, _ in report.SECTIONS:
-        assert (f'<section id="{section}"' in page) == (section not in {"seeds", "optimisations"})  # there are none
+        assert (f'<section id="{section}"' in page) == (section != "seeds")  # there is one
+
+
+def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, fills=False)
+    folder = RunFolder(tmp_path, 42)
+    for record in folder.folds():
+        for name in ("optimisations", "screen"):
+            record.details.pop(name, None)
+        folder.record_fold(record)
+        folder.metrics_path(record.index).unlink()
+    page = report.write_report(run).read_text(encoding="utf-8")
+    for section in ("features", "seeds", "price", "stress", "learning", "optimisations"):
+        assert f'id="{section}"' not in page
+        assert f'href="#{section}"' not in page
 
 
 def test_hostile_names_reach_the_page_only_as_text(tmp_path: Path) -> None:
