@@ -208,9 +208,9 @@ def charts(analysis: Analysis) -> dict[str, Any]:
     if len(analysis.trades) >= 10:
         found["trades"] = plotly_figures.trade_results(analysis.trades.result)
     if (chosen := selection(analysis.run.folds)) is not None:
-        labels = [f"fold {index}" for index in chosen.folds]
+        names = [f"fold {index}" for index in chosen.folds]
         titles = ("validation score", "test score")
-        found["selection"] = plotly_figures.scatter(chosen.validation, chosen.test, labels, titles)
+        found["selection"] = plotly_figures.scatter(chosen.validation, chosen.test, names, titles)
     if analysis.stress:
         labels, figures = zip(*analysis.stress, strict=True)
         found["stress"] = plotly_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")

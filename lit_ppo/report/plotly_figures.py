@@ -72,9 +72,10 @@ def equity(
     """
     # The extremes of every curve: rows chosen by ours alone would flatten the others while we are flat.
     rows = np.unique(np.concatenate([rows_to_draw(values, MOST_POINTS // 2) for _, _, values in curves]))
-    # A hole in the calendar is no line: wider than a hundredth of the picture, and than what is left out between rows.
+    # A hole in the calendar is no line: wider than a hundredth of the picture.
     steps = np.diff(time)
-    holes = np.flatnonzero(steps > max((time[-1] - time[0]) / 100, 4 * float(np.median(steps)))) if len(steps) else []
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    holes = np.flatnonzero(steps > max((time[-1] - time[0]) / 100, 4 * usual))
     cuts = np.searchsorted(rows, holes, side="right").tolist()
     x = with_cuts(iso_times(time[rows]), cuts)
 
