@@ -130,7 +130,7 @@ def make_run(
                 seconds={"data": 0.1, "rollout": 1.2, "update": 1.9, "validation": 0.2, "test": 0.1},
                 scores={"validation/score": float(generator.normal(0.01, 0.02))},
                 stop_reason=stop_reason,
-                details={"times": times, "screen": SCREEN} | ({"warm_start": {"fold": fold - 1}} if fold else {}),
+                details={"times": times, "screen": SCREEN} | (_warm_start(fold - 1) if fold else {}),
             )
         )
     summary = {
@@ -145,6 +145,10 @@ def make_run(
     run.file("optimization_summary.json").write_text(json.dumps(summary))
     run.update_run(status="done")
     return run.path
+
+
+def _warm_start(fold: int) -> dict[str, Any]:
+    return {"warm_start": {"fold": fold}, "optimisations": {"warm_start": {"fold": fold}}}
 
 
 def _training_lines(generator: np.random.Generator) -> list[str]:

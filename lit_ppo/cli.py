@@ -149,6 +149,8 @@ def _train(command: str, rest: list[str]) -> int:
 
             if cli.config["seeds"] != 1:
                 return _seeds(cli, rest, original is not None)
+            if original is not None and (cli.config["json"] or cli.config["quiet"]):
+                raise ValueError("--from says on the terminal what differs: leave --json and --quiet out")
             if original is not None:
                 rerun.say_differences(original, cli.datamodule, cli.config_text())
             code = walk_forward(cli, ["walk-forward", *rest])
@@ -217,6 +219,8 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
         why = "--from repeats one run" if repeats else "a number of runs >= 1 is needed"
         why = "trainer.fast_dev_run keeps no run to pool" if cli.dev_run else why
         raise ValueError(f"--seeds {count}: {why}; leave --seeds out for one run")
+    if config["json"] or config["quiet"]:
+        raise ValueError(f"--seeds {count}: --json and --quiet are of one run. Run the seeds, then read pooled.json")
     seeds = range(first, first + count)
 
     def run_one(seed: int) -> int:

@@ -142,6 +142,12 @@ class LitPPOCLI(LightningCLI):
             )
             parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
             parser.add_argument("--overwrite", action="store_true", help="delete the run that is there")
+            parser.add_argument("--quiet", action="store_true", help="print the verdict and the path of the page only")
+            parser.add_argument(
+                "--json",
+                action="store_true",
+                help="print one JSON object at the end (verdict, metrics, paths), all else to standard error",
+            )
             parser.add_argument(
                 "--allow-mismatch",
                 action="store_true",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -21,11 +23,14 @@ from lit_ppo.folds.loop import WalkForward
 from lit_ppo.folds.monitor import Monitor, read_baseline
 from lit_ppo.folds.optimisation_summary import exit_code, summarise, summary_lines, write_summary
 from lit_ppo.oracles.optima import solve
+from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.build import write_report
-from lit_ppo.report.summary import print_summary
+from lit_ppo.report.summary import outcome, print_summary
 from lit_ppo.scoring.money import MoneyBook, money_line
+from lit_ppo.store.files import json_bytes
+from lit_ppo.store.prior_weights import start_record
 from lit_ppo.store.provenance import source_sha256
-from lit_ppo.store.results import RunFolder, load_run, run_record
+from lit_ppo.store.results import RunFolder, run_record
 from lit_ppo.store.resume_check import changes
 from lit_ppo.store.run_lock import RunLock
 from lit_ppo.tensorboard import write_test
@@ -43,11 +48,33 @@ def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = 
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
         Interrupted: a signal came; `--resume` goes on.
     """
-    with cli.place(Path(cli.config["results"])) as results:
-        return _run(cli, command, seeds, results)
+    with _voice(cli.config) as out, cli.place(Path(cli.config["results"])) as results:
+        return _run(cli, command, seeds, results, out)
 
 
-def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: Path) -> int:
+@contextmanager
+def _voice(config: Mapping[str, Any]) -> Iterator[TextIO]:
+    """Standard output for what `--json` and `--quiet` leave; everything else that is printed goes elsewhere."""
+    out = sys.stdout
+    if not (config["json"] or config["quiet"]):
+        yield out
+        return
+    with ExitStack() as stack:
+        elsewhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8")) if config["quiet"] else sys.stderr
+        stack.enter_context(redirect_stdout(elsewhere))
+        yield out
+
+
+def _tell(cli: LitPPOCLI, analysis: Analysis, report: Path | None, out: TextIO) -> None:
+    """What `--json` or `--quiet` says at the end."""
+    if cli.config["json"]:
+        out.write(json_bytes(outcome(analysis, report)).decode())
+    elif cli.config["quiet"]:
+        where = [] if report is None else [f"report: {_for_the_terminal(report)}"]
+        print(analysis.verdict.sentence, *where, sep="\n", file=out)
+
+
+def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: Path, out: TextIO) -> int:
     config = cli.config
     data = cli.datamodule
     read_baseline(config["baseline"])
@@ -70,6 +97,8 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
         resumed = folder.begin(resume=config["resume"], overwrite=config["overwrite"])
         if resumed:
             if _go_on(cli, folder, text, command):
+                if cli.config["json"] or cli.config["quiet"]:
+                    _tell(cli, analyse(folder.path), folder.path / "report.html", out)
                 return exit_code(summarise(folder.folds(), len(data.folds), {}))
         else:
             folder.write_config(text)
@@ -89,15 +118,17 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
             raise
         folder.update_run(status="done", cache=data.get_optimization_info())
         summary = write_summary(folder, len(data.folds), data.get_optimization_info())
-        print_summary(load_run(folder.path))
-        if len(loop.overlays) > 1:
-            _tell_overfitting(folder, len(loop.overlays))
-        money = [record.details["money"] for record in folder.folds() if "money" in record.details]
-        for line in [*([money_line(money)] if money else []), *summary_lines(summary)]:
+        lines = _overfitting(folder, len(loop.overlays)) if len(loop.overlays) > 1 else []
+        analysis = analyse(folder.path)  # once, for table and page
+        print_summary(analysis)
+        if money := [record.details["money"] for record in folder.folds() if "money" in record.details]:
+            lines.append(money_line(money))
+        for line in [*lines, *summary_lines(summary)]:
             print(line)
-        report = write_report(folder.path)
+        report = write_report(analysis)
         if not cli.dev_run:
             print(f"report: {_for_the_terminal(report)}")
+        _tell(cli, analysis, None if cli.dev_run else report, out)
         return exit_code(summary)
 
 
@@ -117,13 +148,13 @@ def _for_the_terminal(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _tell_overfitting(folder: RunFolder, candidates: int) -> None:
-    """Print and keep what choosing the best candidate by validation is worth."""
+def _overfitting(folder: RunFolder, candidates: int) -> list[str]:
+    """Keep what choosing the best candidate by validation is worth, for the page; returns it in a line."""
     probability, why = overfitting_probability(folder.path)
     found = {"number": candidates, "backtest_overfitting_probability": probability, "why_none": why}
     folder.update_run(candidates=found)
     told = why if probability is None else f"{probability:.2f}"
-    print(f"{candidates} candidates a fold, chosen by validation; probability of backtest overfitting: {told}")
+    return [f"{candidates} candidates a fold, chosen by validation; probability of backtest overfitting: {told}"]
 
 
 def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
@@ -203,6 +234,8 @@ def _record(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -
     more |= {"device": cli.config["trainer"]["accelerator"], "threads": torch.get_num_threads()}
     if data.synthetic is not None:
         more["oracle"] = oracle_record(data.synthetic)
+    if (start := cli.config["model"]["start"]) != "scratch":
+        more["start"] = start_record(start)
     if cli.config["money"] is not None:
         more["money"] = asdict(cli.config_init["money"])
     return run_record(
@@ -229,7 +262,7 @@ def oracle_record(market: Any) -> dict[str, Any]:
 def _stored(text: str) -> str:
     """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
     config = yaml.safe_load(text)
-    for key in ("resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster"):
+    for key in ("resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster", "quiet", "json"):
         config.pop(key, None)
     return yaml.safe_dump(config, sort_keys=False)
 

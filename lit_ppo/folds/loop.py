@@ -158,7 +158,7 @@ class WalkForward:
         record.details["times"] = {role: _range_of_times(segment) for role, segment in segments.items()}
         record.seconds = watch.reset()
         record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
-        if self.show_test is not None:
+        if self.show_test is not None and record.stop_reason != PRIOR_DECIDES:  # there is no curve to put it beside
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
             hold = replay(buy_and_hold(len(tested.ledger)), fills)
             returns = (tested.ledger.net_return, hold.net_return)
@@ -170,7 +170,10 @@ class WalkForward:
         record, watch = work.record, Stopwatch()
         with watch.stage("test"):
             self._write_test(record.index, work)
-            record.details["previous_fold"] = self._previous_fold(record.index, work.ledger)
+            if record.stop_reason == PRIOR_DECIDES:  # the fold before has the same weights: nothing was learnt anew
+                record.details["previous_fold"] = {"left_out": PRIOR_DECIDES}
+            else:
+                record.details["previous_fold"] = self._previous_fold(record.index, work.ledger)
             if self.money is not None:
                 record.details["money"] = self.money.append(record.index, work.ledger, work.fills.fill_price)
         record.status = "done"
@@ -350,10 +353,10 @@ def _line(record: FoldRecord) -> str:
     scores, screen = record.scores, record.details.get("screen")
     if record.stop_reason == NOT_TRAINED:
         return f"fold {record.index:3d}  not trained: {screen_line(record.details['screen'])}"
-    trained = "not trained" if record.stop_reason == PRIOR_DECIDES else f"{record.timesteps:,} bars"
+    trained = f"  {record.timesteps:,} bars" if record.timesteps else ""
     line = (
-        f"fold {record.index:3d}  {trained}  validation {_number(scores['validation/score'])}  "
-        f"test {_number(scores['test/return_pct'], '+.2f')} %  Sharpe {_number(scores['test/sharpe_annual'], '+.2f')}"
+        f"fold {record.index:3d}{trained}  validation {_number(scores['validation/score'])}  "
+        f"test {_number(scores['test/return_pct'], '+.2f')} %"
     )
     return f"{line}  {passed_of(screen)}" if screen else line
 

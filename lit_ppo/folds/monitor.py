@@ -42,6 +42,7 @@ class Baseline(NamedTuple):
 RECORDED = Baseline("the old script as its user reported it (45 min a fold, on another machine)", 2700.0, 100_000)
 
 
+WIDTH = 100  # columns of a fold's line
 OLD_SCRIPT = "old_script"  # what the drop-in scripts give as `--baseline`
 
 
@@ -110,22 +111,30 @@ def progress_figures(
     }
 
 
-def one_line(figures: Mapping[str, float]) -> str:
-    """The figures that stand at the end of a fold's line."""
-    speed = []
+def fold_lines(head: str, figures: Mapping[str, float]) -> list[str]:
+    """A finished fold as lines of at most `WIDTH` columns: what it came to, then the figures that are not zero.
+
+    What does not fit goes on, indented, in the next line; the machine's load is on the live display and in TensorBoard.
+    """
+    words = [f"{figures['iteration_mean_s']:.1f} s/fold", f"{_duration(figures['time_left_s'])} left"]
     if "speedup" in figures:
         work, pace = work_in_words(figures["did_less"]), pace_in_words(figures["did_it_faster"])
-        speed = [f"speed-up {times(figures['speedup'])} ({work}, done {pace})"]
-    words = [
-        f"{figures['iteration_mean_s']:.1f} s/fold",
-        f"{_duration(figures['time_left_s'])} left",
-        *speed,
-        f"{figures['timesteps_saved']:,.0f} timesteps saved",
-        f"{figures['early_stops']:.0f} early stops",
-        f"{figures['cache_hits']:.0f} cache hits",
-        *_machine_words(figures),
-    ]
-    return ", ".join(words)
+        words.append(f"speed-up {times(figures['speedup'])} ({work}, done {pace})")
+    for name, what in (
+        ("timesteps_saved", "timesteps saved"),
+        ("early_stops", "early stops"),
+        ("cache_hits", "cache hits"),
+    ):
+        if figures[name]:
+            words.append(f"{figures[name]:,.0f} {what}")
+    lines, gap = [head], "  "
+    for word in words:
+        if len(lines[-1]) + len(gap) + len(word) > WIDTH:
+            lines.append(" " * 9 + word)
+        else:
+            lines[-1] += gap + word
+        gap = ", "
+    return lines
 
 
 def _machine_words(figures: Mapping[str, float]) -> list[str]:
@@ -210,7 +219,8 @@ class Monitor:
         progress = progress_figures(folds, self.num_folds, self.baseline, cache, self._seconds / self._folds)
         self.figures = progress | self.load.read()
         done = f"{progress['iterations']:.0f}/{self.num_folds}"
-        self._print(f"{done:>7}  {line}  {one_line(self.figures)}")
+        for text in fold_lines(f"{done:>7}  {line}", self.figures):
+            self._print(text)
         self.show("")
         if self._writer is not None:
             for name, value in self.figures.items():

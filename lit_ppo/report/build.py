@@ -18,8 +18,9 @@ from lit_ppo.report import captions, plotly_figures, tables
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
+from lit_ppo.report.scrutiny import rolling_sharpe, selection
 from lit_ppo.report.tables import Row, without_directories
-from lit_ppo.report.untraded import remedies, screened
+from lit_ppo.report.untraded import decided_by, remedies, screened
 from lit_ppo.report.verdict import CONFIDENCE
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
@@ -35,8 +36,10 @@ SECTIONS = (
     ("seeds", "Seeds"),
     ("equity", "Equity"),
     ("folds", "Folds"),
-    ("price", "Price and trades"),
+    ("price", "Price"),
+    ("trades", "Trades"),
     ("returns", "Returns"),
+    ("risk", "Risk"),
     ("months", "Months"),
     ("stress", "Stress"),
     ("learning", "Learning curves"),
@@ -60,13 +63,16 @@ LEARNING_KEYS = {
 TOLERANCE = 1e-9
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run: str | Path | Analysis) -> Path:
     """Write `report.html` into the folder of a run and return its path.
+
+    Args:
+        run: its folder, or its analysis where there is one already.
 
     Raises:
         FileNotFoundError, ValueError: as `analysis.analyse`.
     """
-    analysis = analyse(run_dir)
+    analysis = run if isinstance(run, Analysis) else analyse(run)
     path = analysis.run.path / "report.html"
     if path.is_symlink():
         raise ValueError(
@@ -80,6 +86,7 @@ def page(analysis: Analysis) -> str:
     """The whole page as text."""
     run, traded, features = analysis.run, _traded(analysis), screened(analysis.run.folds)
     figures = charts(analysis)
+    sections = _sections(analysis, figures)
     source = run.record.get("data", {}).get("path")
     if not source:
         source = f"synthetic {run.record.get('oracle', {}).get('kind', 'market')}".replace("_", " ")
@@ -90,7 +97,8 @@ def page(analysis: Analysis) -> str:
         title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
         subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
         f"run {run.record.get('status', 'of unknown status')}.",
-        sections=_sections(traded, bool(features)),
+        sections=sections,
+        shown={name for name, _ in sections},
         traded=traded,
         tries=[] if traded else remedies(run.folds),
         screen_rows=tables.screen(features),
@@ -99,6 +107,7 @@ def page(analysis: Analysis) -> str:
         version=__version__,
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
+        decided_by=decided_by(run),
         power=analysis.power,
         cards=tables.cards(analysis),
         evidence=tables.evidence(analysis),
@@ -116,6 +125,12 @@ def page(analysis: Analysis) -> str:
         fold_columns=tables.FOLD_COLUMNS,
         fold_rows=tables.folds(analysis),
         best=captions.best_trades(analysis),
+        side_columns=tables.SIDE_COLUMNS,
+        side_rows=tables.sides(analysis),
+        drawdown_columns=tables.DRAWDOWN_COLUMNS,
+        drawdown_rows=tables.drawdowns(analysis),
+        day_rows=tables.days(analysis),
+        market_rows=tables.market(analysis),
         month_names=MONTHS,
         months=tables.heat_map(analysis.months),
         splits=[(name, tables.groups(groups)) for name, groups in analysis.splits.items() if "hour" not in name],
@@ -135,10 +150,21 @@ def _traded(analysis: Analysis) -> bool:
     return bool(analysis.position.any())
 
 
-def _sections(traded: bool, screened: bool) -> list[tuple[str, str]]:
-    """The sections that the page of a run has, in their order."""
-    shown = {name for name, _ in SECTIONS} if traded else {"verdict", "features", "data", "configuration", "rerun"}
-    return [(name, label) for name, label in SECTIONS if name in shown and (screened or name != "features")]
+def _sections(analysis: Analysis, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page of a run has, in their order: what is not there is not drawn."""
+    there = {
+        "features": bool(screened(analysis.run.folds)),
+        "seeds": analysis.pooled is not None,
+        "price": "price" in figures,
+        "trades": bool(len(analysis.trades)),
+        "stress": bool(analysis.stress),
+        "learning": any(name.startswith("learning-") for name in figures),
+        "optimisations": any(record.details.get("optimisations") for record in analysis.run.folds),
+    }
+    shown = {name for name, _ in SECTIONS}
+    if not _traded(analysis):
+        shown = {"verdict", "features", "data", "configuration", "rerun"}
+    return [(name, label) for name, label in SECTIONS if name in shown and there.get(name, True)]
 
 
 def charts(analysis: Analysis) -> dict[str, Any]:
@@ -176,6 +202,15 @@ def charts(analysis: Analysis) -> dict[str, Any]:
         found["price"] = plotly_figures.price(
             analysis.time, analysis.fills.fill_price, analysis.position, analysis.trades
         )
+    _, ratios = rolling_sharpe(net, analysis.bars_per_year)
+    if np.isfinite(ratios).any():
+        found["rolling"] = plotly_figures.rolling(analysis.time, ratios)
+    if len(analysis.trades) >= 10:
+        found["trades"] = plotly_figures.trade_results(analysis.trades.result)
+    if (chosen := selection(analysis.run.folds)) is not None:
+        names = [f"fold {index}" for index in chosen.folds]
+        titles = ("validation score", "test score")
+        found["selection"] = plotly_figures.scatter(chosen.validation, chosen.test, names, titles)
     if analysis.stress:
         labels, figures = zip(*analysis.stress, strict=True)
         found["stress"] = plotly_figures.bars(labels, [m["return_pct"] for m in figures], "%", "net return")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.page import number, signed
+from lit_ppo.report.scrutiny import rolling_sharpe, selection
 
 
 def captions(analysis: Analysis) -> dict[str, str]:
@@ -37,6 +40,17 @@ def captions(analysis: Analysis) -> dict[str, str]:
             "the same data: one high column is no discovery."
         ),
     }
+    window, _ = rolling_sharpe(analysis.net_return, analysis.bars_per_year)
+    found["rolling"] = (
+        f"Annual Sharpe ratio of the last {window:,} bars. Its noise is large: one standard error is about "
+        f"{math.sqrt(analysis.bars_per_year / window):.1f}."
+    )
+    if (chosen := selection(analysis.run.folds)) is not None:
+        found["selection"] = (
+            f"Each point is a fold: the score that chose its weights against the score of its test. Rank correlation "
+            f"{signed(chosen.rank_correlation)} over {len(chosen.folds)} folds (p = {number(chosen.p_value, 3)}). Near "
+            "zero: what validation prefers says nothing about the test."
+        )
     if analysis.stress:
         returns = {label: signed(figures["return_pct"]) for label, figures in analysis.stress}
         found["stress"] = (

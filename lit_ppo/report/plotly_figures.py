@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,13 @@ def rows_to_draw(values: Floats, most: int = MOST_POINTS) -> NDArray[np.int64]:
     return np.array(sorted(rows))
 
 
+def with_cuts(values: Sequence[Any], cuts: Sequence[int]) -> list[Any]:
+    """The values with null before each of the rising positions `cuts`: a line ends there and begins anew."""
+    edges = [0, *cuts, len(values)]
+    parts = [list(values[start:stop]) for start, stop in pairwise(edges)]
+    return [item for number, part in enumerate(parts) for item in ([None] if number else []) + part]
+
+
 def line(x: Sequence[Any], y: Sequence[float | None], name: str, color: str, **more: Any) -> Figure:
     style = {"color": color, "width": more.pop("width", 1.5)} | more.pop("style", {})
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": style, **more}
@@ -64,13 +72,22 @@ def equity(
     """
     # The extremes of every curve: rows chosen by ours alone would flatten the others while we are flat.
     rows = np.unique(np.concatenate([rows_to_draw(values, MOST_POINTS // 2) for _, _, values in curves]))
-    x = iso_times(time[rows])
+    # A hole in the calendar is no line: wider than a hundredth of the picture.
+    steps = np.diff(time)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    holes = np.flatnonzero(steps > max((time[-1] - time[0]) / 100, 4 * usual))
+    cuts = np.searchsorted(rows, holes, side="right").tolist()
+    x = with_cuts(iso_times(time[rows]), cuts)
+
+    def drawn(values: Floats, digits: int = 6) -> list[float | None]:
+        return with_cuts(rounded(values[rows], digits), cuts)
+
     data = [
         # Ours above the others: a flat agent would lie under the flat baseline.
-        line(x, rounded(values[rows]), label, color, width=2.4 if order == 0 else 1.3, zorder=int(order == 0))
+        line(x, drawn(values), label, color, width=2.4 if order == 0 else 1.3, zorder=int(order == 0))
         for order, (label, color, values) in enumerate(curves)
     ]
-    depth = line(x, rounded(-100.0 * drawdown[rows], 4), "drawdown", "loss", yaxis="y2", fill="tozeroy", width=1)
+    depth = line(x, drawn(-100.0 * drawdown, 4), "drawdown", "loss", yaxis="y2", fill="tozeroy", width=1)
     depth |= {"showlegend": False, "hovertemplate": "%{x}<br>%{y:.2f} % below the high<extra></extra>"}
     shown = np.concatenate([values[rows] for _, _, values in curves])
     shown = shown[np.isfinite(shown) & (shown > 0)]
@@ -222,6 +239,54 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
             "yaxis": {"title": {"text": unit}},
         },
     }
+
+
+def rolling(time: NDArray[np.int64], values: Floats) -> Figure:
+    """A figure of the last bars over time; nan is not drawn."""
+    known = np.flatnonzero(np.isfinite(values))
+    rows = known[rows_to_draw(values[known])] if len(known) else known
+    unknown = np.cumsum(~np.isfinite(values))[rows]
+    cuts = (np.flatnonzero(np.diff(unknown)) + 1).tolist()
+    x, y = with_cuts(iso_times(time[rows]), cuts), with_cuts(rounded(values[rows], 4), cuts)
+    data = line(x, y, "rolling Sharpe", "agent", width=1.4)
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": "flat", "width": 1}}
+    layout = {"height": 280, "showlegend": False, "shapes": [zero], "xaxis": {"type": "date"}}
+    return {"data": [data], "layout": layout | {"yaxis": {"title": {"text": "Sharpe, annual"}}}}
+
+
+def trade_results(results: Floats) -> Figure:
+    """Histogram of the results of the round trips, percent; what lies beyond the middle 98 % is at the ends."""
+    percent = 100.0 * results
+    low, high = np.quantile(percent, [0.01, 0.99])
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    number = int(min(60, max(10, math.sqrt(len(percent)) * 2)))
+    counts, edges = np.histogram(np.clip(percent, low, high), np.linspace(low, high, number + 1))
+    middles = (edges[1:] + edges[:-1]) / 2
+    column = {
+        "type": "bar",
+        "x": rounded(middles, 4),
+        "y": counts.tolist(),
+        "marker": {"color": ["gain" if middle >= 0 else "loss" for middle in middles]},
+        "hovertemplate": "%{x:.3f} %: %{y} trades<extra></extra>",
+    }
+    axes = {"xaxis": {"title": {"text": "result of a trade, %"}}, "yaxis": {"title": {"text": "trades"}}}
+    return {"data": [column], "layout": {"height": 280, "bargap": 0.05, **axes}}
+
+
+def scatter(x: Sequence[float], y: Sequence[float], labels: Sequence[str], titles: tuple[str, str]) -> Figure:
+    """One point per label."""
+    data = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rounded(np.asarray(x, dtype=np.float64), 5),
+        "y": rounded(np.asarray(y, dtype=np.float64), 5),
+        "text": list(labels),
+        "marker": {"color": "agent", "size": 7, "opacity": 0.7},
+        "hovertemplate": "%{text}: %{x}, %{y}<extra></extra>",
+    }
+    axes = {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}}}
+    return {"data": [data], "layout": {"height": 320, **axes}}
 
 
 def learning(median: Floats, folds: Sequence[Floats]) -> Figure:

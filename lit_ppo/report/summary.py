@@ -1,48 +1,57 @@
-"""The table at the end of a walk-forward: folds, stitched result, baselines on the same bars, statistics."""
+"""What a run says at its end: tables of 80 columns and the verdict, or the object of `--json`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
-from lit_ppo.report.analysis import analyse, recorded_baselines
-from lit_ppo.report.untraded import reason, remedies
-from lit_ppo.scoring.fills import read_fills
-from lit_ppo.scoring.performance import trading_metrics
+from lit_ppo.report.analysis import Analysis
+from lit_ppo.report.untraded import decided_by, reason, remedies
 from lit_ppo.scoring.power import power_of
-from lit_ppo.scoring.replay import baseline_positions, random_traders, replay
 from lit_ppo.store.results import FoldRecord, Run
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
-COLUMNS = ("return_pct", "sharpe_annual", "max_drawdown_pct", "trades", "turnover_per_bar", "cost_pct")
-TITLES = ("return %", "Sharpe", "drawdown %", "trades", "turnover", "costs %")
+WIDTH = 100  # columns, of text where there is no terminal; the tables of usual figures need 80
+COLUMNS = {
+    "return_pct": "return\n%",
+    "sharpe_annual": "Sharpe",
+    "max_drawdown_pct": "drawdown\n%",
+    "trades": "trades",
+    "turnover_per_bar": "turnover",
+    "cost_pct": "costs\n%",
+}
+OPTIMUM = "optimum\n%"  # share of it
 
 
-def print_summary(run: Run, console: Console | None = None) -> None:
+def print_summary(analysis: Analysis, console: Console | None = None) -> None:
     """Print what a finished run is worth.
 
     Args:
-        run: as `results.load_run` reads it.
-        console: where to; the default is as wide as the table when there is no terminal.
+        analysis: of the run, the one that its page shows.
+        console: where to; the default is `WIDTH` wide when there is no terminal.
     """
     console = console or Console()
     if not console.is_terminal:
-        console = Console(width=140)
-    done = [record for record in run.folds if record.status == "done"]
-    if run.out_of_sample["position"].any():
-        console.print(_folds(run, done))
+        console = Console(width=WIDTH)
+    run = analysis.run
+    if analysis.position.any():
+        console.print(_folds(run))
     if "oracle" in run.record:
         console.print(
-            "Of the optimum: what the best trader earns on average; on the bars of one fold luck adds or takes."
+            "Optimum: what the best trader earns on average; on the bars of one fold luck adds or takes.",
+            highlight=False,
         )
-    console.print(_paths(run, done))
-    for line in _statistics(run):
+    console.print(_paths(analysis))
+    for line in _statistics(analysis):
         console.print(line, highlight=False)
     here = run.path.is_relative_to(Path.cwd())
     power = power_of(run, run.settings, "" if here else str(run.path))
@@ -50,7 +59,30 @@ def print_summary(run: Run, console: Console | None = None) -> None:
         console.print(power.text, highlight=False, markup=False, soft_wrap=True)  # its command may be copied
 
 
-def _fraction(run: Run, net: Any) -> float:
+def outcome(analysis: Analysis, report: Path | None) -> dict[str, Any]:
+    """The object that `--json` prints: verdict, figures and where the files are.
+
+    Args:
+        analysis: of the run.
+        report: its page; None: nothing of the run is kept.
+    """
+    paths: dict[str, Path] = {}
+    if report is not None:
+        files = ("out_of_sample.csv", "trades.csv", "folds.json", "run.json")
+        paths = {"folder": report.parent, "report": report}
+        paths |= {name.partition(".")[0]: report.parent / name for name in files}
+    return {
+        "verdict": analysis.verdict._asdict(),
+        "decided_by": decided_by(analysis.run),
+        "test_bars": len(analysis.time),
+        "folds": len(analysis.fold_metrics),
+        "metrics": analysis.metrics,
+        "baselines": {contender.key: contender.metrics for contender in analysis.baselines},
+        "paths": {name: str(path) for name, path in paths.items()},
+    }
+
+
+def _fraction(run: Run, net: NDArray[np.float64]) -> float:
     """Share of the optimum earned per bar; nan on real bars, or where there is nothing to earn."""
     oracle = run.record.get("oracle")
     if not oracle or not oracle["optimum_per_bar"] > 0:
@@ -58,19 +90,27 @@ def _fraction(run: Run, net: Any) -> float:
     return fraction_of_optimum(float(np.mean(net)), oracle["optimum_per_bar"], oracle["scale"])
 
 
-def _folds(run: Run, done: list[FoldRecord]) -> Table:
+def _table(title: str, columns: Sequence[str], left: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table.title_justify = "left"
+    for name in columns:
+        table.add_column(name, justify="left" if name == left else "right")
+    return table
+
+
+def _folds(run: Run) -> Table:
+    done: list[FoldRecord] = [record for record in run.folds if record.status == "done"]
     shown = done[-MOST_FOLDS:]
     title = "Out of sample, by fold" + (f" (the last {MOST_FOLDS} of {len(done)})" if len(done) > MOST_FOLDS else "")
-    table = Table(title=title)
-    synthetic = "oracle" in run.record
-    names = ("fold", "bars visited", "seconds", "validation score", *TITLES)
-    for name in (*names, *(["of optimum %"] if synthetic else [])):
-        table.add_column(name, justify="right")
+    synthetic, trained = "oracle" in run.record, any(record.timesteps for record in shown)
+    figures = {key: name for key, name in COLUMNS.items() if key != "turnover_per_bar"}
+    columns = ["fold", *(["bars\nvisited"] if trained else []), "validation\nscore", *figures.values()]
+    table = _table(title, [*columns, *([OPTIMUM] if synthetic else [])], "")
     rows = run.out_of_sample
     for record in shown:
-        cells = [str(record.index), f"{record.timesteps:,}", f"{sum(record.seconds.values()):.1f}"]
+        cells = [str(record.index), *([f"{record.timesteps:,}"] if trained else [])]
         cells += [_cell(record.scores.get("validation/score"), 4)]
-        cells += [_cell(record.scores.get(f"test/{name}")) for name in COLUMNS]
+        cells += [_figure(key, record.scores.get(f"test/{key}")) for key in figures]
         if synthetic:
             net = rows.loc[rows["fold"] == record.index, "net_return"].to_numpy()
             cells.append(_cell(100 * _fraction(run, net), 1))
@@ -78,56 +118,45 @@ def _folds(run: Run, done: list[FoldRecord]) -> Table:
     return table
 
 
-def _paths(run: Run, done: list[FoldRecord]) -> Table:
+def _paths(analysis: Analysis) -> Table:
     """The stitched agent against traders that need no learning, on the same bars, fills and costs."""
-    table = Table(title="All test bars, stitched")
-    synthetic = "oracle" in run.record
-    for name in ("trader", *TITLES, *(["of optimum %"] if synthetic else [])):
-        table.add_column(name, justify="left" if name == "trader" else "right")
-    fills = read_fills(run.path, [record.index for record in done])
-    bars_per_year = run.bars_per_year
-    position = run.out_of_sample["position"].to_numpy()
-    ledgers = {"lit-ppo": replay(position, fills)}
-    # One account through all folds, as on the page: they have no model that changes between folds.
-    ledgers |= {
-        name: replay(path, fills, restart=False) for name, path in baseline_positions(fills, bars_per_year).items()
-    }
-    for name, ledger in ledgers.items():
-        figures = trading_metrics(ledger.net_return, ledger.position, bars_per_year, costs=ledger.cost)
-        cells = [name.replace("_", " "), *(_cell(figures[column]) for column in COLUMNS)]
+    synthetic = "oracle" in analysis.run.record
+    columns = ["trader", *COLUMNS.values(), *([OPTIMUM] if synthetic else [])]
+    table = _table("All test bars, stitched", columns, "trader")
+    traders = [("lit-ppo", analysis.metrics, analysis.net_return)]
+    traders += [(other.key.replace("_", " "), other.metrics, other.net_returns) for other in analysis.baselines]
+    for name, figures, net in traders:
+        cells = [name, *(_figure(key, figures[key]) for key in COLUMNS)]
         if synthetic:
-            cells.append(_cell(100 * _fraction(run, ledger.net_return), 1))
-        table.add_row(*cells)
-    for other in recorded_baselines(run, bars_per_year):
-        cells = [other.label, *(_cell(other.metrics[column]) for column in COLUMNS)]
-        if synthetic:
-            cells.append(_cell(100 * _fraction(run, other.net_returns), 1))
+            cells.append(_cell(100 * _fraction(analysis.run, net), 1))
         table.add_row(*cells)
     return table
 
 
-def _statistics(run: Run) -> list[str]:
-    net = run.out_of_sample["net_return"].to_numpy()
-    position = run.out_of_sample["position"].to_numpy()
-    lines = [f"{len(net):,} test bars. Folds: {len(run.folds)}."]
-    if net.std() == 0:
+def _statistics(analysis: Analysis) -> list[str]:
+    run, evidence = analysis.run, analysis.evidence
+    lines = [f"{len(analysis.time):,} test bars. Folds: {len(run.folds)}."]
+    if told := decided_by(run):
+        lines.append(told)
+    if analysis.net_return.std() == 0:
         tries = [f"  {text}" for text in remedies(run.folds)]
         return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]
-    analysis = analyse(run.path)
-    interval = analysis.evidence.mean
+    interval = evidence.mean
     if math.isnan(interval.estimate):
         return [*lines, "Too few bars to say: no interval can be computed."]
     lines.append(
         f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
         f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
     )
-    rank = analysis.evidence.rank
-    if rank is None:  # one position throughout: the page compares it with nobody
-        done = [record.index for record in run.folds if record.status == "done"]
-        rank = random_traders(position, read_fills(run.path, done), seed=0).rank
-    lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
+    if evidence.rank is not None:
+        rank = evidence.rank
+        lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
     lines.append(f"Verdict: {analysis.verdict.sentence}")
     return lines
+
+
+def _figure(key: str, value: float | None) -> str:
+    return _cell(value, 0 if key == "trades" else 2)
 
 
 def _cell(value: float | None, digits: int = 2) -> str:

@@ -13,6 +13,8 @@ from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
 from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.breakdown import Group, Month
 from lit_ppo.report.page import number, signed, tint
+from lit_ppo.report.scrutiny import against_market, daily, worst_drawdowns
+from lit_ppo.report.scrutiny import sides as sides_of
 from lit_ppo.report.untraded import ScreenedFeature
 from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
 from lit_ppo.scoring.pooling import POOLED
@@ -426,3 +428,90 @@ def screen_folds(features: Sequence[ScreenedFeature], folds: Sequence[FoldRecord
 def _screened(record: Mapping[str, Any], name: str) -> Cell:
     text = f"{record['score'][name]:.1f} / {record['threshold'][name]:.1f}"
     return Cell(text, "gain" if name in record["passed"] else "")
+
+
+DRAWDOWN_COLUMNS = ("", "Depth, %", "From", "Lowest", "Recovered", "Days")
+
+
+def drawdowns(analysis: Analysis) -> list[Row]:
+    """The five deepest falls of the equity."""
+    days = analysis.time.astype("datetime64[ns]").astype("datetime64[D]")
+    rows = []
+    for number_, fall in enumerate(worst_drawdowns(analysis.net_return), start=1):
+        start, end = days[max(fall.high, 0)], days[-1 if fall.recovered is None else fall.recovered]
+        length = int((end - start).astype(int))
+        ended = "not yet" if fall.recovered is None else str(end)
+        texts = (number(fall.depth_pct), str(start), str(days[fall.low]), ended, f"{length:,}")
+        rows.append(Row(str(number_), [Cell(text) for text in texts]))
+    return rows
+
+
+SIDE_COLUMNS = (
+    "",
+    "Bars",
+    "Sum of bars, %",
+    "Sharpe of bars",
+    "Trades",
+    "Win rate, %",
+    "Profit factor",
+    "Mean, %",
+    "Bars held",
+)
+
+
+def sides(analysis: Analysis) -> list[Row]:
+    """Long against short; a side that was never taken is left out."""
+    found = sides_of(analysis.position, analysis.net_return, analysis.trades, analysis.bars_per_year)
+    return [
+        Row(
+            side.label,
+            [
+                Cell(f"{side.bars.bars:,}"),
+                Cell(signed(side.bars.sum_pct), tint(side.bars.sum_pct)),
+                Cell(signed(side.bars.sharpe_annual)),
+                Cell(f"{side.trades:,}"),
+                Cell(number(100 * side.win_rate, 1)),
+                Cell(number(side.profit_factor)),
+                Cell(signed(side.mean_pct, 3), tint(side.mean_pct)),
+                Cell(number(side.mean_bars, 1)),
+            ],
+        )
+        for side in found
+        if side.bars is not None
+    ]
+
+
+def days(analysis: Analysis) -> list[Row]:
+    """The figures by day beside those by bar; empty for a test of few days."""
+    found, m = daily(analysis.time, analysis.net_return, analysis.bars_per_year), analysis.metrics
+    if found is None:
+        return []
+    deviation = 100 * float(analysis.net_return.std(ddof=1)) * math.sqrt(analysis.bars_per_year)
+    net, sums = analysis.net_return, 100 * analysis.net_return
+    pairs = {
+        "Sharpe, annual": (signed(m["sharpe_annual"]), signed(found.sharpe_annual)),
+        "Sortino, annual": (signed(m["sortino_annual"]), signed(found.sortino_annual)),
+        "Volatility a year, %": (number(deviation), number(found.volatility_pct)),
+        "Maximum drawdown, %": (number(m["max_drawdown_pct"]), number(found.max_drawdown_pct)),
+        "Best, %": (signed(float(sums.max())), signed(found.best_pct)),
+        "Worst, %": (signed(float(sums.min())), signed(found.worst_pct)),
+        "Share above zero, %": (number(100 * float((net > 0).mean()), 1), number(100 * found.positive, 1)),
+        "Number": (f"{len(net):,}", f"{found.days:,}"),
+    }
+    return [Row(label, [Cell(text) for text in texts]) for label, texts in pairs.items()]
+
+
+def market(analysis: Analysis) -> list[Row]:
+    """Alpha and beta to buy and hold; empty where they cannot be computed."""
+    hold = next((x.net_returns for x in analysis.baselines if x.key == "buy_and_hold"), None)
+    found = None
+    if hold is not None:
+        found = against_market(analysis.time, analysis.net_return, hold, analysis.bars_per_year)
+    if found is None:
+        return []
+    rows = {
+        "Alpha a year, %": (signed(found.alpha_pct), number(found.alpha_error)),
+        "Beta": (signed(found.beta, 3), number(found.beta_error, 3)),
+        "Correlation": (signed(found.correlation, 3), "–"),
+    }
+    return [Row(label, [Cell(text) for text in texts]) for label, texts in rows.items()]

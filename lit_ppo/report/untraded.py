@@ -1,4 +1,4 @@
-"""Why a run never traded, and what to try: for the terminal, the page and the verdict. No torch."""
+"""Who decided, why a run never traded, and what to try: for the terminal, the page and the verdict. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_ppo.store.results import NOT_TRAINED, FoldRecord
+from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, Run
 
 
 class ScreenedFeature(NamedTuple):
@@ -52,6 +52,8 @@ def reason(folds: Sequence[FoldRecord]) -> str:
             f"In {blind} of {of} folds no feature passed the screen and nothing was trained; in the others the trained "
             "policy found nothing that pays the costs."
         )
+    if of and all(record.stop_reason == PRIOR_DECIDES for record in folds):
+        return "The weights it starts from decided in every fold, and found nothing that pays the costs."
     return "The policy was trained in every fold and found nothing that pays the costs."
 
 
@@ -63,5 +65,23 @@ def remedies(folds: Sequence[FoldRecord]) -> list[str]:
         tries.append("model.screen_features: false: train on all of them, and let the test judge")
         tries.append("model.mirror: false, if you expect a drift or hours that differ: the mirror cannot see them")
     else:
+        if folds and all(record.stop_reason == PRIOR_DECIDES for record in folds):
+            tries = ["a training that begins with these weights (model.total_timesteps above 0)"]
         tries.append("lower costs, if yours are lower: data.costs.*")
     return tries
+
+
+def decided_by(run: Run) -> str:
+    """Which policy decided where nothing was trained, and what its card says it has seen; "" where some was."""
+    if not run.folds or any(record.stop_reason != PRIOR_DECIDES for record in run.folds):
+        return ""
+    start = run.record.get("start", {})
+    name = start.get("weights") or (run.settings.get("model") or {}).get("start") or "prior"
+    policy = "the released prior trader" if name == "prior" else f"the policy of {name}"
+    card = start.get("card", {})
+    if card.get("real_bars_seen") == 0:
+        seen = "By its card it saw synthetic markets only, so never these bars"
+    else:
+        seen = "Its weights learnt nothing from these bars in this run; what they saw before is not on a card"
+    size = f" ({card['timesteps']:,} timesteps of training)" if isinstance(card.get("timesteps"), int) else ""
+    return f"Nothing was trained: {policy}{size} decided in every fold. {seen}."

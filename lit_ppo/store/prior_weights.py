@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.atomic import atomic_write, sha256_file
+from lit_ppo.store.files import shown_path
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
 NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
@@ -90,3 +91,14 @@ class PriorWeights:
                 fitted[name] = tensor.new_ones(len(feature_names))
                 fitted[name][columns] = tensor
         return fitted
+
+
+def start_record(start: str | Path) -> dict[str, Any]:
+    """What run.json says of the weights that every fold begins with: which, their hash, plain entries of their card.
+
+    Raises:
+        FileNotFoundError, ValueError: as `PriorWeights.read`.
+    """
+    file = RELEASED if str(start) == "prior" else Path(start)
+    card = {key: value for key, value in PriorWeights.read(start).card.items() if isinstance(value, (int, float, str))}
+    return {"weights": "prior" if file == RELEASED else shown_path(file), "sha256": sha256_file(file), "card": card}

@@ -34,8 +34,10 @@ from lit_ppo.store.provenance import code_state, machine, package_versions
 from lit_ppo.store.schema import (
     LARGEST,
     REMEDY,
+    Fold,
     LedgerOfFolds,
     RunRecord,
+    parse_json,
     read_configuration,
     read_json,
     read_json_lines,
@@ -147,6 +149,8 @@ class RunFolder:
         self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
         self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
         self._baselines = FoldCsv(self.path / "baselines.csv", BASELINE_COLUMNS)
+        self._ledger: dict[int, tuple[FoldRecord, bytes]] = {}  # each record, and its text as folds.json has it
+        self._ledger_file: tuple[int, ...] | None = None  # which file that is; None: none, or not known
 
     def begin(self, *, resume: bool = False, overwrite: bool = False) -> bool:
         """Decide what happens to a run that is there already. Returns whether there is one to resume.
@@ -211,14 +215,30 @@ class RunFolder:
 
     def record_fold(self, record: FoldRecord) -> None:
         """Put a fold into the ledger, in place of what the ledger had of it."""
-        others = [fold for fold in self.folds() if fold.index != record.index]
-        ordered = sorted([*others, record], key=lambda fold: fold.index)
-        ledger = {"schema": SCHEMA, "folds": [asdict(fold) for fold in ordered]}
-        atomic_write(self.file("folds.json"), json_bytes(ledger))
+        path = self.file("folds.json")
+        self.folds()  # what is on disk, if somebody else wrote it since
+        entry = _entry(record)
+        kept = FoldRecord(**parse_json(entry, Fold, f"the record of fold {record.index}"))  # as it will be read
+        self._ledger[record.index] = (kept, entry)
+        self._ledger = dict(sorted(self._ledger.items()))
+        entries = b",\n  ".join(entry for _, entry in self._ledger.values())
+        self._ledger_file = None
+        atomic_write(path, b'{\n "schema": %d,\n "folds": [\n  %b\n ]\n}\n' % (SCHEMA, entries))
+        self._ledger_file = _identity(path)
 
     def folds(self) -> list[FoldRecord]:
-        """Return the ledger, by fold index; empty before the first fold."""
-        return read_folds(self.path)
+        """Return the ledger, by fold index; empty before the first fold. It is to be read, not to be changed.
+
+        The file is read again only if it is not the one that was read or written last: a run has as many folds as the
+        ledger has records, and each fold asks several times.
+        """
+        path = self.path / "folds.json"
+        found = _identity(path)
+        if found is None or found != self._ledger_file:
+            entries = {fold.index: fold for fold in read_folds(self.path)}
+            self._ledger = {index: (fold, _entry(fold)) for index, fold in sorted(entries.items())}
+            self._ledger_file = found
+        return [fold for fold, _ in self._ledger.values()]
 
     def is_done(self, fold: int) -> bool:
         """Whether the ledger says that a fold ended with its test result."""
@@ -267,6 +287,20 @@ class RunFolder:
             equity *= max(1.0 + net, 0.0)
             rows.append(f"{bar},{fold},{equity!r}")
         self._baselines.append(fold, rows)
+
+
+def _entry(record: FoldRecord) -> bytes:
+    """A record as `json_bytes` of the whole ledger writes it, two levels in; JSON has no line end inside a text."""
+    return json_bytes(asdict(record)).rstrip(b"\n").replace(b"\n", b"\n  ")
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What tells one file from the next of the same name (each is a new one, moved there); None: there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,14 @@ class ChoiceRecord(TypedDict):
     backtest_overfitting_probability: Annotated[float, Within(0, 1)] | None
 
 
+class StartRecord(TypedDict, total=False):
+    """`start` of run.json: the weights that every fold begins with."""
+
+    weights: str
+    sha256: str
+    card: dict[str, Any]
+
+
 class ResumeRecord(TypedDict, total=False):
     """One entry of `changed_at_resume` of run.json."""
 
@@ -95,6 +103,7 @@ class RunRecord(TypedDict, total=False):
     oracle: OracleRecord
     money: MoneyRecord | None
     candidates: ChoiceRecord
+    start: StartRecord
     changed_at_resume: list[ResumeRecord]
 
 
@@ -150,6 +159,31 @@ class Configuration(TypedDict, total=False):
     trainer: dict[str, Any] | None
 
 
+def parse_json(data: bytes, kind: Any, source: str, remedy: str = REMEDY) -> Any:
+    """Parse strict JSON of the declared type.
+
+    Args:
+        data: UTF-8.
+        kind: see `check`.
+        source: what it was read from, for the message.
+        remedy: what to do about it.
+
+    Raises:
+        ValueError: it is cut, no UTF-8, no strict JSON (NaN), or of another type.
+    """
+    try:
+        content = json.loads(data.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+        if b"\\u" in data:
+            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except RecursionError as error:
+        raise ValueError(f"{source} is nested too deep to be read. {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON ({error}). {remedy}") from error
+    check_levels(content, source)
+    check(content, kind, source, remedy)
+    return content
+
+
 def read_json(path: Path, kind: Any, remedy: str = REMEDY) -> Any:
     """Read a JSON file of the declared type.
 
@@ -157,14 +191,14 @@ def read_json(path: Path, kind: Any, remedy: str = REMEDY) -> Any:
         FileNotFoundError: it is not there.
         ValueError: it is cut, no UTF-8, no strict JSON (NaN), or of another type.
     """
-    return _of_kind(path.read_bytes(), kind, str(path), remedy)
+    return parse_json(path.read_bytes(), kind, str(path), remedy)
 
 
 def read_json_lines(path: Path, kind: Any) -> list[Any]:
     """Read a file of one JSON value a line; a last line without its end, cut by a kill, is left out."""
     whole = path.read_bytes().rpartition(b"\n")[0]
     lines = enumerate(whole.split(b"\n") if whole else [], start=1)
-    return [_of_kind(line, kind, f"{path}, line {number},", "Remove the file") for number, line in lines]
+    return [parse_json(line, kind, f"{path}, line {number},", "Remove the file") for number, line in lines]
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -286,20 +320,6 @@ def _words(kind: Any) -> str:
         return "an object (keys and values)"
     plain = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", NoneType: "null"}
     return plain[kind]
-
-
-def _of_kind(data: bytes, kind: Any, source: str, remedy: str) -> Any:
-    try:
-        content = json.loads(data.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
-        if b"\\u" in data:
-            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except RecursionError as error:
-        raise ValueError(f"{source} is nested too deep to be read. {remedy}") from error
-    except ValueError as error:
-        raise ValueError(f"{source} is not JSON ({error}). {remedy}") from error
-    check_levels(content, source)
-    check(content, kind, source, remedy)
-    return content
 
 
 def _refused(name: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import importlib.util
 import io
 import json
@@ -16,6 +18,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from lit_ppo.market.baselines import Percentile
@@ -23,14 +26,15 @@ from lit_ppo.market.books import account, trades
 from lit_ppo.report import breakdown, plotly_figures
 from lit_ppo.report import build as report
 from lit_ppo.report.analysis import Analysis, analyse
-from lit_ppo.report.page import json_for_html, source_hash
+from lit_ppo.report.page import packed, source_hash
 from lit_ppo.report.summary import _paths as stitched_paths
 from lit_ppo.report.summary import print_summary
 from lit_ppo.report.tables import without_directories
+from lit_ppo.report.untraded import decided_by
 from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring import replay
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
-from lit_ppo.store.results import RunFolder, load_run
+from lit_ppo.store.results import PRIOR_DECIDES, RunFolder, load_run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
@@ -209,10 +213,10 @@ def test_terminal_and_page_hold_one_of_notional_and_count_the_same_trades(lucky,
     hold = next(x for x in page.baselines if x.key == "buy_and_hold")
     assert hold.metrics["exposure"] == 1.0
     told = io.StringIO()
-    Console(file=told, width=160).print(stitched_paths(page.run, page.run.folds))
-    cells = {row[1].strip(): row for line in told.getvalue().splitlines() if len(row := line.split("│")) > 6}
-    assert float(cells["buy and hold"][2].replace(",", "")) == pytest.approx(hold.metrics["return_pct"], abs=0.006)
-    assert float(cells["lit-ppo"][5].replace(",", "")) == len(page.trades)
+    Console(file=told, width=80).print(stitched_paths(page))
+    cells = {row[0]: row for line in told.getvalue().splitlines() if len(row := re.split(" {2,}", line.strip())) > 6}
+    assert float(cells["buy and hold"][1].replace(",", "")) == pytest.approx(hold.metrics["return_pct"], abs=0.006)
+    assert cells["lit-ppo"][4] == f"{len(page.trades):,}"  # a whole number
 
 
 # ---- numbers
@@ -317,11 +321,37 @@ def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
 
 
 def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(load_run(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
+    print_summary(analyse(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
     printed = capsys.readouterr().out
     assert "8 test bars. Folds: 1." in printed
     assert "Too few bars to say: no interval can be computed." in printed
     assert "nan" not in printed
+
+
+def test_the_tables_of_the_terminal_fit_80_columns(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=3, test_bars=200)
+    record = load_run(run).record
+    oracle = {"kind": "x", "optimum_per_bar": 0.1, "scale": 1e-3}
+    RunFolder(tmp_path, 42).write_run(record | {"oracle": oracle})
+    told = io.StringIO()
+    print_summary(analyse(run), Console(file=told, width=80, force_terminal=True, no_color=True, highlight=False))
+    lines = re.sub("\x1b[^m]*m", "", told.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in told.getvalue()
+    assert any(line.startswith("last year") for line in lines)
+
+
+def test_a_run_that_trained_nothing_says_whose_decisions_these_are(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, stop_reason=PRIOR_DECIDES)
+    assert "what they saw before is not on a card" in decided_by(load_run(run))
+    start = {"weights": "prior", "sha256": "0", "card": {"real_bars_seen": 0, "timesteps": 1_000_000}}
+    RunFolder(tmp_path, 42).update_run(start=start)
+    told = decided_by(load_run(run))
+    assert told.startswith("Nothing was trained: the released prior trader (1,000,000 timesteps of training) decided")
+    assert "never these bars" in told
+    assert told in report.write_report(run).read_text()
+    trained = demo.make_run(tmp_path, seed=1, folds=2, test_bars=300)
+    assert decided_by(load_run(trained)) == ""
 
 
 def test_bets_are_round_trips_or_days_and_one_large_trade_among_tiny_ones_is_one() -> None:
@@ -406,10 +436,11 @@ def test_on_a_market_with_nothing_to_learn_there_is_no_share_of_the_optimum() ->
 # ---- page
 
 
-def test_json_for_html_cannot_leave_its_script_element() -> None:
-    text = json_for_html({"a": "</script><!--<script>&\u2028\u2029"})
-    assert not set("<>&\u2028\u2029") & set(text)
-    assert json.loads(text) == {"a": "</script><!--<script>&\u2028\u2029"}
+def test_what_is_packed_cannot_be_read_as_html_and_is_small() -> None:
+    text = "</script><!--<script>&" * 1000
+    assert set(packed(text)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+    assert gzip.decompress(base64.b64decode(packed(text))).decode() == text
+    assert len(packed(text)) < len(text) / 20
 
 
 def test_the_policy_lets_nothing_load_and_hashes_every_script(lucky: Path) -> None:
@@ -421,11 +452,25 @@ def test_the_policy_lets_nothing_load_and_hashes_every_script(lucky: Path) -> No
     assert "unsafe-inline" not in text
     assert "http" not in text
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-    assert len(scripts) == 2
-    for script in scripts:
+    assert len(scripts) == 1
+    for script in [*scripts, get_plotlyjs()]:
         assert source_hash(script) in text
     for section, _ in report.SECTIONS:
-        assert f'<section id="{section}"' in page
+        assert (f'<section id="{section}"' in page) == (section != "seeds")  # there is one
+
+
+def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
+    run = demo.make_run(tmp_path, folds=2, test_bars=300, fills=False)
+    folder = RunFolder(tmp_path, 42)
+    for record in folder.folds():
+        for name in ("optimisations", "screen"):
+            record.details.pop(name, None)
+        folder.record_fold(record)
+        folder.metrics_path(record.index).unlink()
+    page = report.write_report(run).read_text(encoding="utf-8")
+    for section in ("features", "seeds", "price", "stress", "learning", "optimisations"):
+        assert f'id="{section}"' not in page
+        assert f'href="#{section}"' not in page
 
 
 def test_hostile_names_reach_the_page_only_as_text(tmp_path: Path) -> None:
@@ -449,8 +494,8 @@ def test_no_directory_or_user_name_is_shown(tmp_path: Path, lucky: Path) -> None
 def test_without_fills_the_page_says_what_is_missing(tmp_path: Path) -> None:
     run = demo.make_run(tmp_path, folds=2, test_bars=300, fills=False)
     page = report.write_report(run).read_text(encoding="utf-8")
-    assert page.count("fold_000/test_bars.npz is missing") == 3
-    assert '<section id="stress"' in page
+    assert page.count("fold_000/test_bars.npz is missing") == 1  # said once; what is computed from them is not drawn
+    assert '<section id="stress"' not in page
 
 
 def test_fills_of_another_run_are_refused(tmp_path: Path) -> None:

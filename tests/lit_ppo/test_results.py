@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from lit_ppo.market import books as accounting
-from lit_ppo.store import files
+from lit_ppo.store import files, results
 from lit_ppo.store.results import OUT_OF_SAMPLE_COLUMNS, FoldRecord, RunFolder, load_run, run_record
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -184,6 +185,27 @@ def test_the_ledger_replaces_a_fold_and_keeps_the_order(tmp_path):
     assert folder.is_done(1)
     with pytest.raises(ValueError, match="must be running, done or failed"):
         FoldRecord(0, "finished")
+
+
+def test_the_ledger_is_read_once_and_its_bytes_are_those_of_the_whole(tmp_path, monkeypatch):
+    reads = []
+    read = results.read_folds
+    monkeypatch.setattr(results, "read_folds", lambda folder: reads.append(folder) or read(folder))
+    folder = RunFolder(tmp_path, 1)
+    text = {"why": 'a "quoted"\nline \u2028', "none": None, "empty": [], "nested": [[1, 2.5], {"x": np.float64("nan")}]}
+    for index in (2, 0, 1):
+        folder.record_fold(FoldRecord(index))
+        folder.record_fold(FoldRecord(index, "done", seconds={"fit": 0.1}, details={"text": text}))
+        assert folder.is_done(index)
+    written = folder.file("folds.json").read_bytes()
+    assert len(reads) == 1  # before the first record there is no file
+    whole = {"schema": 1, "folds": [dataclasses.asdict(fold) for fold in read(folder.path)]}
+    assert written == results.json_bytes(whole)
+    assert folder.folds() == read(folder.path)
+    RunFolder(tmp_path, 1).record_fold(FoldRecord(3))  # another owner, later: the file is another one
+    assert [fold.index for fold in folder.folds()] == [0, 1, 2, 3]
+    folder.record_fold(FoldRecord(4))
+    assert RunFolder(tmp_path, 1).folds() == folder.folds()
 
 
 def test_the_record_of_a_run_names_no_directory_and_no_host(tmp_path, monkeypatch):

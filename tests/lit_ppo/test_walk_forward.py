@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lit_ppo.market.costs import Costs
 from lit_ppo.module import LitPPO
 from lit_ppo.recipe import load_policy
 from lit_ppo.report.analysis import analyse
+from lit_ppo.report.verdict import weigh
 from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
 from lit_ppo.store.checkpoints import load_checkpoint
 from lit_ppo.store.results import load_run
@@ -79,7 +81,7 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "run.json", "folds.json", "out_of_sample.csv", "trades.csv", "report.html"}
     assert not any(name.startswith(".") for name in names), names
-    for text in ("fold   0", "of optimum %", "buy and hold", "300 test bars", "report: results/7/report.html"):
+    for text in ("fold   0", "optimum", "buy and hold", "300 test bars", "report: results/7/report.html"):
         assert text in printed
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["seed"]) == ("done", 7)
@@ -94,12 +96,12 @@ def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
     printed = capsys.readouterr().out
     contenders = {contender.key: contender for contender in analyse(folder).baselines}
     for key in ("buy_and_hold", "always_short", "sma_cross", "last_year", "trend"):
-        (line,) = [line for line in printed.splitlines() if f" {key.replace('_', ' ')} " in line]
-        shown = [cell.strip() for cell in line.replace("│", "|").split("|")]
-        assert float(shown[2]) == pytest.approx(contenders[key].metrics["return_pct"], abs=0.005)
-    (line,) = [line for line in printed.splitlines() if "previous fold's model" in line]
-    shown = line.replace("│", "|").split("|")
-    assert float(shown[2]) == pytest.approx(contenders["previous_fold"].metrics["return_pct"], abs=0.005)
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"{key.replace('_', ' ')} ")]
+        shown = re.split(" {2,}", line.strip())
+        assert float(shown[1]) == pytest.approx(contenders[key].metrics["return_pct"], abs=0.005)
+    (line,) = [line for line in printed.splitlines() if line.startswith("previous fold ")]
+    shown = re.split(" {2,}", line.strip())
+    assert float(shown[1]) == pytest.approx(contenders["previous_fold"].metrics["return_pct"], abs=0.005)
 
 
 def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(run):
@@ -365,6 +367,30 @@ def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up
     assert (sentence in told) == bool(analysis.net_return.std() > 0)
     assert "before counting trials" not in told
     assert "peed-up" not in told.split("All test bars")[0]
+
+
+def test_a_script_reads_one_object_and_a_quiet_run_says_two_lines(run, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "lit_ppo.report.analysis.weigh", lambda *given, **more: calls.append(0) or weigh(*given, **more)
+    )
+    assert run("--json", "--data.fold_limit", "1")[0] == 0
+    spoken = capsys.readouterr()
+    found = json.loads(spoken.out)
+    assert len(calls) == 1  # one analysis for table, page and object
+    assert found["verdict"]["kind"] == "none"
+    assert found["metrics"]["trades"] >= 0
+    assert all(Path(path).exists() for path in found["paths"].values())
+    assert set(found["paths"]) >= {"report", "out_of_sample", "trades"}
+    assert "fold   0" in spoken.err
+    assert "json" not in (Path(found["paths"]["folder"]) / "config.yaml").read_text()
+    assert run("--json", "--resume", "--data.fold_limit", "1")[0] == 0  # finished: the same answer
+    assert json.loads(capsys.readouterr().out) == found
+    assert run("--quiet", "--overwrite", "--data.fold_limit", "1")[0] == 0
+    sentence, page = capsys.readouterr().out.splitlines()
+    assert sentence == found["verdict"]["sentence"]
+    assert page == "report: results/7/report.html"
+    assert run("--json", "--seeds", "2")[0] == 2
 
 
 def test_the_account_in_lots_of_a_run_reaches_its_page(run):

@@ -1,11 +1,12 @@
 // The page's own script: theme, charts, zoom of the price chart. Data comes from the JSON block, text is never parsed
 // as HTML, and nothing is fetched.
 "use strict";
-(() => {
+(async () => {
   const root = document.documentElement;
   const problems = [];
   const note = (text) => { problems.push(String(text)); root.dataset.problems = problems.length; };
   window.addEventListener("error", (event) => note(event.message));
+  window.addEventListener("unhandledrejection", (event) => note(event.reason));
   window.addEventListener("securitypolicyviolation", (event) => note(event.violatedDirective + " " + event.blockedURI));
 
   // ---- theme -------------------------------------------------------------------------------------------------
@@ -19,6 +20,25 @@
     button.textContent = theme === "dark" ? "Light colours" : "Dark colours";
     drawAll();
   }
+  const first = chosen === "dark" || chosen === "light" ? chosen : system.matches ? "dark" : "light";
+  root.dataset.theme = first; // before the charts are unpacked: no flash of the other one
+
+  // ---- unpacking: data and plotly.js are gzip in base64 -------------------------------------------------------
+  if (!window.DecompressionStream) {
+    for (const chart of document.querySelectorAll(".chart")) chart.textContent = "This browser is too old to unpack the charts (it has no DecompressionStream).";
+    return;
+  }
+  function unpack(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+  const figures = JSON.parse(await unpack("figures"));
+  if (Object.keys(figures).length) {
+    const library = document.createElement("script");
+    library.textContent = await unpack("plotly"); // runs because the page's policy has its hash
+    document.head.append(library);
+  }
+
   button.addEventListener("click", () => {
     const theme = root.dataset.theme === "dark" ? "light" : "dark";
     chosen = theme;
@@ -28,8 +48,6 @@
   system.addEventListener("change", () => { if (chosen === null) setTheme(system.matches ? "dark" : "light"); });
 
   // ---- charts ------------------------------------------------------------------------------------------------
-  const block = document.getElementById("figures");
-  const figures = JSON.parse(block.textContent);
   const narrow = () => window.innerWidth <= 600;
   // A figure names its colours ("agent", "loss"); they become the theme's own here.
   function themed(value, key) {
@@ -77,6 +95,26 @@
     times = Float64Array.from(decode(price.times, Int32Array), (minutes) => minutes * 60000);
     view = [0, times.length];
   }
+  // Rows after which the market was closed for longer than four usual bars.
+  const closed = [];
+  if (price) {
+    const steps = Array.from(times.subarray(1), (time, i) => time - times[i]);
+    const usual = [...steps].sort((a, b) => a - b)[steps.length >> 1];
+    steps.forEach((step, i) => { if (step > 4 * usual) closed.push(i); });
+  }
+  // Lines end there and begin anew where that is wider than a hundredth of the view; narrower ones would dash the line.
+  function withGaps(rows) {
+    const least = (times[rows[rows.length - 1]] - times[rows[0]]) / 100;
+    const gaps = closed.filter((i) => times[i + 1] - times[i] > least);
+    const found = [];
+    let next = 0;
+    rows.forEach((row, i) => {
+      found.push(row);
+      while (next < gaps.length && gaps[next] < row) next++;
+      if (i + 1 < rows.length && next < gaps.length && gaps[next] < rows[i + 1]) found.push(null);
+    });
+    return found;
+  }
   function lowerBound(sorted, value) {
     let low = 0, high = sorted.length;
     while (low < high) { const middle = (low + high) >> 1; if (sorted[middle] < value) low = middle + 1; else high = middle; }
@@ -103,11 +141,12 @@
   });
   function priceFigure() {
     const [from, to] = view;
-    const rows = rowsToDraw(from, to, narrow() ? 900 : 2400);
-    const x = rows.map((i) => times[i]);
+    const rows = withGaps(rowsToDraw(from, to, narrow() ? 900 : 2400));
+    const at = (values) => rows.map((i) => (i === null ? null : values[i]));
+    const x = at(times);
     const data = [
-      { type: "scatter", mode: "lines", name: "price", x, y: rows.map((i) => prices[i]), line: { color: "flat", width: 1.2 }, hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>%{y}<extra></extra>" },
-      { type: "scatter", mode: "lines", name: "position", x, y: rows.map((i) => positions[i]), yaxis: "y2", line: { color: "agent", width: 1, shape: "hv" }, fill: "tozeroy", hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>position %{y}<extra></extra>", showlegend: false },
+      { type: "scatter", mode: "lines", name: "price", x, y: at(prices), line: { color: "flat", width: 1.2 }, hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>%{y}<extra></extra>" },
+      { type: "scatter", mode: "lines", name: "position", x, y: at(positions), yaxis: "y2", line: { color: "agent", width: 1, shape: "hv" }, fill: "tozeroy", hovertemplate: "%{x|%Y-%m-%d %H:%M}<br>position %{y}<extra></extra>", showlegend: false },
     ];
     let shown = 0;
     const first = times[from], last = times[to - 1];
@@ -146,7 +185,7 @@
     for (const [name, action] of Object.entries(actions)) document.getElementById("price-" + name).addEventListener("click", () => show(...action(view)));
   }
 
-  setTheme(chosen === "dark" || chosen === "light" ? chosen : system.matches ? "dark" : "light");
+  setTheme(first);
   if (price) {
     document.getElementById("chart-price").on("plotly_relayout", (change) => {
       if (change["xaxis.autorange"]) return show(0, times.length);
