@@ -2,9 +2,9 @@
 
     exposure_i(t) = position_i(t) * w_i(day of t),   w_i(d) = RISK / (sigma_i(d) * instruments live on d)
 
-A portfolio's calendar is the UTC days on which any instrument has a test decision; a day's return is the sum of what the
-exposures of its decisions earn and pay, a change of weight included, as fraction of the equity before it. sigma_i(d) is
-made of returns that were known at the first decision of day d. numpy and pandas; no torch.
+A portfolio's calendar is the UTC days on which any instrument has a test decision; a day's return is the sum of what
+the exposures of its decisions earn and pay, a change of weight included, as fraction of the equity before it.
+sigma_i(d) is made of returns that were known at the first decision of day d. numpy and pandas; no torch.
 """
 
 from __future__ import annotations

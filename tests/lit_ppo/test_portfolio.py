@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 
+import lit_ppo
+from lit_ppo.cli import main
+from lit_ppo.report.portfolio import beyond_trend
 from lit_ppo.scoring.fills import FillTable
 from lit_ppo.scoring.portfolio import DAY, Leg, calendar, combine, past_volatility, rank_among_random, risk_weights
-from lit_ppo.scoring.significance import alpha_over
+from lit_ppo.scoring.significance import Alpha, alpha_over
 
 COST = 1e-3
 
@@ -114,3 +121,126 @@ def test_alpha_is_that_of_statsmodels_with_newey_west_errors():
     np.testing.assert_allclose([found.alpha, *found.betas], fit.params, rtol=1e-9)
     assert found.t == pytest.approx(fit.tvalues[0], rel=1e-9)
     assert np.isnan(alpha_over(factors[:, 0], factors[:, 0]).t)  # nothing is left to explain
+
+
+# The command, the page and Python
+
+MODEL = {"num_envs": 4, "num_steps": 16, "burn_in": 4, "hidden_size": 4, "total_timesteps": 64, "hold_bias": 0.0}
+MODEL |= {"screen_features": False, "num_networks": 1}
+SIZES = {"train_size": 300, "validation_size": 100, "test_size": 100, "step_size": 100, "warmup_bars": 20}
+SIZES |= {"cache": False}
+TRAINER = {"accelerator": "cpu", "logger": False, "callbacks": None}
+
+
+def bars(first: int, count: int, seed: int) -> pd.DataFrame:
+    """Daily bars of a random walk from day `first` of 2020 on."""
+    close = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(seed).standard_normal(count)))
+    opened = np.append(100.0, close[:-1])
+    high, low = np.maximum(opened, close) * 1.001, np.minimum(opened, close) * 0.999
+    time = pd.date_range("2020-01-01", periods=count, freq="D", tz="UTC") + pd.Timedelta(days=first)
+    return pd.DataFrame({"time": time, "open": opened, "high": high, "low": low, "close": close, "volume": 1.0})
+
+
+@pytest.fixture(scope="module")
+def portfolio(tmp_path_factory) -> lit_ppo.Portfolio:
+    """Two instruments, one of which begins late, and one that is too short for a fold."""
+    several = {"gold": bars(0, 760, 0), "oil": bars(60, 640, 1), "new": bars(600, 90, 2)}
+    root = tmp_path_factory.mktemp("several")
+    settings = {"model": MODEL, "trainer": TRAINER, "costs": {"spread": "2bp"}, "seed": 7, **SIZES}
+    return lit_ppo.walk_forward(several, results=root, **settings)
+
+
+def test_a_dict_of_frames_is_a_run_each_and_their_portfolio_and_what_fails_is_left_out_and_named(portfolio):
+    assert list(portfolio.runs) == ["gold", "oil"]
+    assert list(portfolio.record["failed"]) == ["new"]
+    assert "90" in portfolio.record["failed"]["new"]
+    for name, run in portfolio.runs.items():
+        assert run.path == portfolio.path / name / "7"
+        assert (run.path / "report.html").is_file()
+    returns = portfolio.returns
+    assert list(returns) == ["gold", "oil"]
+    assert returns.index[0] - portfolio.runs["gold"].decisions["time"][0] >= pd.Timedelta(days=21)
+    agent = portfolio.record["traders"]["agent"]
+    assert agent["return_pct"] == pytest.approx(100 * ((1 + returns.sum(axis=1)).prod() - 1))
+    contributions = portfolio.instruments["contribution_pct"]
+    assert contributions.sum() == pytest.approx(agent["mean_pct"])
+    assert portfolio.record["traders"]["no_costs"]["mean_pct"] >= agent["mean_pct"]
+    assert lit_ppo.load_portfolio(portfolio.path).verdict == portfolio.verdict
+    with pytest.raises(FileNotFoundError, match="no portfolio"):
+        lit_ppo.load_portfolio(portfolio.path / "gold")
+
+
+def test_the_page_says_whether_trend_is_beaten_and_report_writes_it_again(portfolio, capsys):
+    page = portfolio.path / "portfolio.html"
+    text = page.read_text(encoding="utf-8")
+    for part in (portfolio.verdict.sentence, "Newey-West t", "long + trend", "gold", "oil", "Left out", "new ("):
+        assert part in text
+    assert "being long and following the trend" in portfolio.verdict.sentence
+    page.unlink()
+    assert main(["report", str(portfolio.path)]) == 0
+    assert page.read_text(encoding="utf-8") == text
+    assert str(page) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("alpha", "t", "says"),
+    [(0.001, 2.5, "It is more than"), (0.001, 1.5, "not shown to beat"), (-0.001, -2.5, "It is worse than")],
+)
+def test_only_a_significant_alpha_beats_trend(portfolio, alpha, t, says):
+    legs = [leg("a", 0, 60, 0.01), leg("b", 0, 60, 0.01, seed=1)]
+    assert says in beyond_trend(Alpha(alpha, t, (0.0, 0.0), 4), combine(legs))
+
+
+def test_a_glob_a_list_names_and_symbols_of_a_file_are_instruments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gold", "oil"):
+        bars(0, 40, 0).to_csv(f"{name}.csv", index=False)
+    both = pd.concat([bars(0, 40, 0).assign(symbol="EUR/USD"), bars(5, 30, 1).assign(symbol="XAU")])
+    both.to_csv("both.csv", index=False)
+
+    def names(path, **reader):
+        module = lit_ppo.WalkForwardDataModule(path, **reader)
+        return [tuple(one) for one in module.instruments()] if module.several else None
+
+    files = [("gold", "gold.csv", None), ("oil", "oil.csv", None)]
+    assert names("[go]*.csv") == names(["oil.csv", "gold.csv"]) == files
+    assert names({"second": "gold.csv", "first": "oil.csv"}) == [
+        ("first", "oil.csv", None),
+        ("second", "gold.csv", None),
+    ]
+    symbols = [("EUR-USD", "both.csv", "EUR/USD"), ("XAU", "both.csv", "XAU")]
+    assert names("both.csv", symbol="*") == names("both.csv", symbol=["XAU", "EUR/USD"]) == symbols
+    assert names("gold.csv") is names("both.csv", symbol="XAU") is None
+    Path("other").mkdir()
+    Path("other/gold.txt").write_text("")
+    with pytest.raises(ValueError, match=r"2 instruments would have the folder gold: gold\.csv and other/gold\.txt"):
+        names(["gold.csv", "other/gold.txt"])
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        names("no*.csv")
+    with pytest.raises(FileNotFoundError, match=r"names none\.csv"):
+        names(["none.csv"])
+    with pytest.raises(ValueError, match=r"2 instruments are asked for .* and this command reads one"):
+        lit_ppo.WalkForwardDataModule("[go]*.csv").setup()
+    with pytest.raises(ValueError, match="no column holds symbols"):
+        names("gold.csv", symbol="*")
+
+
+def test_the_command_line_takes_a_glob_refuses_runs_that_are_there_and_resumes(portfolio, capsys, monkeypatch):
+    files = {path.stat().st_size: path for path in (portfolio.path / "bars").glob("*.csv")}
+    _, oil, gold = (files[size] for size in sorted(files))
+    flags = [f"--model.{name}={json.dumps(value)}" for name, value in MODEL.items()]
+    flags += [f"--data.{name}={json.dumps(value)}" for name, value in SIZES.items()]
+    flags += [f"--trainer.{name}={json.dumps(value)}" for name, value in TRAINER.items()]
+    flags += ["--seed=7", "--data.costs.spread=2bp", f"--results={portfolio.path}", "--config=walk_forward"]
+    flags += [f"--data.path={json.dumps({'gold': str(gold), 'oil': str(oil)})}"]
+    assert main(["walk-forward", *flags]) == 2
+    assert "holds runs of seed 7 of 2 of these instruments already" in capsys.readouterr().err
+    assert main(["walk-forward", *flags, "--seeds=2"]) == 2
+    assert "--seeds 2 pools one market" in capsys.readouterr().err
+    before = {name: (run.path / "out_of_sample.csv").read_bytes() for name, run in portfolio.runs.items()}
+    assert main(["walk-forward", *flags, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert "2 instruments at equal risk" in told
+    assert portfolio.verdict.sentence in told
+    assert before == {name: (run.path / "out_of_sample.csv").read_bytes() for name, run in portfolio.runs.items()}
+    assert json.loads((portfolio.path / "portfolio.json").read_text())["failed"] == {}
