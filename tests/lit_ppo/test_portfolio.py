@@ -11,6 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 import lit_ppo
+from lit_ppo.api import _as_flag
 from lit_ppo.cli import main
 from lit_ppo.report.portfolio import beyond_trend
 from lit_ppo.scoring.fills import FillTable
@@ -128,7 +129,7 @@ def test_alpha_is_that_of_statsmodels_with_newey_west_errors():
 MODEL = {"num_envs": 4, "num_steps": 16, "burn_in": 4, "hidden_size": 4, "total_timesteps": 64, "hold_bias": 0.0}
 MODEL |= {"screen_features": False, "num_networks": 1}
 SIZES = {"train_size": 300, "validation_size": 100, "test_size": 100, "step_size": 100, "warmup_bars": 20}
-SIZES |= {"cache": False}
+SIZES |= {"cache": False, "fold_limit": 1}
 TRAINER = {"accelerator": "cpu", "logger": False, "callbacks": None}
 
 
@@ -153,7 +154,7 @@ def portfolio(tmp_path_factory) -> lit_ppo.Portfolio:
 def test_a_dict_of_frames_is_a_run_each_and_their_portfolio_and_what_fails_is_left_out_and_named(portfolio):
     assert list(portfolio.runs) == ["gold", "oil"]
     assert list(portfolio.record["failed"]) == ["new"]
-    assert "90" in portfolio.record["failed"]["new"]
+    assert "needs train_size 300" in portfolio.record["failed"]["new"]
     for name, run in portfolio.runs.items():
         assert run.path == portfolio.path / name / "7"
         assert (run.path / "report.html").is_file()
@@ -225,13 +226,13 @@ def test_a_glob_a_list_names_and_symbols_of_a_file_are_instruments(tmp_path, mon
         names("gold.csv", symbol="*")
 
 
-def test_the_command_line_takes_a_glob_refuses_runs_that_are_there_and_resumes(portfolio, capsys, monkeypatch):
+def test_the_command_line_takes_files_by_name_refuses_runs_that_are_there_and_resumes(portfolio, capsys):
     files = {path.stat().st_size: path for path in (portfolio.path / "bars").glob("*.csv")}
     _, oil, gold = (files[size] for size in sorted(files))
-    flags = [f"--model.{name}={json.dumps(value)}" for name, value in MODEL.items()]
-    flags += [f"--data.{name}={json.dumps(value)}" for name, value in SIZES.items()]
-    flags += [f"--trainer.{name}={json.dumps(value)}" for name, value in TRAINER.items()]
-    flags += ["--seed=7", "--data.costs.spread=2bp", f"--results={portfolio.path}", "--config=walk_forward"]
+    groups = {"model": MODEL, "data": SIZES, "trainer": TRAINER}
+    settings = [(f"{group}.{name}", value) for group, keys in groups.items() for name, value in keys.items()]
+    flags = ["--config=walk_forward", *(f"--{key}={_as_flag(key, value)}" for key, value in settings)]
+    flags += ["--seed=7", "--data.costs.spread=2bp", f"--results={portfolio.path}"]
     flags += [f"--data.path={json.dumps({'gold': str(gold), 'oil': str(oil)})}"]
     assert main(["walk-forward", *flags]) == 2
     assert "holds runs of seed 7 of 2 of these instruments already" in capsys.readouterr().err
