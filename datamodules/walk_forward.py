@@ -20,6 +20,7 @@ import torch
 
 from datamodules import cache as disk_cache
 from datamodules.bars.fingerprint import content_hash, differences
+from datamodules.bars.instruments import Instrument, find_instruments, names_several
 from datamodules.bars.options import ReaderOptions
 from datamodules.bars.read import Bars, read_bars
 from datamodules.features.compute import (
@@ -66,7 +67,8 @@ class WalkForwardDataModule(pl.LightningDataModule):
     scaled with the statistics of its own train bars.
 
     Args:
-        path: bar file; give this or `synthetic`.
+        path: bar file; give this or `synthetic`. A list, files by name or a glob are several instruments, of which
+            `lit-ppo walk-forward` runs each.
         synthetic: a market made by a formula instead of a file.
         fold: the fold that the data loaders serve, from 0.
         fold_limit: use the first so many folds only.
@@ -92,7 +94,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: list[str] | dict[str, str] | str | None = None,
         synthetic: SyntheticMarket | None = None,
         fold: int = 0,
         fold_limit: int | None = None,
@@ -169,6 +171,11 @@ class WalkForwardDataModule(pl.LightningDataModule):
         """Read the bars and lay out the folds; does nothing the second time."""
         if self._bars is not None:
             return
+        if self.several:
+            raise ValueError(
+                f"{len(self.instruments())} instruments are asked for (data.path, data.symbol), and this command reads "
+                "one: name one file, and one symbol of it. lit-ppo walk-forward runs each of several"
+            )
         start = time.perf_counter()
         bars = self._read()
         self._content = content_hash(bars)
@@ -203,7 +210,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
     @property
     def source(self) -> str:
         """Name of the market in messages."""
-        if self.path is not None:
+        if isinstance(self.path, str):
             return Path(self.path).name
         assert self.synthetic is not None
         return f"the synthetic {self.synthetic.kind} market"
@@ -214,10 +221,20 @@ class WalkForwardDataModule(pl.LightningDataModule):
         assert self._bars is not None
         return self._bars
 
+    @property
+    def several(self) -> bool:
+        """Whether several instruments are asked for: each is to have a datamodule of its own."""
+        return names_several(self.path, self.reader.symbol)
+
+    def instruments(self) -> list[Instrument]:
+        """What `data.path` and `data.symbol` name, where they name several; see `find_instruments`."""
+        assert self.path is not None
+        return find_instruments(self.path, self.reader)
+
     def _read(self) -> Bars:
         if self.synthetic is not None:
             return self.synthetic.bars()
-        assert self.path is not None
+        assert isinstance(self.path, str)
         return read_bars(self.path, **asdict(self.reader))
 
     def _check_usable(self) -> None:
@@ -419,7 +436,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """What a logger keeps of it, as plain values; `fingerprint` has the bars themselves."""
         return {
-            "path": None if self.path is None else shown_path(self.path),
+            "path": shown_path(self.path) if isinstance(self.path, str) else self.path,
             "synthetic": None if self.synthetic is None else asdict(self.synthetic),
             "fold": self.fold,
             "fold_limit": self.fold_limit,

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 import pandas as pd
 
@@ -91,6 +91,73 @@ class Run:
         return write_report(self.path)
 
 
+@dataclass(frozen=True)
+class Portfolio:
+    """Several instruments as they lie on disk; made by `walk_forward` of several and by `load_portfolio`.
+
+    Attributes:
+        path: the results directory, with portfolio.json and RESULTS/<name>/<seed>.
+    """
+
+    path: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """portfolio.json."""
+        from lit_ppo.report.portfolio import read_portfolio
+
+        return read_portfolio(self.path)
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The run of each instrument, by name."""
+        seed = str(self.record["seed"])
+        return {name: load_run(self.path / name / seed) for name in self.record["instruments"]}
+
+    @property
+    def verdict(self) -> Verdict:
+        """`kind`, `sentence` and `reasons`: those of the page."""
+        from lit_ppo.report.verdict import Verdict
+
+        return Verdict(**self.record["verdict"])
+
+    @property
+    def instruments(self) -> pd.DataFrame:
+        """One row an instrument: contribution, costs, share of risk, correlations, Sharpe ratios: docs/portfolio.md."""
+        return pd.DataFrame(self.record["by_instrument"]).set_index("name")
+
+    @property
+    def returns(self) -> pd.DataFrame:
+        """One row a day (UTC), one column an instrument: the agent's net return as fraction of the whole equity."""
+        from lit_ppo.scoring.portfolio import combine, read_leg
+
+        found = combine([read_leg(name, read_run(run.path)) for name, run in self.runs.items()])
+        days = pd.DatetimeIndex(found.day.astype("datetime64[D]"), tz="UTC", name="time")
+        return pd.DataFrame(found.returns["agent"], index=days, columns=list(found.names))
+
+    def report(self) -> Path:
+        """Write portfolio.json and portfolio.html again, from the runs; returns the path of the page."""
+        from lit_ppo.report.portfolio import rewrite_portfolio
+
+        return rewrite_portfolio(self.path)
+
+
+def load_portfolio(path: str | Path) -> Portfolio:
+    """Read a results directory with several instruments.
+
+    Raises:
+        FileNotFoundError: there is no portfolio.json.
+        ValueError: it is not what a walk-forward writes.
+    """
+    found = Portfolio(Path(path))
+    if not (found.path / "portfolio.json").is_file():
+        raise FileNotFoundError(
+            f"{found.path} has no portfolio.json. Give the results directory of several instruments"
+        )
+    assert found.record
+    return found
+
+
 def load_run(path: str | Path) -> Run:
     """Read the folder of a run, RESULTS/<seed>.
 
@@ -101,8 +168,16 @@ def load_run(path: str | Path) -> Run:
     return Run(read_run(path).path)
 
 
+@overload
+def walk_forward(bars: pd.DataFrame | str | Path, **settings: Any) -> Run: ...
+
+
+@overload
+def walk_forward(bars: Mapping[str, pd.DataFrame | str | Path], **settings: Any) -> Portfolio: ...
+
+
 def walk_forward(
-    bars: pd.DataFrame | str | Path,
+    bars: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
     *,
     model: Mapping[str, Any] | None = None,
     features: Sequence[Any] | str | None = None,
@@ -116,13 +191,14 @@ def walk_forward(
     workers: int = 0,
     cluster: str | None = None,
     **data: Any,
-) -> Run:
+) -> Run | Portfolio:
     """Train, select and test every fold: `lit-ppo walk-forward`.
 
     Args:
         bars: a bar file, or a DataFrame with time (UTC), open, high, low, close and, where there are any, volume,
             spread (points) and further columns of numbers; with close_only=True time and close suffice. A DataFrame is
-            kept as RESULTS/bars/<hash>.csv, so that the run can be repeated.
+            kept as RESULTS/bars/<hash>.csv, so that the run can be repeated. A dict of them, by name, is a run for each
+            instrument, RESULTS/<name>/<seed>/, and their `Portfolio`; one that fails is left out and named in it.
         model, trainer: keys of `model.*` and `trainer.*`.
         costs: keys of `data.costs.*`, or a `Costs`, or a `CostModel` of your own, which is added to the recipe's costs
             and comes from a module that can be imported.
@@ -156,6 +232,11 @@ def walk_forward(
             "trainer.fast_dev_run keeps no run that could be returned: leave it out and give fold_limit=1 with a small "
             "model total_timesteps, or use lit-ppo walk-forward --trainer.fast_dev_run true"
         )
+    if cli.datamodule.several:
+        from lit_ppo.commands.instruments import run_instruments
+
+        run_instruments(cli, arguments)
+        return Portfolio(Path(results))
     command(cli, ["walk-forward", *arguments])
     return Run(Path(results) / str(cli.config["seed_everything"]))
 
@@ -242,7 +323,7 @@ def power(
 
 
 def _arguments(
-    bars: pd.DataFrame | str | Path,
+    bars: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
     config: str | Path,
     results: str | Path,
     seed: int | None,
@@ -258,7 +339,12 @@ def _arguments(
     options |= {"config": config, "results": results, "seed": seed}
     hints = get_type_hints(walk_forward)
     check_types({name: hints[name] for name in options}, options)
-    path = _bar_file(bars, Path(results) / "bars")
+    folder = Path(results) / "bars"
+    path: Path | str
+    if isinstance(bars, Mapping):
+        path = json.dumps({name: str(_bar_file(one, folder)) for name, one in bars.items()})
+    else:
+        path = _bar_file(bars, folder)
     arguments = [f"--config={config}", f"--results={results}", f"--data.path={path}"]
     if seed is not None:
         arguments.append(f"--seed={seed}")

@@ -147,6 +147,8 @@ def _train(command: str, rest: list[str]) -> int:
         if command == "walk-forward":
             from lit_ppo.commands.walk_forward import walk_forward
 
+            if cli.datamodule.several:
+                return _instruments(cli, rest, original is not None)
             if cli.config["seeds"] != 1:
                 return _seeds(cli, rest, original is not None)
             if original is not None and (cli.config["json"] or cli.config["quiet"]):
@@ -228,6 +230,15 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
         return walk_forward(own, ["walk-forward", *rest], seeds)
 
     return run_seeds(run_one, config["results"], seeds, resume=config["resume"], overwrite=config["overwrite"])
+
+
+def _instruments(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
+    """`lit-ppo walk-forward` over several instruments: a run each, and their portfolio."""
+    from lit_ppo.commands.instruments import run_instruments
+
+    if repeats:
+        raise ValueError("--from repeats one run, of one instrument: leave out what names several (data.path)")
+    return run_instruments(cli, rest)
 
 
 def _oracle(rest: list[str]) -> int:
@@ -364,12 +375,15 @@ def _report(rest: list[str]) -> int:
     import argparse
 
     from lit_ppo.report.build import write_report
+    from lit_ppo.report.portfolio import FILE_NAME, rewrite_portfolio
 
     parser = argparse.ArgumentParser(
         prog="lit-ppo report", description="Write report.html into a run folder.", allow_abbrev=False
     )
-    parser.add_argument("directory", help="results/<seed>")
-    print(write_report(parser.parse_args(rest).directory))
+    parser.add_argument("directory", help="results/<seed>; or results with the portfolio of several instruments")
+    folder = Path(parser.parse_args(rest).directory)
+    several = (folder / FILE_NAME).is_file() and not (folder / "run.json").is_file()
+    print(rewrite_portfolio(folder) if several else write_report(folder))
     return 0
 
 

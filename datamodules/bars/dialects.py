@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from datamodules.bars.errors import NAMED_LINES, shown
-from datamodules.bars.options import ReaderOptions
+from datamodules.bars.options import EVERY, ReaderOptions
 from datamodules.bars.source import BarSource
 from datamodules.bars.times import is_clock, is_time, looks_compact
 
@@ -193,10 +193,18 @@ def find_dialect(sample: bytes, source: BarSource, options: ReaderOptions) -> Di
     )
 
 
-def choose_symbol(found: Collection[str], asked: str | None, source: BarSource) -> str:
-    """Return the symbol to read. Raises BarFileError when it is not among those of the file, or none was named."""
-    if asked in found or (asked is None and len(found) == 1):
-        return asked or next(iter(found))
+def choose_symbol(found: Collection[str], asked: Sequence[str] | str | None, source: BarSource) -> str:
+    """Return the symbol to read; of `EVERY` the first.
+
+    Raises:
+        BarFileError: it is not among those of the file, or none was named.
+    """
+    if asked == EVERY:
+        return min(found)
+    if isinstance(asked, str) and asked in found:
+        return asked
+    if asked is None and len(found) == 1:
+        return next(iter(found))
     listed = ", ".join(shown(name) for name in sorted(found)[:MOST_SYMBOLS])
     listed += ", ..." if len(found) > MOST_SYMBOLS else ""
     what = f"the file holds {len(found)} symbols: {listed}"
@@ -207,7 +215,7 @@ def choose_symbol(found: Collection[str], asked: str | None, source: BarSource) 
 
 
 def _one_header(
-    rows: list[tuple[int, list[str]]], asked: str | None, source: BarSource
+    rows: list[tuple[int, list[str]]], asked: Sequence[str] | str | None, source: BarSource
 ) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Make one line of yfinance's header of three (price, ticker, name of the index), and a note of what it held.
 

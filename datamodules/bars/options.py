@@ -10,6 +10,8 @@ from typing import Literal
 from datamodules.bars.errors import BarFileError, Problem
 from datamodules.bars.times import Zone
 
+EVERY = "*"  # as `symbol`: each of the file's
+
 
 @dataclass(frozen=True)
 class ReaderOptions:
@@ -25,7 +27,8 @@ class ReaderOptions:
         thousands: mark that groups thousands; None refuses numbers with one.
         drop_bad_rows: leave out rows that cannot be right, up to 0.1 % of the file, instead of refusing it.
         sort: sort a file that is neither ascending nor descending by time.
-        symbol: which instrument of a file that holds several.
+        symbol: which instrument of a file that holds several; a list of them, or "*" for all, runs each
+            (`lit-ppo walk-forward`).
         stamp: which end of its bar a time names: open, or close as NinjaTrader and TradeStation write it.
         adjusted: prices times adjusted close / close: without the jumps of splits and dividends.
         close_only: the file holds closes and nothing else of the price; open is the close before, high and low the
@@ -40,7 +43,7 @@ class ReaderOptions:
     thousands: str | None = None
     drop_bad_rows: bool = False
     sort: bool = False
-    symbol: str | None = None
+    symbol: list[str] | str | None = None
     stamp: Literal["open", "close"] = "open"
     adjusted: bool = False
     close_only: bool = False
@@ -61,6 +64,9 @@ class ReaderOptions:
             raise _refused(path, f"separator is {self.separator!r}", "Numbers and times hold this character.")
         if self.decimal not in (None, ".", ","):
             raise _refused(path, f"decimal is {self.decimal!r}", "Give '.' or ','.")
+        if self.symbol == EVERY or not (self.symbol is None or isinstance(self.symbol, str)):
+            what = f"symbol {self.symbol!r} asks for several instruments, and one is read at a time"
+            raise _refused(path, what, "Name one; lit-ppo walk-forward runs each of several.")
         if self.stamp not in ("open", "close"):
             raise _refused(
                 path, f"stamp is {self.stamp!r}", "Give open or close: the end of its bar that a time names."

@@ -261,7 +261,7 @@ def _bars(
     if reader.close_only:
         time = _open_at_the_close_before(time, columns, notes, dropped)
     if rows.symbols:
-        notes.append(symbol_note(rows.symbols, reader.symbol or rows.symbols[0]))
+        notes.append(symbol_note(rows.symbols, reader.symbol if isinstance(reader.symbol, str) else rows.symbols[0]))
     calendar = calendar_of(time)
     if volume_role is not None:
         columns["volume"] = columns[volume_role]

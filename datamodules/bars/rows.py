@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from datamodules.bars.dialects import (
     find_dialect,
 )
 from datamodules.bars.errors import ProblemBook, shown
-from datamodules.bars.options import ReaderOptions
+from datamodules.bars.options import EVERY, ReaderOptions
 from datamodules.bars.source import BarSource, Block
 from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColumn
 
@@ -135,14 +135,14 @@ def read_rows(source: BarSource, book: ProblemBook, detected: dict[str, object],
 
 
 def _of_symbol(
-    data: bytes, lines: np.ndarray, dialect: Dialect, found: set[str], asked: str | None
+    data: bytes, lines: np.ndarray, dialect: Dialect, found: set[str], asked: Sequence[str] | str | None
 ) -> tuple[bytes, np.ndarray]:
     """Add the symbols of the rows to `found`; return the rows of the one that is asked for, of all where none is."""
     place, separator = dialect.columns["symbol"], dialect.separator.encode()
     rows = data.splitlines(keepends=True)
     symbols = [row.split(separator)[place].strip().decode() for row in rows]
     found.update(symbols)
-    if asked is None:
+    if asked is None or asked == EVERY:
         return data, lines
     keep = [i for i, symbol in enumerate(symbols) if symbol == asked]
     return b"".join(rows[i] for i in keep), lines[keep]

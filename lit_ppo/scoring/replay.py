@@ -115,9 +115,6 @@ def log_growth(net_returns: Floats) -> Floats:
 def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = RANDOM_DRAWS) -> RandomTraders:
     """Replay `draws` random traders of matched turnover and rank the agent among them.
 
-    Every fold is dealt and turned round by itself, without its last decision, which closes the position for all of
-    them and for the agent: nobody crosses a fold's border, and everybody pays the exit there.
-
     Args:
         positions: [D] of the agent.
         fills: D test bars.
@@ -126,20 +123,35 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     """
     generator = np.random.default_rng(seed)
     portion = max(1, min(draws, _PORTION // len(fills)))
-    starts = fold_starts(fills.fold)
-    stops = np.append(starts[1:], len(fills))
-    results = []
-    for first in range(0, draws, portion):
-        paths = np.zeros((min(portion, draws - first), len(fills)))
-        for start, stop in zip(starts.tolist(), (stops - 1).tolist(), strict=True):
-            if np.any(positions[start:stop]):
-                paths[:, start:stop] = baselines.matched_turnover(positions[start:stop], len(paths), generator)
-        results.append(log_growth(_net(paths, fills)))
+    results = [
+        log_growth(_net(random_paths(positions, fills.fold, min(portion, draws - first), generator), fills))
+        for first in range(0, draws, portion)
+    ]
     growth = np.concatenate(results)
     own = float(log_growth(_net(closed_at_fold_ends(positions, fills.fold), fills)))
     # Equal paths are summed in another order: what differs by rounding is a tie.
     growth[np.isclose(growth, own, rtol=0.0, atol=1e-12)] = own
     return RandomTraders(growth, percentile_among(own, growth))
+
+
+def random_paths(positions: Floats, fold: NDArray[np.int64], draws: int, generator: np.random.Generator) -> Floats:
+    """[draws, D] positions of random traders with the agent's own exposures, holding times and turnover.
+
+    Every fold is dealt and turned round by itself, without its last decision, which closes the position for all of
+    them and for the agent: nobody crosses a fold's border, and everybody pays the exit there.
+
+    Args:
+        positions: [D] of the agent.
+        fold: [D] of each decision.
+        draws: number of random traders.
+        generator: the only source of randomness.
+    """
+    starts = fold_starts(fold)
+    paths = np.zeros((draws, len(fold)))
+    for start, stop in zip(starts.tolist(), (np.append(starts[1:], len(fold)) - 1).tolist(), strict=True):
+        if np.any(positions[start:stop]):
+            paths[:, start:stop] = baselines.matched_turnover(positions[start:stop], draws, generator)
+    return paths
 
 
 def _net(paths: Floats, fills: FillTable) -> Floats:

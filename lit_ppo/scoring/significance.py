@@ -325,6 +325,41 @@ def paired_difference_interval(
     return mean_interval(pair[:, 0] - pair[:, 1], bars_per_year, confidence=confidence, draws=draws, seed=seed)
 
 
+class Alpha(NamedTuple):
+    """What is left of a return after its exposure to factors: r_t = alpha + sum of beta_k f_kt + e_t.
+
+    Attributes:
+        alpha: per period.
+        t: alpha / its standard error after Newey & West 1987; nan where nothing is left to explain.
+        betas: [M].
+        lags: of the standard error, periods.
+    """
+
+    alpha: float
+    t: float
+    betas: tuple[float, ...]
+    lags: int
+
+
+def alpha_over(returns: ArrayLike, *factors: ArrayLike) -> Alpha:
+    """Regress returns [D] on factors [D] each by least squares.
+
+    The lags are floor(4 (D / 100)^(2/9)), the rule of Newey & West 1994 without a pilot.
+    """
+    columns = _columns(returns, *factors)
+    count = len(columns)
+    y, x = columns[:, 0], np.column_stack([np.ones(count), columns[:, 1:]])
+    lags = int(4 * (count / 100) ** (2 / 9))
+    inverse = np.linalg.pinv(x.T @ x / count)  # two equal factors share their beta
+    found = inverse @ (x.T @ y) / count
+    left = y - x @ found
+    error = math.nan
+    if count > x.shape[1] + 1 and left.std() > 1e-9 * max(float(y.std()), 1e-300):
+        error = _standard_error(left * (x @ inverse[0]), lags)
+    betas = tuple(float(beta) for beta in found[1:])
+    return Alpha(float(found[0]), float(found[0]) / error if error > 0 else math.nan, betas, lags)
+
+
 def interquartile_mean(scores: ArrayLike) -> float:
     """Mean of the middle half of all scores: robust like the median, with less noise. Source: arXiv:2108.13264."""
     return float(stats.trim_mean(np.asarray(scores, dtype=np.float64), 0.25, axis=None))
