@@ -246,6 +246,7 @@ class RayWorkers:
         if self.cluster is None:
             print("Ray: starting on this machine, which takes some 10 s", flush=True)
             options |= {"num_cpus": self.workers * self.threads, "include_dashboard": False}
+            options |= {"_node_ip_address": "127.0.0.1"}  # nobody else's: who reaches Ray's ports can run code
         else:
             print(f"Ray: connecting to {self.cluster}", flush=True)
         for attempt in range(START_ATTEMPTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -55,13 +56,13 @@ class Walk:
         path = self.directory / name
         path.touch() if given else path.unlink()
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.output = self.directory / "output.txt"
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lit_ppo", *command(*ADDED, *arguments)],
                 cwd=self.directory,
-                env=clean_environment(PYTHONPATH=f"{REPOSITORY}:{self.directory}"),
+                env=clean_environment(PYTHONPATH=f"{REPOSITORY}:{self.directory}", **(environment or {})),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -90,7 +91,7 @@ class Walk:
         assert self.process is not None
         return self.process.wait(timeout=240), self.output.read_text()
 
-    def left_over(self, seconds: float = 30) -> list[str]:
+    def left_over(self, seconds: float = 120) -> list[str]:
         """Processes of the run that outlive it for so long."""
         _, alive = psutil.wait_procs(self.family, timeout=seconds)
         return [" ".join(process.cmdline()) for process in alive]
@@ -174,7 +175,8 @@ def test_a_signal_saves_what_workers_have_ends_them_and_the_resume_equals_uninte
 def test_a_node_that_is_gone_costs_its_folds_again_and_no_byte(walk, whole):
     """Two nodes on loopback; the one that the driver is not on loses all its processes."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    environment = clean_environment(PYTHONPATH=f"{REPOSITORY}:{walk.directory}", RAY_USAGE_STATS_ENABLED="0")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of this cluster, which asks for one
+    environment = clean_environment(PYTHONPATH=f"{REPOSITORY}:{walk.directory}", **token)
     start = [*ray, "start", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block"]
     nodes = []
 
@@ -198,7 +200,7 @@ def test_a_node_that_is_gone_costs_its_folds_again_and_no_byte(walk, whole):
         other = node("--address=127.0.0.1:26379")
         time.sleep(20)
         walk.order("wait")
-        walk.start("--cluster", "127.0.0.1:26379")
+        walk.start("--cluster", "127.0.0.1:26379", environment=token)
         walk.until(lambda: walk.arrived() == 2)
         for process in [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]:
             process.kill()
