@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pandas as pd
 
 from lit_ppo.argument_types import check_types
+from lit_ppo.market.costs import CostModel, Costs
 from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
 from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.results import load_run as read_run
 
 if TYPE_CHECKING:
-    from lit_ppo.market.costs import CostModel, Costs
     from lit_ppo.report.analysis import Analysis
     from lit_ppo.report.verdict import Verdict
 
@@ -266,7 +266,7 @@ def _arguments(
 
 def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None) -> tuple[dict[str, Any], list[str]]:
     """Costs as keys of `data.costs.*`, and the module of a model that was given as an object: it is trusted."""
-    from lit_ppo.market.costs import CostModel, Costs, model_entry
+    from lit_ppo.market.costs import model_entry
 
     if isinstance(costs, CostModel):
         costs = {"model": costs}
