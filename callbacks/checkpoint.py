@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_ppo.store.checkpoints import AtomicCheckpointIO
+from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
 
 
 class TrainingCheckpoint(Checkpoint):
@@ -44,7 +44,7 @@ class TrainingCheckpoint(Checkpoint):
         if not isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             raise ValueError(
                 "TrainingCheckpoint writes files whole or not at all; Lightning's own writer does not. Give the "
-                "trainer `plugins: [lit_ppo.store.checkpoints.AtomicCheckpointIO]`"
+                "trainer `plugins: [lit_ppo.store.checkpoint_io.AtomicCheckpointIO]`"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

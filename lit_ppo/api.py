@@ -409,6 +409,7 @@ class TrainedPolicy:
         policy, recipe = chosen.load_policy()
         feed, step = Feed.of(chosen.data, chosen.settings, {}), DecisionStep(policy)
         with _as_file(bars) as path:
+            feed = feed.settled(path)
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
         state = decide(state, 0, step, feed, recipe.account_features)
         for warning in (chosen.not_trained, seen_in_training(state.times, feed.seen_until)):
@@ -426,21 +427,26 @@ class TrainedPolicy:
         )
 
 
-def load_policy(run: str | Path | Run, fold: int | None = None) -> TrainedPolicy:
-    """Load the chosen weights of a run, a fold or a checkpoint file.
+def load_policy(
+    run: str | Path | Run, fold: int | None = None, *, hurdle: float | None = None, spread: float | str | None = None
+) -> TrainedPolicy:
+    """Load the chosen weights of a run, a fold or a checkpoint file, or the released prior trader.
 
     Args:
-        run: RESULTS/<seed>, a fold's folder in it, a checkpoint, or what `walk_forward` returned.
+        run: RESULTS/<seed>, a fold's folder in it, a checkpoint, or what `walk_forward` returned; "prior" is the
+            released prior trader (docs/prior.md), which decides on any bars.
         fold: of a run; None is the newest finished one.
+        hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.002.
+        spread: of the prior trader only: as `data.costs.spread`; None is "file".
 
     Raises:
         FileNotFoundError: nothing there, or the fold is not finished.
-        ValueError: the checkpoint is of no market.
+        ValueError: the checkpoint is of no market; or an option that does not belong to it.
         CheckpointError: the file is damaged.
     """
-    from lit_ppo.signals.checkpoint_choice import choose_checkpoint
+    from lit_ppo.signals.checkpoint_choice import choose_policy
 
-    return TrainedPolicy(choose_checkpoint(str(run.path if isinstance(run, Run) else run), fold))
+    return TrainedPolicy(choose_policy(str(run.path if isinstance(run, Run) else run), fold, hurdle, spread))
 
 
 def _bar_file(bars: pd.DataFrame | str | Path, folder: Path) -> Path:

@@ -18,6 +18,7 @@ SHARED = {
     "store.atomic",
     "store.files",
     "store.checkpoints",
+    "store.checkpoint_io",
     "ppo.schedules",
     "timing",
     "seeding",
@@ -140,6 +141,14 @@ def test_light_modules_start_without_torch_and_lightning():
     names = [f"datamodules.{name}" for name in LIGHT] + [f"lit_ppo.{name}" for name in LIGHT_OF_LIT_PPO]
     code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
     code += "print([name for name in ('torch', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_deciding_on_new_bars_starts_without_lightning_and_scipy_signal():
+    names = ["datamodules.features.feed", "lit_ppo.commands.signals"]
+    code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
+    code += "print([name for name in ('lightning', 'scipy.signal') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -7,7 +7,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Feed:
     Attributes:
         specs: its features.
         scaler: fitted on the train bars of its fold.
-        bar_seconds, point: of the bars it was trained on; new ones must have the same.
+        bar_seconds, point: of the bars it was trained on; new ones must have the same. 0: a policy for any bars, which
+            is `settled` on those of one file before it decides.
         memory_bars: bars that warm the LSTM up before the first decision.
         other_code: the features were computed by another release of our code, TA-Lib, numpy or pandas in training.
         costs, fill: of the training: what an account earns and pays; costs as plain data, see `Costs.from_dict`.
@@ -87,7 +88,7 @@ class Feed:
             )
         specs = load_features(entries, allow_modules)
         labels = [spec.label for spec in specs]
-        if labels != fingerprint["features"]:
+        if labels != fingerprint.get("features", labels):  # the prior trader's have no data that they were made of
             raise ValueError(
                 f"The checkpoint was trained with the features {', '.join(fingerprint['features'])}, but data.features "
                 f"of its run gives {', '.join(labels)}. Restore the list or the file that it names"
@@ -101,7 +102,7 @@ class Feed:
             bar_seconds=fingerprint["bar_seconds"],
             point=fingerprint["point"],
             memory_bars=fingerprint["warmup_bars"],
-            other_code=features_key(specs) != fingerprint["features_sha256"],
+            other_code=features_key(specs) != fingerprint.get("features_sha256", features_key(specs)),
             costs=fingerprint["costs"],
             allow_modules=allow_modules,
             fill=fingerprint["fill"],
@@ -120,6 +121,21 @@ class Feed:
         """Standard deviation of the price return on the train bars."""
         return self.scaler.reward_scale
 
+    def settled(self, path: str | Path) -> Feed:
+        """For bars like those of this file, where the policy trades any; else itself.
+
+        Raises:
+            BarFileError: the file cannot be used.
+        """
+        if self.bar_seconds:
+            return self
+        bars = read_bars(path, **self.reader)
+        return self.like(bars.bar_seconds, bars.point)
+
+    def like(self, bar_seconds: float, point: float) -> Feed:
+        """For bars of this length and point."""
+        return replace(self, bar_seconds=bar_seconds, point=point)
+
     def read(self, path: str | Path) -> dict[str, np.ndarray]:
         """Read and check a bar file.
 
@@ -133,12 +149,12 @@ class Feed:
         bars = read_bars(path, **self.reader)
         if bars.bar_seconds != self.bar_seconds:
             raise ValueError(
-                f"The policy was trained on bars of {self.bar_seconds:g} seconds, but {bars.path.name} has bars of "
+                f"The policy decides on bars of {self.bar_seconds:g} seconds, but {bars.path.name} has bars of "
                 f"{bars.bar_seconds:g}. Give bars of the same length"
             )
         if not np.isclose(bars.point, self.point, rtol=1e-9, atol=0):
             raise ValueError(
-                f"The policy was trained on quotes with a point of {self.point:g}, but {bars.path.name} has one of "
+                f"The policy decides on quotes with a point of {self.point:g}, but {bars.path.name} has one of "
                 f"{bars.point:g}. Give bars of the same feed; if the digits mislead, pass --point {self.point:g}"
             )
         columns = {name: bars.frame[name].to_numpy(np.float64) for name in bars.frame.columns if name != "time"}

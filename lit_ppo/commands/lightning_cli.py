@@ -43,7 +43,8 @@ from lit_ppo.recipe import suitable_threads
 from lit_ppo.scoring.exam import mark
 from lit_ppo.scoring.money import MoneySettings
 from lit_ppo.store.atomic import atomic_write
-from lit_ppo.store.checkpoints import SELECTED, AtomicCheckpointIO, CheckpointStore
+from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
+from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
 from lit_ppo.store.prior_weights import NETWORK, PriorWeights

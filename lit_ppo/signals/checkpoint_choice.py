@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_ppo.market.costs import Costs
 from lit_ppo.recipe import Policy, Recipe, load_policy
 from lit_ppo.store.atomic import sha256_file
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore, local_path
 from lit_ppo.store.files import shown_path
+from lit_ppo.store.prior_weights import RELEASED, PriorWeights
 from lit_ppo.store.results import NOT_TRAINED, load_run
 from lit_ppo.store.schema import read_configuration
 
+PRIOR = "prior"  # the released prior trader, which needs no run; a folder of that name is ./prior
+PRIOR_WARMUP_BARS = 200  # that warm its LSTM up, as in the recipe zero_shot
+HURDLE = 0.002  # volatilities per bar held, docs/prior.md
+_NO_BAR = "1677-09-22"  # no bar is so old: the prior trader saw none
 DATA_STATE = "WalkForwardDataModule"  # key under which Lightning keeps the datamodule's state
 REMEDY = "Give a run's folder (results/<seed>), a fold's folder in it, or a checkpoint file"
 
@@ -27,6 +34,7 @@ class ChosenCheckpoint:
         sha256: of the file.
         content: the checkpoint.
         settings: `data.*` of the run's configuration; empty where there is none.
+        asked: what was asked of the prior trader (hurdle, spread), which decides about its numbers as the weights do.
     """
 
     path: Path
@@ -34,6 +42,7 @@ class ChosenCheckpoint:
     sha256: str
     content: dict[str, Any]
     settings: dict[str, Any]
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -85,6 +94,65 @@ def choose_checkpoint(asked: str, fold: int | None = None) -> ChosenCheckpoint:
     )
     settings = _data_settings(config / "config.yaml")
     return ChosenCheckpoint(path, config, sha256_file(path), content, settings)
+
+
+def choose_policy(
+    asked: str, fold: int | None = None, hurdle: float | None = None, spread: float | str | None = None
+) -> ChosenCheckpoint:
+    """`choose_checkpoint`, or the prior trader where that is asked; None is the default.
+
+    Raises:
+        ValueError: also an option that does not belong to what is asked.
+    """
+    prior = {name: x for name, x in (("hurdle", hurdle), ("spread", spread)) if x is not None}
+    if asked == PRIOR:
+        if fold is not None:
+            raise ValueError(f"--fold {fold} belongs to a run's folder; the prior trader has no folds. Leave it out")
+        return prior_trader(**prior)  # type: ignore[arg-type]
+    if prior:
+        name = next(iter(prior))
+        raise ValueError(f"--{name} belongs to --ckpt prior: a run has the {name} of its training. Leave it out")
+    return choose_checkpoint(asked, fold)
+
+
+def prior_trader(hurdle: float = HURDLE, spread: float | str = "file") -> ChosenCheckpoint:
+    """The released prior trader as a checkpoint: for any bars, nothing trained, nothing scaled.
+
+    Args:
+        hurdle: volatilities that a position must earn per bar on average to be held, above 0.
+        spread: as `data.costs.spread`.
+
+    Raises:
+        ValueError: a hurdle that is no number above 0.
+        FileNotFoundError: this installation has no weights.
+    """
+    if not (math.isfinite(hurdle) and hurdle > 0):
+        raise ValueError(f"--hurdle is volatilities per bar held, a number above 0 (0.002 is usual), got {hurdle}")
+    weights = PriorWeights.read(PRIOR)
+    costs = asdict(Costs(spread=spread))
+    entries: list[dict[str, Any]] = [{"name": name} for name in weights.features]
+    entries[weights.features.index("core_hurdle")]["value"] = hurdle
+    nothing, one = [0.0] * len(entries), [1.0] * len(entries)
+    content = {
+        "hyper_parameters": {**Recipe(start=PRIOR).to_dict(), "seed": 0},
+        "policy": {"feature_names": list(weights.features)},
+        "state_dict": weights.tensors,
+        DATA_STATE: {
+            "features": entries,
+            "scaler": {"mean": nothing, "std": one},
+            "reward_scale": 1.0,
+            "seen_until": _NO_BAR,
+            "fingerprint": {
+                "bar_seconds": 0,
+                "point": 0.0,
+                "warmup_bars": PRIOR_WARMUP_BARS,
+                "costs": costs,
+                "fill": "next_open",
+                "last_time": _NO_BAR,
+            },
+        },
+    }
+    return ChosenCheckpoint(RELEASED, Path(), sha256_file(RELEASED), content, {}, {"hurdle": hurdle, "spread": spread})
 
 
 _RUN = ("run.json", "config.yaml")

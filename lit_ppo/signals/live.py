@@ -61,6 +61,11 @@ class BarFeed(Protocol):
         ...
 
     @property
+    def point(self) -> float:
+        """Price units per point."""
+        ...
+
+    @property
     def memory_bars(self) -> int:
         """Bars that warm the LSTM up before the first decision."""
         ...
@@ -83,6 +88,14 @@ class BarFeed(Protocol):
     @property
     def seen_until(self) -> int:
         """Open time of the last bar that training or the choice of the weights read, nanoseconds since 1970 UTC."""
+        ...
+
+    def settled(self, path: str | Path) -> BarFeed:
+        """For bars like those of this file, where the policy trades any; else itself."""
+        ...
+
+    def like(self, bar_seconds: float, point: float) -> BarFeed:
+        """For bars of this length and point."""
         ...
 
     def read(self, path: str | Path) -> Columns:
@@ -117,6 +130,8 @@ class SignalState:
         bars_held: bars since the held position was taken.
         actions: [D] int64 index of the position decided at each of the last D bars; earlier ones were warm-up.
         probabilities: [D] float32 of those decisions.
+        rewritten: open times of bars that the feed changed right after they were decided on; the state keeps them as
+            they were then (`with_bars`).
     """
 
     origin: dict[str, Any]
@@ -126,6 +141,7 @@ class SignalState:
     bars_held: float
     actions: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    rewritten: tuple[int, ...] = ()
 
     @classmethod
     def begin(cls, origin: dict[str, Any], step: DecisionStep) -> SignalState:
@@ -142,6 +158,7 @@ class SignalState:
         tensors["bars_held"] = np.array([self.bars_held])
         tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         about = {"schema": SCHEMA, "origin": self.origin, "columns": list(self.bars), "sha256": _digest(tensors)}
+        about |= {"rewritten": list(self.rewritten)} if self.rewritten else {}
         return to_safetensors(tensors, {_KEY: json.dumps(about, sort_keys=True)})
 
     @classmethod
@@ -171,16 +188,19 @@ class SignalState:
             origin=about["origin"],
             bars={name: tensors[f"bar.{name}"] for name in about["columns"]},
             bars_held=float(tensors["bars_held"][0]),
+            rewritten=tuple(about.get("rewritten", ())),
             **{name: tensors[name] for name in ("hidden", "cell", "actions", "probabilities")},
         )
 
-    def with_bars(self, new: Columns, source: str, bar_seconds: float) -> SignalState:
+    def with_bars(self, new: Columns, source: str, bar_seconds: float, keep_last: bool = False) -> SignalState:
         """Append the bars of a file that were not seen before.
 
         Args:
             new: the bars of the file: it holds the last bar seen, or begins one bar after it.
             source: its name, for messages.
             bar_seconds: length of one bar.
+            keep_last: where the last bar decided on has other numbers now, keep it as it was (`rewritten` says so)
+                instead of refusing the file.
 
         Raises:
             ValueError: a gap between the bars seen and the file, or bars seen that are not the same in the file.
@@ -207,9 +227,14 @@ class SignalState:
             return replace(self, bars={name: np.concatenate([self.bars[name], new[name]]) for name in new})
         first = int(np.searchsorted(seen, time[0]))
         common = min(len(seen) - first, len(time))
+        rewritten = self.rewritten
         for name in new:  # time first: a missing bar shows there
             then, now = self.bars[name][first : first + common], new[name][:common]
             same = (then == now) | (np.isnan(then) & np.isnan(now)) if name != "time" else then == now
+            if name != "time":
+                if keep_last and not same[-1] and first + common == len(seen) and int(seen[-1]) not in rewritten:
+                    rewritten = (*rewritten, int(seen[-1]))
+                same |= np.isin(time[:common], rewritten)
             if not same.all():
                 row = int(np.argmin(same))
                 was, found = (_moment(then[row]), _moment(now[row])) if name == "time" else (then[row], now[row])
@@ -217,7 +242,8 @@ class SignalState:
                     f"{source}, bar {_moment(time[row])}: {name} is {found}, and was {was} when it was decided on. "
                     f"{_OTHER_FEED}"
                 )
-        return replace(self, bars={name: np.concatenate([self.bars[name], new[name][common:]]) for name in new})
+        bars = {name: np.concatenate([self.bars[name], new[name][common:]]) for name in new}
+        return replace(self, bars=bars, rewritten=rewritten)
 
     @property
     def times(self) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import torch
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.module import LitPPO
-from lit_ppo.store.checkpoints import AtomicCheckpointIO
+from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

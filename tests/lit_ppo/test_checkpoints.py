@@ -14,9 +14,9 @@ import torch
 
 from lit_ppo.store import atomic
 from lit_ppo.store.atomic import TEMPORARY_SUFFIX, atomic_write
+from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
 from lit_ppo.store.checkpoints import (
     MANIFEST,
-    AtomicCheckpointIO,
     CheckpointError,
     CheckpointStore,
     load_checkpoint,

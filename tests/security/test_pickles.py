@@ -14,7 +14,8 @@ import torch
 
 from lit_ppo.cli import main
 from lit_ppo.scoring.fills import FILE_NAME, FillTable, read_fills
-from lit_ppo.store.checkpoints import AtomicCheckpointIO, CheckpointError, load_checkpoint
+from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
+from lit_ppo.store.checkpoints import CheckpointError, load_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCT = [path for name in ("lit_ppo", "datamodules", "callbacks") for path in (REPOSITORY / name).rglob("*.py")]
