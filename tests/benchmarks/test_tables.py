@@ -82,6 +82,7 @@ def test_a_random_walk_passes_by_staying_flat():
         assert oracles.passed(oracles.ROWS["o4"], group) is expected
 
 
+@pytest.mark.slow
 def test_unseen_markets_are_drawn_once_and_for_all_and_worth_learning():
     jobs = oracles.unseen_draws()
     assert [job.market for job in jobs] == [job.market for job in oracles.unseen_draws()]

@@ -134,6 +134,7 @@ def test_training_begins_with_the_chosen_weights_and_deleting_the_entry_begins_a
     assert "warm_start" not in load_run(cold).folds[2].details
 
 
+@pytest.mark.slow
 def test_optimizer_and_normaliser_come_along_by_choice(run):
     plain = run("plain", {})
     moments, scaled = run("moments", {"optimizer": True}), run("scaled", {"normaliser": True})

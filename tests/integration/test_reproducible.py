@@ -146,6 +146,7 @@ def test_a_second_run_gives_the_same_bytes_and_global_generators_are_neither_use
     assert_same_bytes(folder, here / "plain" / "7")
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_stays_within_the_tolerance(run, here):
     folder = run("threads", "--threads", "2")
     mine, other = weights(folder), weights(here / "plain" / "7")

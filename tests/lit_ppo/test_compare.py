@@ -41,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_skill_is_better_than_luck_and_luck_cannot_be_told_from_luck(results: Path) -> None:
     lucky, other, skilled = (_read(results / name) for name in "123")
     assert _difference(lucky, skilled).mean.low > 0

@@ -220,6 +220,7 @@ def bars(tmp_path_factory) -> Path:
 SMALL = ["--initial_window", "400", "--validation_size", "100", "--step_size", "100", "--total_timesteps", "4096"]
 
 
+@pytest.mark.slow
 def test_the_lots_drive_the_account_of_evaluation(bars, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [

@@ -88,6 +88,7 @@ def test_every_seed_counts_as_a_trial_in_every_run_and_more_seeds_count_later_to
     assert outcome(Path("results/7")) == before
 
 
+@pytest.mark.slow
 def test_a_failed_seed_is_said_left_out_and_gives_exit_code_1_and_a_resume_completes_it(walk, die_in, capsys):
     die_in(8, FloatingPointError("the loss is nan"))
     assert walk("--seeds", "3") == 1
@@ -133,6 +134,7 @@ def test_a_number_of_seeds_below_one_is_refused(walk, wrong, capsys):
     assert "a number of runs >= 1 is needed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_pooled_result_and_ignores_one_of_an_earlier_run(walk):
     assert walk("--seeds", "2") == 0
     page = Path("results/7/report.html").read_text()

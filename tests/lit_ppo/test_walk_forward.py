@@ -185,6 +185,7 @@ def test_the_chosen_weights_are_the_best_on_validation_and_give_the_recorded_sco
         assert record.details["selected"]["timesteps"] == 64 * (4 - scores[::-1].index(max(scores)))
 
 
+@pytest.mark.slow
 def test_without_the_selection_callback_the_last_weights_are_used(run, tmp_path):
     _, chosen = run()
     config = yaml.safe_load(CONFIG)
