@@ -23,6 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import jsonargparse
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -163,11 +164,16 @@ def evaluate(document: Document) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """What the documents speak of: bars.csv, new_bars.csv, configs/, and finished runs in results/."""
+    """What the documents speak of: bars.csv, new_bars.csv, bars/ of two instruments, configs/, runs in results/."""
     home = tmp_path_factory.mktemp("documents")
     market = SyntheticMarket(num_bars=3200, seed=2)
     market.write(home / "bars.csv")
     SyntheticMarket(num_bars=600, seed=3).write(home / "new_bars.csv")
+    (home / "bars").mkdir()
+    days = pd.date_range("2010-01-01", periods=3200, freq="D")
+    for seed, name in enumerate(("gold", "oil")):
+        bars = SyntheticMarket(num_bars=3200, seed=seed).bars().frame
+        bars.assign(time=days).to_csv(home / "bars" / f"{name}.csv", index=False)
     small = {"total_timesteps": 1024, "num_envs": 8, "num_steps": 32, "burn_in": 8, "num_networks": 1}
     sizes = {"train_size": 400, "validation_size": 100, "test_size": 100, "step_size": 100, "fold_limit": 2}
     lit_ppo.walk_forward(home / "bars.csv", model=small, **sizes, cache=False, seed=42, results=home / "results")
