@@ -16,6 +16,7 @@ from lit_ppo.store.atomic import atomic_write, sha256_file
 from lit_ppo.store.files import shown_path
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
+HURDLE = "core_hurdle"
 NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
 
 
@@ -74,14 +75,16 @@ class PriorWeights:
         Raises:
             ValueError: a feature that the weights need is missing.
         """
-        missing = [name for name in self.features if name not in feature_names]
+        # A hurdle of one's own is in the feature's label, and the same input.
+        known = [HURDLE if name.startswith(f"{HURDLE}_") else name for name in feature_names]
+        missing = [name for name in self.features if name not in known]
         if missing:
             raise ValueError(
                 f"model.start: these weights see {len(self.features)} features, and data.features lacks "
                 f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Set data.features: core, or a list "
                 "that holds configs/features/core.yaml and yours"
             )
-        columns = [list(feature_names).index(name) for name in self.features]
+        columns = [known.index(name) for name in self.features]
         fitted = dict(self.tensors)
         for name, tensor in self.tensors.items():
             if name.endswith("weight_ih.0"):

@@ -67,7 +67,7 @@ def test_killed_at_every_failpoint_one_after_the_other_equals_uninterrupted(laun
     record_property("failpoints", len(FAILPOINTS))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_three_times_at_random_also_while_resuming_equals_uninterrupted(launch, whole, seed, record_property):
     dice, killed = random.Random(seed), 0
     while killed < 3:

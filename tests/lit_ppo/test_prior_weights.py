@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lit_ppo
+from datamodules.features.compute import load_features
 from datamodules.prior import FEATURE_PARITY, FEATURES
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.nets.policy import MarketPolicy
@@ -54,6 +55,14 @@ def test_further_features_enter_with_weight_zero(weights):
     one, _ = plain.encode(inputs, plain.initial_state(2))
     two, _ = more.encode(extra, more.initial_state(2))
     torch.testing.assert_close(one.policy, two.policy)
+
+
+def test_a_hurdle_of_ones_own_is_the_same_input(weights):
+    entries = [{"name": name} for name in FEATURES[:-1]] + [{"name": "core_hurdle", "value": 0.004}]
+    names = [spec.label for spec in load_features(entries)]
+    assert names[-1] == "core_hurdle_0.004"
+    policy = build_policy(Recipe(start=str(weights)), {"feature_names": names}, seed=1)
+    torch.testing.assert_close(policy.state_dict(), PriorWeights.read(weights).tensors, rtol=0, atol=0)
 
 
 def test_what_cannot_be_started_from_is_refused(weights, tmp_path):
