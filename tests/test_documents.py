@@ -52,6 +52,11 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
     "audit": ("--points", "3", "--timesteps", "4096", "--null_seeds", "0"),
     "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0", *SEEING),
     "doctor": ("--timesteps", "0"),
+    "power": ("--quick", "--kinds", "[drift]", "--sharpes", "[10]", "--overwrite"),
+    "pretrain": (
+        *("--model.total_timesteps", "512", "--model.num_envs", "8", "--model.num_steps", "16", "--overwrite"),
+        *("--data.ring", "4", "--data.fresh", "1", "--data.prior.bars", "[400, 500]"),
+    ),
     "train_ppo.py": ("--total_timesteps", "4096", "--iterations", "1"),
     "train_ppo_optimized.py": ("--total_timesteps", "4096", "--min_timesteps", "4096", "--iterations", "1"),
     "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),

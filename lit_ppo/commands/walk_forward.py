@@ -28,6 +28,7 @@ from lit_ppo.report.build import write_report
 from lit_ppo.report.summary import outcome, print_summary
 from lit_ppo.scoring.money import MoneyBook, money_line
 from lit_ppo.store.files import json_bytes
+from lit_ppo.store.looks import note_look
 from lit_ppo.store.prior_weights import start_record
 from lit_ppo.store.provenance import source_sha256
 from lit_ppo.store.results import RunFolder, run_record
@@ -115,8 +116,10 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
                 folder.remove()  # settings that only the training could refuse: the corrected command starts anew
                 raise
             folder.update_run(status="stopped" if isinstance(error, KeyboardInterrupt) else "interrupted")
+            _note_look(folder)
             raise
         folder.update_run(status="done", cache=data.get_optimization_info())
+        _note_look(folder)
         summary = write_summary(folder, len(data.folds), data.get_optimization_info())
         lines = _overfitting(folder, len(loop.overlays)) if len(loop.overlays) > 1 else []
         analysis = analyse(folder.path)  # once, for table and page
@@ -245,6 +248,12 @@ def _record(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -
         command=["lit-ppo", *command],
         **more,
     )
+
+
+def _note_look(folder: RunFolder) -> None:
+    """Into the ledger of looks: what was seen counts against later runs, even once this folder is gone."""
+    config = (folder.path / "config.yaml").read_text(encoding="utf-8")
+    note_look(folder.path.parent, folder.path.name, config, folder.read_run(), folder.folds())
 
 
 def oracle_record(market: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lit_ppo.scoring.replay import (
     random_traders,
     replay,
 )
+from lit_ppo.store.looks import bars_of, configuration_of, configurations_seen, test_range
 from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, read_folds, read_record, run_records
 from lit_ppo.store.schema import REMEDY, MoneyRecord
 
@@ -249,37 +250,33 @@ def _oracle(run: Run, net: Floats) -> Oracle | None:
 
 
 def trials_seen(run: Run) -> int:
-    """Runs whose test result on these bars was looked at, this one included: N of the deflated Sharpe ratio.
+    """Configurations whose test result on these bars was looked at, this one included: N of the deflated Sharpe ratio.
 
     They are the runs beside this one (as `compare --all` lists them) with the same bars and a finished fold whose test
-    overlaps this run's. The folds of one run are stitched, not chosen among, and candidates are chosen on validation
-    bars: neither are trials. Seeds that are pooled with the run count even where their folders are not at hand.
+    overlaps this run's, and those that the ledger of looks (`lit_ppo.store.looks`) remembers, folders gone or not.
+    The folds of one run are stitched, not chosen among, and candidates are chosen on validation bars: neither are
+    trials. Seeds that are pooled with the run count even where their folders are not at hand.
     """
-    found = 1
-    own_bars, own_range = _bars_id(run.record), _test_range(run.folds)
-    for path in run_records(run.path.parent):
+    bars, rows, root = bars_of(run.record), test_range(run.folds), run.path.parent
+    seen = {configuration_of(run.config, run.record)}
+    if bars is not None and rows is not None:
+        try:
+            seen |= configurations_seen(root, bars, rows)
+        except ValueError as error:
+            warnings.warn(f"The ledger of looks is not counted: {error}", stacklevel=2)
+    for path in run_records(root):
         if path.parent.resolve() == run.path.resolve():
             continue
         try:
-            same = own_bars is not None and _bars_id(read_record(path.parent)) == own_bars
-            other = _test_range(read_folds(path.parent))
+            record, other = read_record(path.parent), test_range(read_folds(path.parent))
         except ValueError as error:
             warnings.warn(f"A run is not counted as a trial: {error}", stacklevel=2)
             continue
-        if same and own_range and other and other[0] < own_range[1] and own_range[0] < other[1]:
-            found += 1
-    return max(found, len(run.record.get("seeds") or [1]))
-
-
-def _bars_id(record: dict[str, Any]) -> str | None:
-    data = record.get("data", {})
-    return data.get("bars_sha256") or data.get("sha256")
-
-
-def _test_range(folds: list[FoldRecord]) -> tuple[int, int] | None:
-    """[start, stop) rows of the bar file from the first to the last finished test; None without one."""
-    tests = [fold.bars["test"] for fold in folds if fold.status == "done" and "test" in fold.bars]
-    return (min(test[0] for test in tests), max(test[1] for test in tests)) if tests else None
+        if bars_of(record) == bars and bars and rows and other and other[0] < rows[1] and rows[0] < other[1]:
+            config = path.parent / "config.yaml"
+            text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
+            seen.add(configuration_of(text, record))
+    return max(len(seen), len(run.record.get("seeds") or [1]))
 
 
 def _by_fold(

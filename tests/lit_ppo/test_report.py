@@ -412,8 +412,10 @@ def test_folds_are_no_trials_and_runs_on_the_same_bars_are(tmp_path: Path) -> No
     many = analyse(demo.make_run(tmp_path / "b", seed=1, folds=8, test_bars=200)).evidence
     assert few.trials == many.trials == 1
     shutil.copytree(tmp_path / "a" / "1", tmp_path / "a" / "2")
-    assert analyse(tmp_path / "a" / "1").evidence.trials == 2
+    assert analyse(tmp_path / "a" / "1").evidence.trials == 1  # the same settings and seed: nothing new was seen
     record = tmp_path / "a" / "2" / "run.json"
+    record.write_text(record.read_text().replace('"seed": 1,', '"seed": 2,'))
+    assert analyse(tmp_path / "a" / "1").evidence.trials == 2
     record.write_text(record.read_text().replace("0" * 64, "1" * 64))
     assert analyse(tmp_path / "a" / "1").evidence.trials == 1  # other bars
 
