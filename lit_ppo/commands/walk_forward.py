@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
+from lit_ppo.commands.rerun import PER_CALL
 from lit_ppo.folds.autotune import Choice, autotune, overrides, stored_choice
 from lit_ppo.folds.candidates import overfitting_probability, overlays_of
 from lit_ppo.folds.engine import Engine, InProcess, RayWorkers
@@ -271,7 +272,7 @@ def oracle_record(market: Any) -> dict[str, Any]:
 def _stored(text: str) -> str:
     """The configuration without what belongs to one call only: a rerun from config.yaml must not overwrite."""
     config = yaml.safe_load(text)
-    for key in ("resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster", "quiet", "json"):
+    for key in PER_CALL:
         config.pop(key, None)
     return yaml.safe_dump(config, sort_keys=False)
 

@@ -12,9 +12,9 @@ done again; a run that is stopped keeps what every worker had saved.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
-import pickle
 import signal
 import socket
 import tempfile
@@ -479,8 +479,9 @@ def _code() -> dict[str, Any]:
 
 def _portable(error: Exception) -> Exception:
     """The error as another process can read it."""
+    plain = all(value is None or isinstance(value, str | int | float) for value in vars(error).values())
     try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
+        if plain and type(copy.copy(error)) is type(error):  # made again of its arguments, as the other process will
             return error
     except Exception:  # a class may refuse in any way
         pass

@@ -148,7 +148,7 @@ def portfolio(tmp_path_factory) -> lit_ppo.Portfolio:
     several = {"gold": bars(0, 760, 0), "oil": bars(60, 640, 1), "new": bars(600, 90, 2)}
     root = tmp_path_factory.mktemp("several")
     settings = {"model": MODEL, "trainer": TRAINER, "costs": {"spread": "2bp"}, "seed": 7, **SIZES}
-    return lit_ppo.walk_forward(several, results=root, **settings)
+    return lit_ppo.walk_forward(several, config="scratch", results=root, **settings)
 
 
 def test_a_dict_of_frames_is_a_run_each_and_their_portfolio_and_what_fails_is_left_out_and_named(portfolio):
@@ -231,7 +231,7 @@ def test_the_command_line_takes_files_by_name_refuses_runs_that_are_there_and_re
     _, oil, gold = (files[size] for size in sorted(files))
     groups = {"model": MODEL, "data": SIZES, "trainer": TRAINER}
     settings = [(f"{group}.{name}", value) for group, keys in groups.items() for name, value in keys.items()]
-    flags = ["--config=walk_forward", *(f"--{key}={_as_flag(key, value)}" for key, value in settings)]
+    flags = ["--config=scratch", *(f"--{key}={_as_flag(key, value)}" for key, value in settings)]
     flags += ["--seed=7", "--data.costs.spread=2bp", f"--results={portfolio.path}"]
     flags += [f"--data.path={json.dumps({'gold': str(gold), 'oil': str(oil)})}"]
     assert main(["walk-forward", *flags]) == 2

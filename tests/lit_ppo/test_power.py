@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,7 +205,8 @@ def test_the_page_draws_a_line_a_kind_and_names_what_cannot_be_planted():
     made["rows"].append({"kind": "drift", "sharpe": 10.0, "m": None, "share": None, "why": "<too much>", "runs": []})
     made |= {"sentence": "S", "remedies": "R", "seeds": [0, 1], "folds": 2, "folds_there": 9}
     text = power_page(made)
-    assert '"name":"momentum"' in text
+    figures = [gzip.decompress(base64.b64decode(part)).decode() for part in re.findall(r"[A-Za-z0-9+/=]{400,}", text)]
+    assert any('"name":"momentum"' in figure for figure in figures)
     assert "drift 10: &lt;too much&gt;" in text
     assert "traded in 0 of 6 folds: no false trading" in text
 
