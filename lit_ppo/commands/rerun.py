@@ -19,18 +19,8 @@ from lit_ppo.store.results import Run, load_run, run_record
 
 COMPARED = ("versions", "commit", "dirty", "machine", "data")
 SUFFIX = "_again"
-OF_ONE_CALL = (
-    "config",
-    "results",
-    "resume",
-    "overwrite",
-    "allow_mismatch",
-    "seeds",
-    "workers",
-    "cluster",
-    "quiet",
-    "json",
-)
+PER_CALL = ("resume", "overwrite", "allow_mismatch", "seeds", "workers", "cluster", "quiet", "json")  # not of the run
+OF_ONE_CALL = ("config", "results", *PER_CALL)
 
 
 def take_original(arguments: Sequence[str]) -> tuple[list[str], Run | None]:
