@@ -20,7 +20,7 @@ def captions(analysis: Analysis) -> dict[str, str]:
     found = {
         "equity": (
             f"The agent ends at {end} times the start; its deepest drawdown is {deepest} %, and the longest lasts "
-            f"{longest} bars. Dotted lines are fold borders: from each on, another model decides, from a flat start. "
+            f"{longest} bars. Dotted lines are fold borders: from each on, another fold decides, from a flat start. "
             "The baselines keep their position across them, but for the previous fold's model."
         ),
         "timeline": (
