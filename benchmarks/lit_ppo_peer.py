@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.common import peak_memory_mb, sgemm_gflops
 from benchmarks.reference_market import ReferenceMarket
-from datamodules.walk_forward import OneBatch
+from datamodules.loader import OneBatch
 from lit_ppo import __version__
 from lit_ppo.module import LitPPO
 from lit_ppo.seeding import make_generator

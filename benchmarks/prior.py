@@ -27,6 +27,7 @@ from benchmarks.common import RESULTS, provenance, write
 from benchmarks.planted import DATA, DEFAULT_FILES
 from datamodules.bars.read import Bars, read_bars
 from datamodules.features.compute import compute_features, load_features
+from datamodules.features.core import hurdle_feature
 from datamodules.planted import Edge, LogBars, mirrored, plant, rebuilt, relative, volatility
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.market.costs import Costs, bar_times, fill_arrays, known_cost
@@ -120,7 +121,7 @@ def market_of(bars: Bars, costs: Costs, hurdle: float) -> MarketTensors:
     cost = known_cost(bars.frame, costs, bars.point)
     features = compute_features(bars.frame, specs, bars.bar_seconds, cost=cost)
     names = [spec.label for spec in specs]
-    features[:, -1] = math.log(hurdle / 0.002)
+    features[:, -1] = hurdle_feature(hurdle)
     fills = fill_arrays(bars.frame, costs, "next_open", bars.point)
     first, last = max(spec.warmup for spec in specs), len(bars.frame) - 2
     rows = slice(first, last)

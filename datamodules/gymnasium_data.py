@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from datamodules.loader import OneBatch
 from lit_ppo.market.tensors import GymnasiumTask
-
-
-class OneTask:
-    """A data loader of one task."""
-
-    def __init__(self, task: GymnasiumTask) -> None:
-        self.task = task
-
-    def __iter__(self) -> Iterator[GymnasiumTask]:
-        yield self.task
-
-    def __len__(self) -> int:
-        return 1
 
 
 class GymnasiumDataModule(pl.LightningDataModule):
@@ -76,16 +63,16 @@ class GymnasiumDataModule(pl.LightningDataModule):
         )
         self.validation_episodes, self.test_episodes = validation_episodes, test_episodes
 
-    def train_dataloader(self) -> OneTask:
-        return OneTask(self.task)
+    def train_dataloader(self) -> OneBatch:
+        return OneBatch(self.task)
 
-    def val_dataloader(self) -> OneTask:
-        return OneTask(replace(self.task, role="validation", num_episodes=self.validation_episodes))
+    def val_dataloader(self) -> OneBatch:
+        return OneBatch(replace(self.task, role="validation", num_episodes=self.validation_episodes))
 
-    def test_dataloader(self) -> OneTask:
-        return OneTask(replace(self.task, role="test", num_episodes=self.test_episodes))
+    def test_dataloader(self) -> OneBatch:
+        return OneBatch(replace(self.task, role="test", num_episodes=self.test_episodes))
 
-    def predict_dataloader(self) -> OneTask:
+    def predict_dataloader(self) -> OneBatch:
         raise ValueError(f"`predict` writes decisions on bars, and {self.task.env_id} has none; `test` plays episodes")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -93,6 +93,8 @@ class Prior:
                 raise ValueError(f"prior.{name} is a probability, got {getattr(self, name)}")
         if len(self.kinds) != len(KINDS) or min(self.kinds) < 0 or not sum(self.kinds):
             raise ValueError(f"prior.kinds are weights of {', '.join(KINDS)}, got {self.kinds}")
+        if self.degrees_of_freedom[0] <= 2:
+            raise ValueError(f"prior.degrees_of_freedom must be above 2, for a variance, got {self.degrees_of_freedom}")
         if self.bars[0] < 2 * START_BARS:
             raise ValueError(f"prior.bars must be at least {2 * START_BARS}, got {self.bars[0]}")
 
@@ -193,11 +195,11 @@ def make_market(
     still = noise / sigma
     length = len(noise)
     moves, known = np.zeros(length), np.zeros(length)
-    trends: list[tuple[FloatArray, float, float]] = []
+    trends: list[tuple[FloatArray, float]] = []
     for edge in edges:
         gate = _gate(g, length) if edge.switches else np.ones(length)
         if edge.kind == "trend":
-            trends.append((gate * edge.size * edge.parameters["sign"], edge.parameters["bars"], edge.size))
+            trends.append((gate * edge.size * edge.parameters["sign"], edge.parameters["bars"]))
             continue
         if edge.kind == "drift":
             move = np.full(length, edge.size * edge.parameters["sign"])
@@ -215,7 +217,7 @@ def make_market(
             continue
         moves += gate * move
         known += gate * move
-    for scale, bars, _ in trends:
+    for scale, bars in trends:
         added = np.empty(length)
         _follow(still, moves, scale, bars, added)
         moves, known = moves + added, known + added
@@ -273,7 +275,7 @@ def _noise(prior: Prior, g: np.random.Generator, seconds: NDArray[np.int64]) -> 
     if g.random() < prior.plain:
         return base * g.standard_normal(length)
     dof = _log_uniform(g, prior.degrees_of_freedom)
-    shocks = g.standard_t(dof, length) / math.sqrt(dof / (dof - 2)) if dof > 2.5 else g.standard_normal(length)
+    shocks = g.standard_t(dof, length) / math.sqrt(dof / (dof - 2))
     deviation = g.uniform(*prior.clustering)
     keep = math.exp(-1 / _log_uniform(g, prior.clustering_bars))
     driver = g.standard_normal(length) * deviation * math.sqrt(1 - keep**2)

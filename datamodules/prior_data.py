@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from datamodules.loader import OneBatch
 from datamodules.prior import (
     DAY,
     FEATURE_PARITY,
@@ -38,19 +39,6 @@ EXAM: dict[str, Edge | None] = {
     "drift_02": Edge("drift", 0.02, {"sign": -1.0}),
     "nothing": None,
 }
-
-
-class OneOf:
-    """A data loader of one thing."""
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __iter__(self) -> Iterator[Any]:
-        yield self.thing
-
-    def __len__(self) -> int:
-        return 1
 
 
 class PriorDataModule(pl.LightningDataModule):
@@ -95,14 +83,14 @@ class PriorDataModule(pl.LightningDataModule):
             self._exam = Exam(tuple(cells))
         return self._exam
 
-    def train_dataloader(self) -> OneOf:
-        return OneOf(self.stream)
+    def train_dataloader(self) -> OneBatch:
+        return OneBatch(self.stream)
 
-    def val_dataloader(self) -> OneOf:
-        return OneOf(self.exam())
+    def val_dataloader(self) -> OneBatch:
+        return OneBatch(self.exam())
 
-    def test_dataloader(self) -> OneOf:
-        return OneOf(self.exam())
+    def test_dataloader(self) -> OneBatch:
+        return OneBatch(self.exam())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
@@ -111,7 +99,7 @@ class PriorDataModule(pl.LightningDataModule):
         """What the policy was trained on."""
         stream = self.stream
         return {
-            "prior": _plain(asdict(self.prior)),
+            "prior": json.loads(json.dumps(asdict(self.prior))),  # lists, as a checkpoint keeps them
             "prior_seed": self.prior_seed,
             "ring": stream.size,
             "fresh": stream.fresh,
@@ -153,10 +141,3 @@ def exam_cell(name: str, market: PriorMarket, first: int = EXAM_FIRST) -> ExamCe
         feature_parity=FEATURE_PARITY,
     )
     return ExamCell(name, tensors, torch.from_numpy(market.forecast[first:last].copy()))
-
-
-def _plain(value: Any) -> Any:
-    """Lists in the place of tuples, as a checkpoint keeps them."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -32,6 +32,7 @@ from datamodules.features.compute import (
     warmup_bars,
 )
 from datamodules.features.scaling import Scaler
+from datamodules.loader import OneBatch
 from datamodules.splits import WalkForwardSplit
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.argument_types import check_types
@@ -40,19 +41,6 @@ from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors
 from lit_ppo.store.files import shown_path
 
 DEFAULT_COSTS = Costs()
-
-
-class OneBatch:
-    """A data loader of one batch. (A plain list would be taken for a list of data loaders.)"""
-
-    def __init__(self, market: MarketTensors) -> None:
-        self.market = market
-
-    def __iter__(self) -> Iterator[MarketTensors]:
-        yield self.market
-
-    def __len__(self) -> int:
-        return 1
 
 
 @functools.cache

@@ -436,7 +436,7 @@ def load_policy(
         run: RESULTS/<seed>, a fold's folder in it, a checkpoint, or what `walk_forward` returned; "prior" is the
             released prior trader (docs/prior.md), which decides on any bars.
         fold: of a run; None is the newest finished one.
-        hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.002.
+        hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.001.
         spread: of the prior trader only: as `data.costs.spread`; None is "file".
 
     Raises:

@@ -22,6 +22,7 @@ import pandas as pd
 import talib
 
 from datamodules.features import core
+from lit_ppo.market.costs import DEFAULT_HURDLE
 
 SESSIONS = {  # local time zone, first and last hour of the day's trade; the zones move with daylight saving time
     "tokyo": ("Asia/Tokyo", 9, 15),
@@ -389,7 +390,7 @@ for _column, (_name, _parity) in enumerate(zip(core.NAMES, core.PARITY, strict=T
     )
 
 
-def core_hurdle(data: BarArrays, value: float = 0.001) -> np.ndarray:
+def core_hurdle(data: BarArrays, value: float = DEFAULT_HURDLE) -> np.ndarray:
     """What a position must earn on average to be held, in volatilities per bar: the prior trader's caution."""
     return np.full(len(data.frame), core.hurdle_feature(value))
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from lit_ppo.class_paths import take_allowed_modules
 from lit_ppo.commands.reader_flags import add_reader_flags, given
-from lit_ppo.signals.checkpoint_choice import HURDLE, ChosenCheckpoint, choose_policy
+from lit_ppo.market.costs import DEFAULT_HURDLE
+from lit_ppo.signals.checkpoint_choice import ChosenCheckpoint, choose_policy
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.follow import LEAST_ROWS, TimeTextError, bar_window, json_lines, lines_of, whole_lines
 from lit_ppo.signals.live import (
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="bar file: with the last bar decided on, or right after it; or -")
     parser.add_argument("--follow", action="store_true", help="wait for new bars of the file; one JSON line a decision")
     parser.add_argument("--fold", type=int, help="of a run; default: the newest finished one")
-    parser.add_argument("--hurdle", type=float, help=f"of the prior trader (docs/prior.md); default: {HURDLE}")
+    parser.add_argument("--hurdle", type=float, help=f"of the prior trader (docs/prior.md); default: {DEFAULT_HURDLE}")
     parser.add_argument("--spread", type=_spread, help="of the prior trader: file, 0.2 or 1.5bp; default: file")
     parser.add_argument("--output", help=f"CSV of decisions; default: {OUTPUT} in the run's folder")
     parser.add_argument("--state", help=f"what is carried from call to call; default: OUTPUT{STATE_SUFFIX}")

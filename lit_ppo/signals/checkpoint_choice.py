@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_ppo.market.costs import Costs
+from lit_ppo.market.costs import DEFAULT_HURDLE, Costs
 from lit_ppo.recipe import Policy, Recipe, load_policy
 from lit_ppo.store.atomic import sha256_file
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore, local_path
@@ -18,7 +18,6 @@ from lit_ppo.store.schema import read_configuration
 
 PRIOR = "prior"  # the released prior trader, which needs no run; a folder of that name is ./prior
 PRIOR_WARMUP_BARS = 200  # that warm its LSTM up, as in the recipe zero_shot
-HURDLE = 0.002  # volatilities per bar held, docs/prior.md
 _NO_BAR = "1677-09-22"  # no bar is so old: the prior trader saw none
 DATA_STATE = "WalkForwardDataModule"  # key under which Lightning keeps the datamodule's state
 REMEDY = "Give a run's folder (results/<seed>), a fold's folder in it, or a checkpoint file"
@@ -115,7 +114,7 @@ def choose_policy(
     return choose_checkpoint(asked, fold)
 
 
-def prior_trader(hurdle: float = HURDLE, spread: float | str = "file") -> ChosenCheckpoint:
+def prior_trader(hurdle: float = DEFAULT_HURDLE, spread: float | str = "file") -> ChosenCheckpoint:
     """The released prior trader as a checkpoint: for any bars, nothing trained, nothing scaled.
 
     Args:
@@ -127,7 +126,9 @@ def prior_trader(hurdle: float = HURDLE, spread: float | str = "file") -> Chosen
         FileNotFoundError: this installation has no weights.
     """
     if not (math.isfinite(hurdle) and hurdle > 0):
-        raise ValueError(f"--hurdle is volatilities per bar held, a number above 0 (0.002 is usual), got {hurdle}")
+        raise ValueError(
+            f"--hurdle is volatilities per bar held, a number above 0 ({DEFAULT_HURDLE} is usual), got {hurdle}"
+        )
     weights = PriorWeights.read(PRIOR)
     costs = asdict(Costs(spread=spread))
     entries: list[dict[str, Any]] = [{"name": name} for name in weights.features]

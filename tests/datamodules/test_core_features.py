@@ -132,6 +132,7 @@ def test_a_season_is_seen_where_there_is_one_and_its_odds_say_so(returns):
 def test_they_are_features_like_others_and_enter_as_they_are():
     specs = load_features("core")
     assert [spec.label for spec in specs[:-1]] == [f"core_{name}" for name in core.NAMES]
+    assert specs[-1].label == "core_hurdle"  # the recipe asks for the default, which `predict --ckpt prior` has too
     assert all(spec.scale_free for spec in specs)
     bars = SyntheticMarket(num_bars=400, seed=1).bars()
     with pytest.raises(ValueError, match="cost"):
