@@ -11,6 +11,8 @@ state from the first bar of the file, so that a later start gives other values: 
     families  drift; one trend; one wave of the day; a hidden sign that flips: each with unknown size (and length,
               turns, flip rate), by Bayes: its forecast of z_{t+1} if it is there, and the log odds that it is
     single    the forecast averaged over the families and over there being none
+    ahead     what a position of one is to earn in the coming 8, 32 and 128 bars, by single and by joint: a change of
+              position pays if that is more than its cost
     joint     z_{t+1} = beta_t . x_t + noise with everything at once: a Kalman filter, whose beta wanders around 0
     hours     mean of z in the hour of the coming bar, shrunk towards 0
 """
@@ -37,6 +39,8 @@ JOINT_SHARE = 0.6  # of these, in the joint filter: with everything at once each
 REGIME_SIZES = (0.03, 0.06, 0.1, 0.17, 0.3, 0.5)
 REGIME_FLIPS = (0.003, 0.01, 0.03)
 HOUR_MEMORY = 5_000.0  # visits of an hour
+AHEAD = (8, 32, 128)  # bars
+AHEAD_UNIT = 0.1  # volatilities: sums are shown as asinh(sum / unit), for they may be large
 NULL_ODDS = 2.0  # of no edge against each family, beforehand
 START_BARS = 100  # until the volatility is worth dividing by
 
@@ -51,6 +55,7 @@ NAMES = (
     *(f"joint_{part}_{kind}" for part in _PARTS for kind in ("forecast", "t")),
     "fast_forecast",
     "fast_t",
+    *(f"{what}_ahead_{bars}" for bars in AHEAD for what in ("single", "joint")),
     "hour_forecast",
     "hour_t",
     *(f"regime_side_{flip:g}" for flip in REGIME_FLIPS),
@@ -102,6 +107,8 @@ def core_features(
         np.array(MEMORIES),
         np.array(REGIME_SIZES),
         np.array(REGIME_FLIPS),
+        np.array(AHEAD),
+        turn * bar_seconds if has_hours else 0.0,
     )
     return out
 
@@ -162,7 +169,19 @@ def _learn(beta, P, x, z, keep, start, gain, first, last):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories, sizes, flips):
+def _coming(x, fades, along, across, trends, coming):
+    """Sum of each regressor over the coming bars, from what it is now."""
+    first = 1 + trends
+    for k in range(first):
+        coming[k] = fades[k] * x[k]
+    for k in range(len(along)):
+        sine, cosine = x[first + 2 * k], x[first + 2 * k + 1]
+        coming[first + 2 * k] = along[k] * sine + across[k] * cosine
+        coming[first + 2 * k + 1] = along[k] * cosine - across[k] * sine
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories, sizes, flips, ahead, step):
     N, T, W = len(log_return), len(trend_bars), waves.shape[1]
     K, D = 1 + T + W, 1 + T + W // 2  # regressors; families' variants: drift, trends, waves
     variance, fast, slow, seen = 0.0, 0.0, 0.0, 0
@@ -179,6 +198,7 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
     for d in range(D):
         begins[d] = d if d < 1 + T else 1 + T + 2 * (d - 1 - T)
         ends[d] = begins[d] + (1 if d < 1 + T else 2)
+    families = (0, 1, 1 + T, D)  # first variant of drift, trends, waves
     together = JOINT_SHARE**2 * start
     beta, P, evidence = np.zeros(K), np.diag(start), np.zeros(D)  # each variant alone, side by side
     joint, joint_P = np.zeros((2, K)), np.zeros((2, K, K))
@@ -189,6 +209,21 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
     G, Q = len(sizes), len(flips)
     up, weight = np.full((G, Q), 0.5), np.zeros((G, Q))  # belief in +1; log evidence of a regime against none
     tops, sums, means = np.empty(4), np.empty(4), np.empty(4)
+    # Sums of the regressors over the coming A[i] bars, as multiples of what they are now: a drift stays, a trend fades,
+    # a wave turns (`along`, and `across` of its other half), a hidden sign flips
+    A = len(ahead)
+    fades, along, across, stays = np.empty((A, 1 + T)), np.empty((A, W // 2)), np.empty((A, W // 2)), np.empty((A, Q))
+    for i in range(A):
+        fades[i, 0] = ahead[i]
+        for k in range(T):
+            fades[i, 1 + k] = trend_bars[k] * (1.0 - (1.0 - rates[k]) ** ahead[i])
+        for k in range(W // 2):
+            half = 0.5 * (k + 1) * step
+            size = math.sin(ahead[i] * half) / math.sin(half) if half > 0.0 else float(ahead[i])
+            along[i, k], across[i, k] = size * math.cos((ahead[i] - 1) * half), size * math.sin((ahead[i] - 1) * half)
+        for q in range(Q):
+            stays[i, q] = (1.0 - (1.0 - 2.0 * flips[q]) ** ahead[i]) / (2.0 * flips[q])
+    coming, later = np.empty(K), np.empty((A, 4))
     for t in range(N):
         # What bar t says of what was known before it
         square = log_return[t] ** 2
@@ -234,11 +269,7 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             c += 1
         # The families: evidence and forecast of each, over its variants
         for f in range(3):
-            first, last = 0, 1
-            if f == 1:
-                first, last = 1, 1 + T
-            elif f == 2:
-                first, last = 1 + T, D
+            first, last = families[f], families[f + 1]
             top, total, mean = evidence[first], 0.0, 0.0
             for d in range(first, last):
                 top = max(top, evidence[d])
@@ -267,6 +298,22 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             out[t, c + 1] = min(max(odds / 4.0, -2.0), 6.0)
             highest = max(highest, odds)
             c += 2
+        for i in range(A):
+            _coming(x, fades[i], along[i], across[i], T, coming)
+            for f in range(3):
+                later[i, f] = 0.0
+                for d in range(families[f], families[f + 1]):
+                    forecast = 0.0
+                    for k in range(begins[d], ends[d]):
+                        forecast += beta[k] * coming[k]
+                    later[i, f] += math.exp(evidence[d] - tops[f]) * forecast
+                later[i, f] /= sums[f] * (families[f + 1] - families[f])
+            later[i, 3] = 0.0
+            for g in range(G):
+                for q in range(Q):
+                    share = math.exp(weight[g, q] - top)
+                    now = sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
+                    later[i, 3] += share * now * stays[i, q] / total
         edge, single = 0.0, 0.0
         for f in range(4):
             share = math.exp(tops[f] + math.log(sums[f]) - highest)
@@ -291,6 +338,16 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
                     uncertain += x[k] * joint_P[m, k, j] * x[j]
             out[t, c] = min(max(mean / MEAN_UNIT, -8.0), 8.0)
             out[t, c + 1] = mean / math.sqrt(uncertain) / 2.0 if uncertain > 1e-12 else 0.0
+            c += 2
+        for i in range(A):
+            _coming(x, fades[i], along[i], across[i], T, coming)
+            mixed, mean = 0.0, 0.0
+            for f in range(4):
+                mixed += math.exp(tops[f] + math.log(sums[f]) - highest) * later[i, f]
+            for k in range(K):
+                mean += joint[0, k] * coming[k]
+            out[t, c] = math.asinh(mixed / (edge + none) / AHEAD_UNIT)
+            out[t, c + 1] = math.asinh(mean / AHEAD_UNIT)
             c += 2
         h = next_hours[t]
         if h >= 0:
