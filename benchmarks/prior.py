@@ -6,7 +6,8 @@
 
 The policy reads the file once from its start, state and running statistics carried on; it decides from bar 500, and is
 scored from bar 3,000 (and, to show what context is worth, from 500 to 3,000). Costs are the file's. The share is of
-what the informed trader earns on the same rows with thresholds best in hindsight.
+what the informed trader earns on the same rows with thresholds best in hindsight; once of the returns as they came, and
+once of their known means (positions times what was planted, less costs), in which no luck is left.
 
 `OUTSIDE` are shapes that the prior does not draw. They were written down before the released weights were trained.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +32,14 @@ from datamodules.features.compute import compute_features, load_features
 from datamodules.features.core import hurdle_feature
 from datamodules.planted import Edge, LogBars, mirrored, plant, rebuilt, relative, volatility
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo import walk_forward
 from lit_ppo.market.costs import Costs, bar_times, fill_arrays, known_cost
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.oracles import optima
 from lit_ppo.oracles.informed import informed_trader, share_found
 from lit_ppo.recipe import Recipe, build_policy
+from lit_ppo.report.analysis import analyse
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.store.prior_weights import PriorWeights
 
@@ -104,7 +108,7 @@ OUTSIDE: dict[str, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] =
 
 
 def plant_outside(bars: Bars, shape: str, generator: np.random.Generator) -> tuple[Bars, FloatArray]:
-    """The bars with direction erased and this shape planted, and [N] what is known at each close of the next move."""
+    """The bars with direction erased and this shape planted, and [N] mean of the next log return, known at a close."""
     noise = mirrored(relative(bars.frame), generator)
     sigma = volatility(noise.close)
     hours = bar_times(bars.frame) / 3.6e12 % 24
@@ -112,7 +116,7 @@ def plant_outside(bars: Bars, shape: str, generator: np.random.Generator) -> tup
     moves = OUTSIDE[shape](noise.close / sigma, hours, days)
     close = noise.close + moves * sigma
     logs = LogBars(noise.open, np.maximum(noise.high, close), np.minimum(noise.low, close), close)
-    return replace(bars, frame=rebuilt(bars, logs)), np.append(moves[1:], 0.0)
+    return replace(bars, frame=rebuilt(bars, logs)), np.append((moves * sigma)[1:], 0.0)
 
 
 def market_of(bars: Bars, costs: Costs, hurdle: float) -> MarketTensors:
@@ -138,18 +142,29 @@ def market_of(bars: Bars, costs: Costs, hurdle: float) -> MarketTensors:
     )
 
 
-def marked(done: Evaluation, market: MarketTensors, forecast: FloatArray) -> dict[str, Any]:
-    """What it earned, from bar 3,000 on and before, against the informed trader on the same rows."""
+def marked(done: Evaluation, market: MarketTensors, means: FloatArray) -> dict[str, Any]:
+    """What it earned, from bar 3,000 on and before, against the informed trader on the same rows.
+
+    `means` [N] is the mean of the next log return, as known at each close of the file.
+    """
     found: dict[str, Any] = {}
-    known = forecast[market.first_bar + market.warmup :][: len(done.positions)]
+    known = means[market.first_bar + market.warmup :][: len(done.positions)]
     for name, rows in (("early", slice(0, SCORED_FROM - CONTEXT)), ("scored", slice(SCORED_FROM - CONTEXT, None))):
         columns = ("price_return", "turnover_cost", "carry_long", "carry_short")
         arrays = {column: market.decisions(column).numpy()[rows] for column in columns}
         informed = informed_trader(known[rows], bars_per_year=market.bars_per_year, **arrays)
         net, cost = done.ledger.net_return[rows], done.ledger.cost[rows]
+        worth = [
+            float((positions * known[rows]).sum() - np.abs(np.diff(positions, prepend=0.0)) @ arrays["turnover_cost"])
+            for positions in (done.positions[rows], informed.positions)
+        ]
         deviation = float(net.std())
         found[name] = {
             "share": share_found(net, informed.net_return) if informed.net_return.sum() > 0 else None,
+            "net": float(net.sum()),
+            "informed_net": float(informed.net_return.sum()),
+            "expected": worth[0],
+            "informed_expected": worth[1],
             "informed_sharpe": informed.sharpe_annual,
             "t": float(net.mean() / deviation * math.sqrt(len(net))) if deviation else 0.0,
             "cost_in_sharpe": float(cost.mean() / deviation * math.sqrt(market.bars_per_year)) if deviation else 0.0,
@@ -193,33 +208,27 @@ def laboratory(policy: MarketPolicy, hurdle: float, num_bars: int, seed: int) ->
     return found
 
 
-def real(path: Path, policy: MarketPolicy, hurdle: float) -> dict[str, Any]:
-    """The policy on a real file as it is, from bar 500: whatever comes is shown. Files without spreads pay 2 bp."""
+def real(path: Path, start: str, results: Path) -> dict[str, Any]:
+    """The walk-forward that a user would run, and its verdict, whatever comes; files without spreads pay 2 bp."""
     found: dict[str, Any] = {"file": path.name}
     try:
-        bars = read_bars(path)
-        costs = Costs() if "spread" in bars.frame else Costs(spread="2bp")
-        market = market_of(bars, costs, hurdle)
-        done = evaluate(policy, market)
+        costs = Costs() if "spread" in read_bars(path).frame else Costs(spread="2bp")
+        windows = {"train_size": 250, "validation_size": 50, "test_size": 500, "step_size": 500}
+        folder = results / path.name.split(".")[0]
+        run = walk_forward(path, config="zero_shot", model={"start": start}, costs=costs, results=folder, **windows)
+        analysis = analyse(run.path)
     except ValueError as error:  # the reader's: several symbols, two bar lengths; the table says so
         why = str(error).splitlines()[0].replace(str(path), path.name)
         print(f"{path.name[:40]:40s} not read: {why[:100]}")
         return found | {"refused": why}
-    net, held = done.ledger.net_return, market.decisions("price_return").numpy()
-
-    def annual(values: FloatArray) -> float:
-        return float(values.mean() / values.std() * math.sqrt(bars.bars_per_year)) if values.std() > 0 else 0.0
-
-    found |= {"bars": len(net), "spread": "file" if costs.spread == "file" else str(costs.spread)}
-    found |= {"sharpe": annual(net), "t": annual(net) * math.sqrt(len(net) / bars.bars_per_year)}
-    found |= {"net_return": float(np.prod(1 + net) - 1), "exposure": float(np.abs(done.positions).mean())}
-    found |= {"long_sharpe": annual(held), "long_return": float(np.prod(1 + held) - 1)}
-    print(
-        f"{path.name[:40]:40s} {len(net):6,} bars  net {100 * found['net_return']:+7.1f} %  "
-        f"Sharpe {found['sharpe']:+.2f}  t {found['t']:+.1f}  exposure {found['exposure']:.2f}   "
-        f"long: {100 * found['long_return']:+7.1f} %  Sharpe {found['long_sharpe']:+.2f}",
-        flush=True,
-    )
+    figures = ("return_pct", "sharpe_annual", "exposure")
+    found |= {"bars": len(analysis.net_return), "spread": str(costs.spread), "verdict": analysis.verdict.kind}
+    found |= {name: analysis.metrics[name] for name in figures}
+    found["t"] = analysis.metrics["sharpe_annual"] * math.sqrt(len(analysis.net_return) / analysis.bars_per_year)
+    for other in analysis.baselines:
+        if other.key in ("buy_and_hold", "trend"):
+            found[other.key] = {name: other.metrics[name] for name in figures}
+    print(f"{path.name[:40]:40s} {analysis.verdict.text}", flush=True)
     return found
 
 
@@ -249,17 +258,18 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 generator = np.random.default_rng(seed)
                 if size is None:
-                    made, forecast = plant_outside(bars, kind, generator)
+                    made, means = plant_outside(bars, kind, generator)
                 else:
                     planted = plant(bars, Edge(kind, size), generator)  # type: ignore[arg-type]
-                    made, forecast = planted.bars, planted.forecast
+                    made, means = planted.bars, planted.forecast * np.append(planted.sigma[1:], 0.0)
                 for hurdle in arguments.hurdles:
                     market = market_of(made, costs, hurdle)
-                    found = marked(evaluate(policy, market), market, forecast)
+                    found = marked(evaluate(policy, market), market, means)
                     cell = {"file": path.name, "kind": kind, "m": size, "seed": seed, "hurdle": hurdle, **found}
                     record["cells"].append(cell)
                     print(line(cell), flush=True)
-    record["real"] = [real(path, policy, arguments.hurdles[0]) for path in sorted(DATA.glob("*.csv*"))]
+    with tempfile.TemporaryDirectory() as results:
+        record["real"] = [real(path, arguments.start, Path(results)) for path in sorted(DATA.glob("*.csv*"))]
     for hurdle in arguments.hurdles:
         found = laboratory(policy, hurdle, arguments.laboratory_bars, seed=5)
         record["laboratory"][f"{hurdle:g}"] = found
@@ -276,6 +286,8 @@ def main() -> None:
 def line(cell: dict[str, Any]) -> str:
     scored = cell["scored"]
     share = "   -  " if scored["share"] is None else f"{100 * scored['share']:4.0f} %"
+    if scored["informed_expected"] > 0:
+        share += f" (of the means {100 * scored['expected'] / scored['informed_expected']:4.0f} %)"
     size = "" if cell["m"] is None else f"m {cell['m']:g}"
     return (
         f"{cell['file'][:12]} {cell['kind']:14s} {size:7s} seed {cell['seed']} hurdle {cell['hurdle']:g}  "

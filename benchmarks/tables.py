@@ -431,23 +431,17 @@ def prior_tables(record: dict[str, Any]) -> str:
     """What the prior trader finds without training: planted edges, shapes outside the prior, laboratory markets."""
     if not record:
         return UNMEASURED
-    parts = []
+    parts, details = [], []
     for what, inside in (("planted edge", True), ("shape that the prior does not draw", False)):
         rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for cell in record["cells"]:
             if (cell["m"] is not None) == inside:
                 rows.setdefault((cell["kind"], cell["m"], cell["file"], cell["hurdle"]), []).append(cell)
-        titles = (
-            what,
-            "noise of",
-            "hurdle",
-            "informed Sharpe",
-            "found, every planting",
-            "before bar 3,000",
-            "exposure",
-            "t",
-        )
+        titles = (what, "noise of", "hurdle", "informed Sharpe", "found of the means", "least to most")
+        titles += ("found of the returns", "t", "exposure")
         parts.append(table(titles, [prior_row(key, cells) for key, cells in rows.items()]))
+        titles = (what, "noise of", "informed Sharpe", "found of the returns", "before bar 3,000", "exposure", "t")
+        details.append(table(titles, [planting_row(key, cells) for key, cells in rows.items()]))
     for hurdle, found in record["laboratory"].items():
         unseen = [cell["share"] for name, cell in found.items() if "unseen" in name and cell["share"] is not None]
         main, hard = found["main"], found["hard"]
@@ -458,9 +452,10 @@ def prior_tables(record: dict[str, Any]) -> str:
             "must find the regime's size and flip rate out too (thresholds best in hindsight): "
             f"{percent(main['share_of_bayes'])} and {percent(hard['share_of_bayes'])}."
         )
-    titles = ("real file", "bars", "spread", "net", "annual Sharpe", "t", "exposure", "long: return", "Sharpe")
+    titles = ("real file", "bars", "spread", "net", "annual Sharpe", "t", "exposure", "long: net", "Sharpe", "trend")
+    titles = (*titles, "verdict")
     parts.append(table(titles, [real_row(found) for found in record["real"]]))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "Every planting:", *details])
 
 
 def real_row(found: dict[str, Any]) -> Row:
@@ -468,23 +463,50 @@ def real_row(found: dict[str, Any]) -> Row:
         return (
             found["file"],
             "not read: " + found["refused"].removeprefix(f"{found['file']}: ")[:70] + " ...",
-            *[""] * 7,
+            *[""] * 9,
         )
     return (
         found["file"],
         f"{found['bars']:,}",
         found["spread"],
-        f"{100 * found['net_return']:+.1f} %",
-        f"{found['sharpe']:+.2f}",
+        f"{found['return_pct']:+.1f} %",
+        f"{found['sharpe_annual']:+.2f}",
         f"{found['t']:+.1f}",
         f"{found['exposure']:.2f}",
-        f"{100 * found['long_return']:+.1f} %",
-        f"{found['long_sharpe']:+.2f}",
+        f"{found['buy_and_hold']['return_pct']:+.1f} %",
+        f"{found['buy_and_hold']['sharpe_annual']:+.2f}",
+        f"{found['trend']['sharpe_annual']:+.2f}",
+        {"edge": "edge", "none": "no edge", "loss": "loss"}[found["verdict"]],
     )
 
 
 def prior_row(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> Row:
+    """A kind and a file: all plantings together."""
     kind, size, file, hurdle = key
+    scored = [cell["scored"] for cell in cells]
+
+    def together(found: str, informed: str) -> str:
+        most = sum(cell[informed] for cell in scored)
+        return f"{100 * sum(cell[found] for cell in scored) / most:.0f} %" if most > 0 else "-"
+
+    each = [cell["expected"] / cell["informed_expected"] for cell in scored if cell["informed_expected"] > 0]
+    exposures = [cell["exposure"] for cell in scored]
+    return (
+        kind if not size else f"{kind} {size:g}",
+        file.split("_")[0],
+        f"{hurdle:g}",
+        f"{statistics.mean(cell['informed_sharpe'] for cell in scored):.1f}",
+        together("expected", "informed_expected"),
+        f"{100 * min(each):.0f} to {100 * max(each):.0f} %" if each else "-",
+        together("net", "informed_net"),
+        f"{statistics.mean(cell['t'] for cell in scored):+.1f}",
+        f"{statistics.mean(exposures):.2f} ({min(exposures):.2f} to {max(exposures):.2f})",
+    )
+
+
+def planting_row(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> Row:
+    """A kind and a file: every planting."""
+    kind, size, file, _ = key
 
     def shares(part: str) -> str:
         found = [cell[part]["share"] for cell in cells]
@@ -494,7 +516,6 @@ def prior_row(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> Row:
     return (
         kind if not size else f"{kind} {size:g}",
         file.split("_")[0],
-        f"{hurdle:g}",
         ", ".join(f"{cell['informed_sharpe']:.1f}" for cell in scored),
         shares("scored"),
         shares("early"),
