@@ -212,15 +212,15 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
     # Sums of the regressors over the coming A[i] bars, as multiples of what they are now: a drift stays, a trend fades,
     # a wave turns (`along`, and `across` of its other half), a hidden sign flips
     A = len(ahead)
-    fades, along, across, stays = np.empty((A, 1 + T)), np.empty((A, W // 2)), np.empty((A, W // 2)), np.empty((A, Q))
+    fades, along, across, stays = np.empty((A, 1 + T)), np.zeros((A, W // 2)), np.zeros((A, W // 2)), np.empty((A, Q))
     for i in range(A):
         fades[i, 0] = ahead[i]
         for k in range(T):
             fades[i, 1 + k] = trend_bars[k] * (1.0 - (1.0 - rates[k]) ** ahead[i])
         for k in range(W // 2):
-            half = 0.5 * (k + 1) * step
-            size = math.sin(ahead[i] * half) / math.sin(half) if half > 0.0 else float(ahead[i])
-            along[i, k], across[i, k] = size * math.cos((ahead[i] - 1) * half), size * math.sin((ahead[i] - 1) * half)
+            for bar in range(ahead[i]):
+                along[i, k] += math.cos(bar * (k + 1) * step)
+                across[i, k] += math.sin(bar * (k + 1) * step)
         for q in range(Q):
             stays[i, q] = (1.0 - (1.0 - 2.0 * flips[q]) ** ahead[i]) / (2.0 * flips[q])
     coming, later = np.empty(K), np.empty((A, 4))

@@ -129,6 +129,41 @@ def test_a_season_is_seen_where_there_is_one_and_its_odds_say_so(returns):
     assert np.corrcoef(column(there, "wave_forecast")[800:], coming[800:])[0, 1] > 0.9
 
 
+def test_what_is_ahead_is_the_sum_over_the_coming_bars():
+    """Against the regressors carried on bar by bar: a drift stays, averages fade, waves turn."""
+    g = np.random.default_rng(0)
+    T, W, bars, step = len(core.TREND_BARS), core.WAVES, 32, 2 * math.pi / 96
+    angle = 1.0
+    x = np.concatenate(([1.0], g.standard_normal(T), np.zeros(2 * W)))
+    wanted = np.zeros(len(x))
+    for bar in range(bars):
+        fade = (1 - 1 / np.array(core.TREND_BARS)) ** bar
+        turned = (np.arange(W) + 1) * (angle + bar * step)
+        now = np.concatenate(([1.0], x[1 : 1 + T] * fade, np.stack([np.sin(turned), np.cos(turned)], axis=1).ravel()))
+        wanted += now
+        if bar == 0:
+            x = now
+    counts = np.arange(bars)
+    fades = np.concatenate(([bars], (1 - (1 - 1 / np.array(core.TREND_BARS)) ** bars) * core.TREND_BARS))
+    along = np.array([np.cos(counts * (k + 1) * step).sum() for k in range(W)])
+    across = np.array([np.sin(counts * (k + 1) * step).sum() for k in range(W)])
+    found = np.empty(len(x))
+    core._coming(x, fades, along, across, T, found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("what", ["single", "joint"])
+def test_a_season_is_added_up_over_the_bars_ahead(returns, what):
+    hours = (345_600 + np.arange(BARS) * 900) / 3600 % 24
+    seasonal = features_of(returns + 6e-4 * np.sin(2 * np.pi * hours / 24))
+    forecast = column(seasonal, "wave_forecast" if what == "single" else "joint_all_forecast") * core.MEAN_UNIT
+    rows = np.arange(BARS - 300, BARS - 200)
+    for bars in core.AHEAD:
+        found = np.sinh(column(seasonal, f"{what}_ahead_{bars}")[rows]) * core.AHEAD_UNIT
+        summed = np.array([forecast[row : row + bars].sum() for row in rows])
+        assert np.corrcoef(found, summed)[0, 1] > (0.97 if what == "single" else 0.7)
+
+
 def test_they_are_features_like_others_and_enter_as_they_are():
     specs = load_features("core")
     assert [spec.label for spec in specs[:-1]] == [f"core_{name}" for name in core.NAMES]
