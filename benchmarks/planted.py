@@ -35,27 +35,36 @@ DEFAULT_FILES = (
     DATA / "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz",
     DATA / "XAUUSD_15min_mt4_2016-09_2019-08.csv.gz",  # has no spread: --spread is taken
 )
-RECIPE = "walk_forward"
+RECIPE, SCRATCH = "walk_forward", "scratch"
 QUICK = (("momentum", 0.1), ("drift", 0.05), ("season", 0.1), ("null", 0.0))  # kind, m
 
 
 @dataclass(frozen=True)
 class Window:
-    """Sizes of a walk-forward, bars; `timesteps` a fold (a large window ends earlier, by `model.max_passes`)."""
+    """Sizes of a walk-forward, bars; `timesteps` a fold for a training from scratch (`model.max_passes` ends earlier).
+
+    `expand`: train keeps all earlier bars, and `train` is what the first fold has.
+    """
 
     train: int
     validation: int
     test: int
     timesteps: int
+    expand: bool = False
 
     def flags(self, recipe: str) -> list[str]:
         sizes = {"train": self.train, "validation": self.validation, "test": self.test, "step": self.test}
         named = [f"--data.{name}_size={size}" for name, size in sizes.items()]
+        named.append(f"--data.expand_train={str(self.expand).lower()}")
         # Another recipe's budget is its own: it may train little, or nothing.
-        return [*named, f"--model.total_timesteps={self.timesteps}"] if recipe == RECIPE else named
+        return [*named, f"--model.total_timesteps={self.timesteps}"] if recipe == SCRATCH else named
 
 
-WINDOWS = {2000: Window(2000, 500, 500, 100_000), 24_000: Window(24_000, 3000, 10_000, 1_000_000)}
+WINDOWS = {
+    "2000": Window(2_000, 500, 500, 100_000),
+    "24000": Window(24_000, 3_000, 10_000, 1_000_000),
+    "expanding": Window(2_000, 500, 5_000, 1_000_000, expand=True),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Cell:
 
     file: str
     kind: str
-    window: int
+    window: str
     seed: int
     sharpe: float | None = None
     size: float | None = None
@@ -115,7 +124,7 @@ def cells_of(arguments: argparse.Namespace, files: list[Path]) -> list[Cell]:
     """Every run asked for."""
     if arguments.quick:
         quick = [(kind, size) for kind, size in QUICK if kind in arguments.kinds]
-        return [Cell(files[0].name, kind, 24_000, 0, size=size, recipe=arguments.config) for kind, size in quick]
+        return [Cell(files[0].name, kind, "24000", 0, size=size, recipe=arguments.config) for kind, size in quick]
     cells: list[Cell] = []
     for file in files:
         for window in arguments.windows:
@@ -132,7 +141,7 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.2, help="price units, for a file without spreads")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--sharpes", type=float, nargs="+", default=list(SHARPES), help="of the informed trader")
-    parser.add_argument("--windows", type=int, nargs="+", default=list(WINDOWS), choices=list(WINDOWS))
+    parser.add_argument("--windows", nargs="+", default=list(WINDOWS), choices=list(WINDOWS))
     parser.add_argument("--seeds", type=int, default=3, help="each its own mirror, edge and agent")
     parser.add_argument("--config", default=RECIPE, help="recipe that is measured, by its name or its path")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} in windows of 24,000 bars, one seed")
@@ -150,7 +159,7 @@ def main() -> None:
     cells = cells_of(arguments, there)
     todo = [cell for cell in cells if arguments.fresh or cell.name not in record["cells"]]
     print(f"{len(todo)} runs to do, {len(cells) - len(todo)} done", flush=True)
-    grounds: dict[tuple[str, int], Ground] = {}
+    grounds: dict[tuple[str, str], Ground] = {}
     for cell in todo:
         if (cell.file, cell.window) not in grounds:
             path = next(path for path in there if path.name == cell.file)
@@ -158,7 +167,7 @@ def main() -> None:
         result = grounds[cell.file, cell.window].run(cell)
         print(line(cell, result), flush=True)
         record["cells"][cell.name] = result
-        record["windows"] = {str(size): asdict(window) for size, window in WINDOWS.items()}
+        record["windows"] = {name: asdict(window) for name, window in WINDOWS.items()}
         record.update(provenance())
         write(arguments.out, record)
 

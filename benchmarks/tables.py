@@ -1,7 +1,7 @@
 """The measured table of the README, and docs/benchmarks.md with all of them, from benchmarks/results/*.json.
 
-    python -m benchmarks.tables            # rewrites docs/benchmarks.md, and the measured part of README.md and
-                                           # docs/prior.md
+    python -m benchmarks.tables            # rewrites docs/benchmarks.md, and the measured parts of README.md,
+                                           # docs/prior.md and docs/power.md
     python -m benchmarks.tables --check    # exit 1 if they are not what the results say
 
 Nothing is measured here. A row without a result reads "unmeasured".
@@ -22,10 +22,15 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 UNMEASURED = "unmeasured"
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
-NAMES += ("prior", "optimisations_regime", "optimisations_regime_results", "optimisations_file")
+NAMES += ("prior", "planted", "optimisations_regime", "optimisations_regime_results", "optimisations_file")
 HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
-    "quality": ("o3", "o3_memoryless", "o4", "o3_window"),
-    "speed": ("first user's recipe", "one LSTM of 256", "one fold", "whole walk-forward"),
+    "quality": ("o3",),
+    "planted": {  # informed annual Sharpe: what is asked of the default recipe
+        3.0: {"regime": 0.4},
+        6.0: {"regime": 0.8},
+        10.0: dict.fromkeys(("momentum", "reversion", "season", "drift"), 0.9),
+    },
+    "speed": ("first user's recipe", "one LSTM of 256", "whole walk-forward"),
 }
 Row = Sequence[str]
 
@@ -359,6 +364,7 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
         found = next((row for row in quality if row[0] == ROWS[name].title), None)
         measured = f"{found[2]}, {found[5]} seeds ({found[4]})" if found else UNMEASURED
         rows.append([title, ROWS[name].bar_text, measured, found[-1] if found else ""])
+    rows += planted_headlines(results["planted"])
     rows += [next(row for row in speed if row[0].startswith(start)) for start in HEADLINES["speed"]]
     return "\n".join(
         [
@@ -425,6 +431,78 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         origin(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def planted_cells(record: dict[str, Any]) -> dict[tuple[str, float | None], dict[str, list[dict[str, Any]]]]:
+    """The default recipe's runs by (kind, informed Sharpe), then by window."""
+    found: dict[tuple[str, float | None], dict[str, list[dict[str, Any]]]] = {}
+    for cell in record.get("cells", {}).values():
+        if cell["recipe"] == "walk_forward":
+            found.setdefault((cell["kind"], cell["sharpe"]), {}).setdefault(cell["window"], []).append(cell)
+    return found
+
+
+def planted_headlines(record: dict[str, Any]) -> list[Row]:
+    """One row a size in windows of 24,000 bars: the mean of files and seeds by kind. One row for nothing planted."""
+    window, found, rows = "24000", planted_cells(record), []
+    for sharpe, least in HEADLINES["planted"].items():
+        shares = {
+            kind: statistics.mean(cell["share"] for cell in by_window[window])
+            for (kind, size), by_window in found.items()
+            if size == sharpe and by_window.get(window)
+        }
+        title = f"known edge on real noise, informed annual Sharpe {sharpe:g}: share found by the default recipe"
+        bar = ", ".join(f"{kind} >= {100 * share:.0f} %" for kind, share in least.items())
+        measured = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in shares.items())
+        met = verdict(all(shares[kind] >= share for kind, share in least.items())) if shares else ""
+        rows.append([title, bar, measured or UNMEASURED, met])
+    null = found.get(("null", None), {}).get(window, [])
+    title, measured, met = "nothing planted: t, and annual Sharpe lost to costs", UNMEASURED, ""
+    if null:
+        t, lost = [cell["t"] for cell in null], max(cell["cost_in_sharpe"] for cell in null)
+        measured = f"t {min(t):+.1f} to {max(t):+.1f} in {len(t)} plantings; at most {lost:.2f} lost"
+        met = verdict(max(map(abs, t)) < 2 and lost <= 0.2)
+    return [*rows, [title, "|t| < 2, <= 0.2", measured, met]]
+
+
+def planted_tables(record: dict[str, Any]) -> str:
+    """The battery: a row a kind and size, a column a window, and every planting."""
+    found = planted_cells(record)
+    if not found:
+        return UNMEASURED
+    windows = list(record["windows"])
+    rows, every = [], []
+    for (kind, sharpe), by_window in found.items():
+        cells = []
+        for window in windows:
+            runs = by_window.get(window, [])
+            if not runs:
+                cells.append(UNMEASURED)
+            elif sharpe is None:
+                cells.append(
+                    f"t {min(run['t'] for run in runs):+.1f} to {max(run['t'] for run in runs):+.1f}, exposure "
+                    f"{statistics.mean(run['exposure'] for run in runs):.2f}, costs at most "
+                    f"{max(run['cost_in_sharpe'] for run in runs):.2f} of annual Sharpe"
+                )
+            else:
+                shares = [100 * run["share"] for run in runs]
+                cells.append(f"{statistics.mean(shares):.0f} % ({min(shares):.0f} to {max(shares):.0f})")
+        size = "" if sharpe is None else f"{sharpe:g}"
+        rows.append([kind, size, *cells])
+        for window, runs in by_window.items():
+            for file in dict.fromkeys(run["file"] for run in runs):
+                own = [run for run in runs if run["file"] == file]
+                shown = ", ".join("-" if run["share"] is None else f"{100 * run['share']:.0f} %" for run in own)
+                every.append(
+                    [kind, size, window, file.split("_")[0], shown]
+                    + [", ".join(f"{run[name]:{form}}" for run in own) for name, form in PLANTED_FIGURES.items()]
+                )
+    titles = ["planted", "informed Sharpe", *(f"windows of {int(w):,}" if w.isdigit() else w for w in windows)]
+    detail = ["planted", "informed Sharpe", "window", "noise of", "found", "t", "exposure"]
+    return f"{table(titles, rows)}\n\nEvery planting:\n\n{table(detail, every)}"
+
+
+PLANTED_FIGURES = {"t": "+.1f", "exposure": ".2f"}
 
 
 def prior_tables(record: dict[str, Any]) -> str:
@@ -572,11 +650,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {name: read(arguments.results / f"{name}.json") for name in NAMES}
     readme, docs = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
-    prior = ROOT / "docs" / "prior.md"
+    prior, power = ROOT / "docs" / "prior.md", ROOT / "docs" / "power.md"
     wanted = {
         readme: replaced(readme.read_text(encoding="utf-8"), readme_part(results)),
         docs: page(results),
         prior: replaced(prior.read_text(encoding="utf-8"), prior_tables(results["prior"])),
+        power: replaced(power.read_text(encoding="utf-8"), planted_tables(results["planted"])),
     }
     for path, text in wanted.items():
         same = path.is_file() and path.read_text(encoding="utf-8") == text
