@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -166,9 +169,7 @@ def test_the_card_of_the_released_weights_is_what_they_score():
         assert share == pytest.approx(weights.card["exam"][name], abs=0.02), name
 
 
-def pretrain(folder, timesteps: int, more: tuple[str, ...] = ()) -> int:
-    from lit_ppo.cli import main
-
+def pretrain_command(folder, timesteps: int, more: tuple[str, ...] = ()) -> list[str]:
     small = {
         "trainer.default_root_dir": folder,
         "trainer.check_val_every_n_epoch": 1_000,
@@ -185,12 +186,22 @@ def pretrain(folder, timesteps: int, more: tuple[str, ...] = ()) -> int:
         "data.context_weights": "[1.0]",
         "data.prior.bars": "[400, 500]",
     }
-    return main(["pretrain", "--config", "prior", *more, *(f"--{name}={value}" for name, value in small.items())])
+    return ["pretrain", "--config", "prior", *more, *(f"--{name}={value}" for name, value in small.items())]
 
 
-def test_a_pretraining_that_goes_on_gives_the_weights_of_one_that_was_never_stopped(tmp_path, monkeypatch):
+def pretrain(folder, timesteps: int, more: tuple[str, ...] = ()) -> int:
+    from lit_ppo.cli import main
+
+    return main(pretrain_command(folder, timesteps, more))
+
+
+@pytest.fixture
+def small_exam(monkeypatch):
     monkeypatch.setattr("datamodules.prior_data.EXAM", {"drift_05": Edge("drift", 0.2, {"sign": 1.0})})
     monkeypatch.setattr("datamodules.prior_data.EXAM_BARS", 1_500)
+
+
+def test_a_pretraining_that_goes_on_gives_the_weights_of_one_that_was_never_stopped(tmp_path, small_exam):
     assert pretrain(tmp_path / "whole", 8 * 16 * 4) == 0
     assert pretrain(tmp_path / "parts", 8 * 16 * 2) == 0
     assert pretrain(tmp_path / "parts", 8 * 16 * 4, ("--ckpt_path", "last")) == 0
@@ -199,3 +210,25 @@ def test_a_pretraining_that_goes_on_gives_the_weights_of_one_that_was_never_stop
     for name, tensor in whole.tensors.items():
         torch.testing.assert_close(tensor, parts.tensors[name], rtol=0, atol=0)
     assert whole.card["exam"].keys() == {"share_drift_05", "exposure_drift_05"}
+
+
+def test_half_precision_takes_the_same_way(tmp_path, small_exam):
+    for name, precision in (("full", "32-true"), ("half", "bf16-mixed")):
+        assert pretrain(tmp_path / name, 8 * 16 * 2, ("--trainer.precision", precision)) == 0
+    full, half = (PriorWeights.read(tmp_path / name / "prior.safetensors").tensors for name in ("full", "half"))
+    apart = max(float((full[name].float() - half[name].float()).abs().max()) for name in full)
+    assert 0 < apart < 0.05  # other roundings, and the same steps of .002
+
+
+@pytest.mark.slow
+def test_two_ranks_share_one_pretraining(tmp_path):
+    """They draw markets of their own and average their gradients: the second time gives the same weights."""
+    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    files = []
+    for name in ("once", "again"):
+        command = pretrain_command(tmp_path / name, 2 * 8 * 16 * 2, more)
+        subprocess.run([sys.executable, "-m", "lit_ppo", *command], check=True, timeout=600)
+        files.append(PriorWeights.read(tmp_path / name / "prior.safetensors"))
+    assert files[0].card["timesteps"] == 2 * 8 * 16 * 2
+    for name, tensor in files[0].tensors.items():
+        torch.testing.assert_close(tensor, files[1].tensors[name], rtol=0, atol=0)
