@@ -19,6 +19,9 @@ else
 		--results "results/$$(basename "$(DATA)")" --resume $(ARGS)
 endif
 
+# Compiled files are kept, whatever the shell says: two workers and their processes read each module again.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
 
