@@ -19,12 +19,15 @@ else
 		--results "results/$$(basename "$(DATA)")" --resume $(ARGS)
 endif
 
+# Compiled files are kept, whatever the shell says: two workers and their processes read each module again.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" -p tests.cpu_time $(ARGS)
 
 # Also records what the fault tests measured (benchmarks/results/reliability.json) and makes docs/reliability.md of it.
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -p tests.faults.record $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -p tests.faults.record -p tests.cpu_time --cpu-budget 20 $(ARGS)
 	$(BIN)/python -m benchmarks.reliability_table
 
 check: $(STAMP)

@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# Before anything loads OpenMP: the tests run side by side, and threads of tiny networks wait for each other by
+# spinning, a third of all the computing time. Tests of threads ask for theirs with `torch.set_num_threads`.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pandas as pd
 import pytest

@@ -186,12 +186,15 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
     K, D = 1 + T + W, 1 + T + W // 2  # regressors; families' variants: drift, trends, waves
     variance, fast, slow, seen = 0.0, 0.0, 0.0, 0
     spread_z = 1.0  # running mean square of z: real bars are not normal
-    average, scales, rates = np.zeros(T), np.empty(T), 1.0 / trend_bars
+    # Loops, not expressions of arrays: numba compiles those for seconds, with the text of their errors.
+    average, scales, rates = np.zeros(T), np.empty(T), np.empty(T)
     for k in range(T):
+        rates[k] = 1.0 / trend_bars[k]
         scales[k] = 1.0 / math.sqrt(rates[k] / (2.0 - rates[k]))
     start = np.empty(K)  # prior variances
     start[0] = DRIFT_SIZE**2
-    start[1 : 1 + T] = TREND_SIZE**2
+    for k in range(T):
+        start[1 + k] = TREND_SIZE**2
     for k in range(W):
         start[1 + T + k] = (WAVE_SIZE / (1 + k // 2)) ** 2
     begins, ends = np.empty(D, np.int64), np.empty(D, np.int64)  # regressors of each variant
@@ -199,15 +202,22 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
         begins[d] = d if d < 1 + T else 1 + T + 2 * (d - 1 - T)
         ends[d] = begins[d] + (1 if d < 1 + T else 2)
     families = (0, 1, 1 + T, D)  # first variant of drift, trends, waves
-    together = JOINT_SHARE**2 * start
-    beta, P, evidence = np.zeros(K), np.diag(start), np.zeros(D)  # each variant alone, side by side
+    together = np.empty(K)
+    beta, P, evidence = np.zeros(K), np.zeros((K, K)), np.zeros(D)  # each variant alone, side by side
     joint, joint_P = np.zeros((2, K)), np.zeros((2, K, K))
-    joint_P[0], joint_P[1] = np.diag(together), np.diag(together)
-    keeps = np.exp(-1.0 / memories)
+    keeps = np.empty(2)
+    for k in range(K):
+        together[k] = JOINT_SHARE**2 * start[k]
+        P[k, k], joint_P[0, k, k], joint_P[1, k, k] = start[k], together[k], together[k]
+    for m in range(2):
+        keeps[m] = math.exp(-1.0 / memories[m])
     x, gain = np.zeros(K), np.empty(K)
     hour_n, hour_s = np.zeros(24), np.zeros(24)
     G, Q = len(sizes), len(flips)
-    up, weight = np.full((G, Q), 0.5), np.zeros((G, Q))  # belief in +1; log evidence of a regime against none
+    up, weight = np.empty((G, Q)), np.zeros((G, Q))  # belief in +1; log evidence of a regime against none
+    for g in range(G):
+        for q in range(Q):
+            up[g, q] = 0.5
     tops, sums, means = np.empty(4), np.empty(4), np.empty(4)
     # Sums of the regressors over the coming A[i] bars, as multiples of what they are now: a drift stays, a trend fades,
     # a wave turns (`along`, and `across` of its other half), a hidden sign flips

@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -99,6 +99,7 @@ class LitPPOCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
         self.command = command
+        self._dumped: tuple[Namespace, str] | None = None
         arguments, self.allowed_modules = take_allowed_modules(with_recipe_files(arguments))
         restrict_class_paths(self.allowed_modules)
         if self.allowed_modules:
@@ -337,8 +338,11 @@ class LitPPOCLI(LightningCLI):
         return Path(self.config["trainer"]["default_root_dir"] or otherwise)
 
     def config_text(self) -> str:
-        """The merged configuration as YAML."""
-        return self.parser.dump(self.config, skip_unset=False, skip_link_targets=True)
+        """The merged configuration as YAML; dumped anew only when it has changed."""
+        if self._dumped is None or self._dumped[0] != self.config:
+            text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=True)
+            self._dumped = (self.config.clone(), text)
+        return self._dumped[1]
 
     def checkpoint(self) -> str | None:
         """Resolve `--ckpt_path`.
