@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_ppo.signals.live import HEADER, Columns
+from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import shown_path, utc_cells
 
 POLL_SECONDS = 0.02
@@ -60,7 +61,7 @@ def whole_lines(path: Path, folder: Path) -> Iterator[tuple[Path, int]]:
             cut = content.rfind(end) + len(end) if end in content else 0
             half_only = before is not None and now is not None and now[0] == before[0] and cut == length
             if not half_only or cut == len(content):
-                copy.write_bytes(content[:cut])
+                atomic_write(copy, content[:cut])
                 os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))  # the reader knows a running bar by it
                 yield copy, content.count(end)
             before, length = now, cut
@@ -103,7 +104,7 @@ def bar_window(header: str, rows: Sequence[str], known: Columns, path: Path) -> 
         span = slice(max(0, stop - LEAST_ROWS), stop)
         cells = [utc_cells(known["time"][span]), *([repr(x) for x in known[n][span].tolist()] for n in names[1:])]
         before = [",".join(row) for row in zip(*cells, strict=True)]
-    path.write_text("\n".join([",".join(names), *before, *rows, ""]), encoding="utf-8")
+    atomic_write(path, "\n".join([",".join(names), *before, *rows, ""]))
     os.utime(path, (4e9, 4e9))  # a line is a closed bar, whatever the clocks say
 
 
