@@ -154,6 +154,41 @@ def test_the_ranks_of_long_and_short_on_one_market_sum_to_100() -> None:
     assert long + short == pytest.approx(100, abs=1)  # compounding, not rank, is what is left
 
 
+def entering_after(sign: int, moves: np.ndarray) -> np.ndarray:
+    """[folds, bars] long from the bar after the fold has moved that way by as much as 16 bars do, to its end."""
+    moved = sign * np.cumsum(moves, axis=1) > 4e-3
+    entered = np.maximum.accumulate(moved, axis=1)
+    return np.concatenate((np.zeros((len(moves), 1)), entered[:, :-1]), axis=1)
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["after a rise", "after a fall"])
+def test_who_enters_after_a_move_that_says_nothing_ranks_in_the_middle(sign: int) -> None:
+    ranks = []
+    for seed in range(40):
+        moves = np.random.default_rng(seed).normal(0, 1e-3, (30, 60))
+        zero = np.zeros(moves.size)
+        times, fold = np.arange(moves.size), np.repeat(np.arange(30), 60)
+        fills = FillTable(times, fold, np.ones(moves.size), moves.ravel(), zero, zero, zero)
+        agent = replay.closed_at_fold_ends(entering_after(sign, moves).ravel(), fold)
+        ranks.append(replay.random_traders(agent, fills, seed=0, draws=100).rank.percentile)
+    assert np.mean(ranks) == pytest.approx(50, abs=3.3 * 29 / np.sqrt(40))  # of uniform ranks
+    assert sum(rank >= 95 for rank in ranks) <= binom.ppf(1 - 1e-4, 40, 0.05)
+
+
+def test_random_traders_leave_the_folds_of_the_agent_and_keep_their_volatility() -> None:
+    fold = np.repeat(np.arange(24), 10)
+    wild = np.where(fold % 2, 1e-2, 1e-3)
+    moves = wild * np.random.default_rng(0).choice([-1.0, 1.0], 240)
+    zero = np.zeros(240)
+    fills = FillTable(np.arange(240), fold, np.ones(240), moves, zero, zero, zero)
+    agent = np.where(fold == 5, 1.0, 0.0)
+    paths = replay.random_paths(agent, fills, 200, np.random.default_rng(1))
+    held = np.unique(fold[np.flatnonzero(paths.any(axis=0))])
+    assert held.tolist() == [k for k in range(1, 24, 2) if k != 5]  # all of the wild ones but its own
+    np.testing.assert_array_equal(paths.sum(axis=1), np.full(200, 9.0))  # the last decision of a fold closes
+    assert not paths[:, 9::10].any()
+
+
 def test_dearer_costs_scale_what_is_paid_and_leave_the_price_alone() -> None:
     fills = random_fills()
     positions = np.random.default_rng(1).integers(-1, 2, 60).astype(float)
