@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def pipe_in(monkeypatch, pieces: list[str]) -> None:
     monkeypatch.setattr(sys, "stdin", os.fdopen(read))
 
     def send() -> None:
-        with os.fdopen(write, "w") as out:
+        with suppress(BrokenPipeError), os.fdopen(write, "w") as out:  # its reader may have refused it
             for piece in pieces:
                 out.write(piece)
                 out.flush()
