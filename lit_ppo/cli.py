@@ -284,9 +284,9 @@ def _doctor(rest: list[str]) -> int:
 def _init(rest: list[str]) -> int:
     """`lit-ppo init [DIR]`: the shipped recipes as files of one's own."""
     import argparse
-    import shutil
 
     from lit_ppo.commands.data_choice import RECIPES
+    from lit_ppo.store.atomic import atomic_write
 
     parser = argparse.ArgumentParser(
         prog="lit-ppo init", description="Write the shipped recipes into a folder, to edit.", allow_abbrev=False
@@ -300,7 +300,7 @@ def _init(rest: list[str]) -> int:
     for path in sources:
         copy = target / path.relative_to(RECIPES)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        atomic_write(copy, path.read_bytes())
     print(f"{len(sources)} recipes are in {target}: lit-ppo walk-forward --config {target / 'walk_forward.yaml'} ...")
     return 0
 

@@ -70,9 +70,10 @@ class Recipe(PPOConfig):
 
     def __post_init__(self) -> None:
         check_types(_recipe_hints(), vars(self), "model.")
-        super().__post_init__()
         if self.start != "scratch":
             self._take_network()
+            check_types(_recipe_hints(), vars(self), f"model.start {self.start!r}: ")
+        super().__post_init__()
         if self.num_networks is None:
             self.num_networks = 3 if self.account_at == "heads" else 1
         if self.account_at == "encoder" and self.num_networks != 1:
@@ -232,7 +233,12 @@ def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy
         **network,
     )
     if recipe.start != "scratch":
-        policy.load_state_dict(PriorWeights.read(recipe.start).fitted(inputs["feature_names"]))
+        tensors = PriorWeights.read(recipe.start).fitted(inputs["feature_names"])
+        try:
+            policy.load_state_dict(tensors)
+        except RuntimeError as error:  # names or shapes that differ
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"model.start {recipe.start!r}: its tensors are not of its network: {reason}") from error
     return policy
 
 

@@ -62,6 +62,7 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
     "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),
 }
 
+FEW_BARS = ("--data.train_size", "1500", "--data.validation_size", "300", "--data.test_size", "300")
 BEGINS = (
     "walk-forward",
     "fit",
@@ -142,7 +143,8 @@ class Shell:
             return execute(arguments)
         if self.trains:
             begins = name in BEGINS and {"--resume", "--ckpt_path", "--from"}.isdisjoint(arguments)
-            return execute([*arguments, *BUDGET[name], *(["--overwrite"] if begins else [])])
+            windows = FEW_BARS if "fine_tune" in arguments else ()  # windows of years
+            return execute([*arguments, *BUDGET[name], *windows, *(["--overwrite"] if begins else [])])
         with only_parsed():
             try:
                 return execute(arguments)
@@ -219,7 +221,7 @@ def test_the_python_of_a_document_runs_and_its_commands_are_taken(document, here
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=str)
 def test_the_commands_of_a_document_run_to_their_end(document, here):
     evaluate(parse(document, trains=True))

@@ -12,6 +12,7 @@ from lit_ppo.commands.memory_errors import out_of_memory
 from lit_ppo.commands.seeds import RUN_FAILED
 from lit_ppo.commands.walk_forward import walk_forward
 from lit_ppo.report.portfolio import FILE_NAME, portfolio_text, write_portfolio
+from lit_ppo.store.atomic import refuse_link
 
 
 def run_instruments(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
@@ -29,7 +30,8 @@ def run_instruments(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
 
     Raises:
         FileExistsError: an instrument has a run already.
-        ValueError, OSError: what is asked for cannot be done, or no instrument could be run: the first one's error.
+        ValueError, OSError: what is asked for cannot be done, an instrument's folder is a symbolic link, or no
+            instrument could be run: the first one's error.
     """
     config = cli.config
     root, seed = Path(config["results"]), config["seed_everything"]
@@ -37,6 +39,8 @@ def run_instruments(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         what = "trainer.fast_dev_run keeps no runs" if cli.dev_run else f"--seeds {config['seeds']} pools one market"
         raise ValueError(f"{what}, and several instruments are asked for: leave it out, or name one instrument")
     instruments = cli.datamodule.instruments()
+    for one in instruments:
+        refuse_link(root / one.name)
     present = [one.name for one in instruments if (root / one.name / str(seed) / "run.json").exists()]
     if present and not (config["resume"] or config["overwrite"]):
         raise FileExistsError(

@@ -63,7 +63,7 @@ def of_a_run(arguments: Sequence[str]) -> Iterator[list[str]]:
     given = rest[rest.index("--results") + 2 :]  # what stood beside --from
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        atomic_write(path, yaml.safe_dump(recipe, sort_keys=False))
         yield ["--config", str(path), "--results", str(run.path), *given]
 
 

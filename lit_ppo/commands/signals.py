@@ -22,7 +22,16 @@ from lit_ppo.commands.reader_flags import add_reader_flags, given
 from lit_ppo.market.costs import DEFAULT_HURDLE
 from lit_ppo.signals.checkpoint_choice import ChosenCheckpoint, choose_policy
 from lit_ppo.signals.decisions import DecisionStep
-from lit_ppo.signals.follow import LEAST_ROWS, TimeTextError, bar_window, json_lines, lines_of, whole_lines
+from lit_ppo.signals.follow import (
+    LEAST_ROWS,
+    LineError,
+    bar_window,
+    check_line,
+    columns_of,
+    json_lines,
+    lines_of,
+    whole_lines,
+)
 from lit_ppo.signals.live import (
     BarFeed,
     MakeFeed,
@@ -270,7 +279,7 @@ def _follow(signals: Signals, chosen: ChosenCheckpoint, lines: bool) -> int:
                     if not started:
                         raise
                     if str(error) != told:
-                        _say(f"waiting: {error}")
+                        _say(f"{'left out' if lines else 'waiting'}: {error}")
                     told = str(error)
                     continue
                 told, started = "", True
@@ -286,22 +295,30 @@ def _follow(signals: Signals, chosen: ChosenCheckpoint, lines: bool) -> int:
 
 def _windows(signals: Signals, folder: Path) -> Iterator[tuple[Path, int]]:
     """Standard input as small bar files."""
-    header, waiting = "", list[str]()
+    names, waiting, path = list[str](), list[str](), folder / "standard_input.csv"
     for rows in lines_of(sys.stdin.fileno()):
-        if not header:
-            header, *rows = rows
-        waiting += rows
+        if not names:
+            names = columns_of(rows.pop(0))
+        waiting += [row for row in rows if _may_be_a_bar(names, row)]
         if not waiting or (len(waiting) < LEAST_ROWS and not len(signals.state.bars["time"])):
             continue
-        path = folder / "standard_input.csv"
-        try:
-            bar_window(header, waiting, signals.state.bars, path)
-        except TimeTextError as error:
-            _say(str(error))
-            waiting.clear()
-            continue
+        before = signals.state
+        bar_window(names, waiting, before.bars, path)
         yield path, len(waiting) + LEAST_ROWS
+        if len(waiting) > 1 and signals.state is before and len(before.bars["time"]):
+            for row in waiting:  # refused together: what is wrong with one of them is not wrong with the others
+                bar_window(names, [row], signals.state.bars, path)
+                yield path, 1 + LEAST_ROWS
         waiting.clear()
+
+
+def _may_be_a_bar(names: Sequence[str], row: str) -> bool:
+    try:
+        check_line(names, row)
+    except LineError as error:
+        _say(str(error))
+        return False
+    return True
 
 
 def _say_what_is_odd(known: SignalState, signals: Signals) -> None:

@@ -21,6 +21,7 @@ from lit_ppo.cli import main as lit_ppo_main
 from lit_ppo.commands.config_check import bend_budget
 from lit_ppo.commands.data_choice import RECIPES
 from lit_ppo.folds.monitor import OLD_SCRIPT
+from lit_ppo.store.atomic import atomic_write
 
 LOT_STEP = 0.01  # lots
 PROFILES = ("conservative", "balanced", "aggressive", "ultra_fast", "original")
@@ -242,7 +243,7 @@ def main(program: str, default_profile: str, arguments: Sequence[str] | None = N
         return 0
     with tempfile.TemporaryDirectory() as directory:  # the run's folder keeps the merged configuration
         recipe = Path(directory) / f"{Path(program).stem}.yaml"
-        recipe.write_text(text, encoding="utf-8")
+        atomic_write(recipe, text)
         if options.benchmark_mode:
             return lit_ppo_main(["benchmark", "--config", str(recipe), "--output", config["results"]])
         asked = [f"--{name}" for name in ("resume", "overwrite") if getattr(options, name)]

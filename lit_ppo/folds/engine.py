@@ -153,7 +153,7 @@ class Worker:
                 for name, content in part.items():
                     path = folder.path / inside(name)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                    atomic_write(path, content)
             loop = dataclasses.replace(self.loop, folder=folder, monitor=_Said(self, self.live))
             work, error = None, None
             try:

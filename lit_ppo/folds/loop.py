@@ -43,6 +43,7 @@ from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.store.files import utc_cells
 from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, RunFolder
+from lit_ppo.store.schema import REMEDY
 from lit_ppo.timing import Stopwatch
 
 
@@ -323,18 +324,33 @@ class NotSent(Sequence[TrainedFold]):
 
 
 def earlier_folds(folder: RunFolder, index: int) -> list[TrainedFold]:
-    """The folds before fold `index` that are done and were trained, oldest first."""
+    """The folds before fold `index` that are done and were trained, oldest first.
+
+    Raises:
+        ValueError: the ledger does not say what their training saw and did, so that this fold could learn from it.
+    """
     return [
-        TrainedFold(
-            index=record.index,
-            directory=str(folder.fold_path(record.index)),
-            seen=BarRange(*record.details["seen"]),
-            validation_score=record.scores["validation/score"],
-            optimisations=record.details["optimisations"],
-        )
+        _trained(folder, record)
         for record in folder.folds()
         if record.status == "done" and record.index < index and record.stop_reason != NOT_TRAINED
     ]
+
+
+def _trained(folder: RunFolder, record: FoldRecord) -> TrainedFold:
+    needed = {"details": record.details, "scores": record.scores}
+    names = (("details", "seen"), ("scores", "validation/score"), ("details", "optimisations"))
+    if missing := [f"{part}[{name!r}]" for part, name in names if name not in needed[part]]:
+        raise ValueError(
+            f"{folder.path / 'folds.json'} says that fold {record.index} is done, but its entry has no "
+            f"{', '.join(missing)}, which later folds read. {REMEDY}"
+        )
+    return TrainedFold(
+        index=record.index,
+        directory=str(folder.fold_path(record.index)),
+        seen=BarRange(*record.details["seen"]),
+        validation_score=record.scores["validation/score"],
+        optimisations=record.details["optimisations"],
+    )
 
 
 def _range_of_times(market: MarketTensors) -> list[str]:

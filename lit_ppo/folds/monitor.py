@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lit_ppo.folds.machine_load import MachineLoad
 from lit_ppo.folds.optimisation_summary import pace_in_words, summarise, times, work_in_words
-from lit_ppo.store.results import FoldRecord
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord
 
 
 class Baseline(NamedTuple):
@@ -102,6 +102,7 @@ def progress_figures(
         "time_left_s": (num_folds - done) * mean_seconds,
         "iteration_mean_s": seconds / done if done else math.nan,
         **speed,
+        "not_trained": float(sum(fold.stop_reason == NOT_TRAINED for fold in folds)),
         "timesteps_planned": float(measured["timesteps_planned"]),
         "timesteps": float(visited),
         "timesteps_saved": float(summary["total_timesteps_saved"]),
@@ -121,6 +122,7 @@ def fold_lines(head: str, figures: Mapping[str, float]) -> list[str]:
         work, pace = work_in_words(figures["did_less"]), pace_in_words(figures["did_it_faster"])
         words.append(f"speed-up {times(figures['speedup'])} ({work}, done {pace})")
     for name, what in (
+        ("not_trained", "not trained so far"),
         ("timesteps_saved", "timesteps saved"),
         ("early_stops", "early stops"),
         ("cache_hits", "cache hits"),

@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes
-from lit_ppo.store.results import FoldRecord, RunFolder
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord, RunFolder
 from lit_ppo.store.schema import Count, Seconds
 
 SUMMARY, STATE = "optimization_summary.json", "training_state.json"
@@ -131,7 +131,8 @@ def summarise(folds: Sequence[FoldRecord], num_folds: int, cache: Mapping[str, A
 def _fold(record: FoldRecord) -> dict[str, Any]:
     details, optimisations = record.details, record.details.get("optimisations", {})
     visited = details.get("visited_timesteps", record.timesteps)
-    planned = details.get("planned_timesteps", visited)
+    # A fold that sees nothing has nothing to train: what it left out is no saving.
+    planned = visited if record.stop_reason == NOT_TRAINED else details.get("planned_timesteps", visited)
     training = sum(record.seconds.get(stage, 0.0) for stage in ("fit", "candidates"))
     pace = training / record.timesteps if record.timesteps else 0.0  # seconds a timestep
     own = sum(entry.get("seconds_saved", 0.0) - entry.get("cost_seconds", 0.0) for entry in optimisations.values())

@@ -68,11 +68,12 @@ def random_traders(analysis: Analysis) -> str:
     """What traders with the agent's habits and no knowledge earned; empty if there are none."""
     if analysis.random is None:
         return ""
+    other = "other folds of similar volatility" if len(analysis.fold_metrics) > 1 else "the same fold"
     low, middle, high = 100 * np.expm1(np.quantile(analysis.random.log_growth, [0.05, 0.5, 0.95]))
     return (
-        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, but at "
-        f"random times: the middle one returns {signed(middle)} %, nine of ten lie between {signed(low)} and "
-        f"{signed(high)} %. The agent is better than {analysis.random.rank.percentile:.1f} % of them."
+        f"{analysis.random.rank.draws:,} random traders with the agent's own positions and holding times, but in "
+        f"{other}, at random times: the middle one returns {signed(middle)} %, nine of ten lie between {signed(low)} "
+        f"and {signed(high)} %. The agent is better than {analysis.random.rank.percentile:.1f} % of them."
     )
 
 

@@ -242,7 +242,7 @@ def rank_among_random(legs: Sequence[Leg], portfolio: Portfolio, seed: int, draw
         total = np.zeros((min(portion, draws - first), count))
         for column, leg in enumerate(legs):
             bars = np.flatnonzero(leg.day >= day[0])  # none was live before
-            paths = random_paths(leg.position, leg.fills.fold, len(total), generator)
+            paths = random_paths(leg.position, leg.fills, len(total), generator)
             weights = np.zeros(len(leg.fills))
             weights[bars] = portfolio.weights[np.searchsorted(day, leg.day[bars]), column]
             net = earned(leg.fills, paths * weights)[:, bars]

@@ -15,6 +15,7 @@ from lit_ppo.scoring.fills import FillTable
 
 Floats = NDArray[np.float64]
 RANDOM_DRAWS = 1_000
+NEIGHBOURS = 12  # folds of similar volatility among which the paths of random traders change places
 # Draws are made in portions of about this many numbers, so that memory stays small whatever the length of the run.
 _PORTION = 2_000_000
 
@@ -124,7 +125,7 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     generator = np.random.default_rng(seed)
     portion = max(1, min(draws, _PORTION // len(fills)))
     results = [
-        log_growth(_net(random_paths(positions, fills.fold, min(portion, draws - first), generator), fills))
+        log_growth(_net(random_paths(positions, fills, min(portion, draws - first), generator), fills))
         for first in range(0, draws, portion)
     ]
     growth = np.concatenate(results)
@@ -134,23 +135,38 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     return RandomTraders(growth, percentile_among(own, growth))
 
 
-def random_paths(positions: Floats, fold: NDArray[np.int64], draws: int, generator: np.random.Generator) -> Floats:
+def random_paths(positions: Floats, fills: FillTable, draws: int, generator: np.random.Generator) -> Floats:
     """[draws, D] positions of random traders with the agent's own exposures, holding times and turnover.
 
-    Every fold is dealt and turned round by itself, without its last decision, which closes the position for all of
-    them and for the agent: nobody crosses a fold's border, and everybody pays the exit there.
+    What the agent did in one fold is done in another: an agent that enters after a rise would stand below any trader
+    whose entries are moved within the same bars, because that one has the rise too, and one that enters after a fall
+    above. The folds change places among some `NEIGHBOURS` of similar volatility, so that the risk stays alike; then
+    each is dealt anew and turned round by itself. The last decision of a fold closes the position for all of them and
+    for the agent: nobody crosses a fold's border, and everybody pays the exit there. A single fold stays where it is,
+    with that bias.
 
     Args:
         positions: [D] of the agent.
-        fold: [D] of each decision.
+        fills: D test bars.
         draws: number of random traders.
         generator: the only source of randomness.
     """
-    starts = fold_starts(fold)
-    paths = np.zeros((draws, len(fold)))
-    for start, stop in zip(starts.tolist(), (np.append(starts[1:], len(fold)) - 1).tolist(), strict=True):
-        if np.any(positions[start:stop]):
-            paths[:, start:stop] = baselines.matched_turnover(positions[start:stop], draws, generator)
+    starts = fold_starts(fills.fold)
+    sizes = np.diff(starts, append=len(fills)) - 1  # decisions before the one that closes
+    parts = [slice(start, start + size) for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+    wildness = [float(np.square(fills.price_return[part]).mean()) if part.stop > part.start else 0.0 for part in parts]
+    goes_to = np.empty((draws, len(parts)), dtype=np.int64)
+    for group in np.array_split(np.argsort(wildness, kind="stable"), max(1, len(parts) // NEIGHBOURS)):
+        order = generator.permuted(np.tile(group, (draws, 1)), axis=1)
+        np.put_along_axis(goes_to, order, np.roll(order, 1, axis=1), axis=1)  # one circle: none stays at home
+    paths = np.zeros((draws, len(fills)))
+    for own, part in enumerate(parts):
+        if not np.any(positions[part]):
+            continue
+        dealt = baselines.matched_turnover(positions[part], draws, generator)
+        for other in np.unique(goes_to[:, own]).tolist():
+            rows = np.flatnonzero(goes_to[:, own] == other)
+            paths[rows, parts[other]] = dealt[rows][:, np.arange(sizes[other]) % sizes[own]]
     return paths
 
 

@@ -2,6 +2,10 @@
 
     temporary file in the SAME directory -> flush -> fsync -> os.replace -> fsync of the directory
 
+Every file of the product that is written is opened here, and no symbolic link is followed: a link in the place of a
+file that is replaced whole is replaced, one in the place of a file that grows or of a folder is refused. A test lists
+every call that could write, and finds them here alone.
+
 A kill at any moment leaves the old file or the new one, never a torn one. The system's temp directory is not used: a
 rename across filesystems is a copy. Nothing but the standard library is imported: the light commands write with it too.
 """
@@ -120,6 +124,16 @@ def open_own(path: Path) -> FileIO:
     return file
 
 
+def open_new(path: Path) -> int:
+    """Make a file that was not there, and return its descriptor, to write.
+
+    Raises:
+        FileExistsError: something of that name is there, be it a link that leads nowhere.
+        OSError: it cannot be made.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path` so that a reader, or a kill, sees the old content or the new one.
 
@@ -134,7 +148,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     failpoint("before_write", target.name)
     try:
         with room_for(target, len(data)):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            descriptor = open_new(temporary)
             try:
                 if _FAILPOINT is None:
                     write_all(descriptor, data)

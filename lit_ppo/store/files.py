@@ -18,7 +18,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from lit_ppo.store.atomic import TEMPORARY_SUFFIX, failpoint, open_own, refuse_link, room_for, sync_directory, write_all
+from lit_ppo.store.atomic import (
+    TEMPORARY_SUFFIX,
+    failpoint,
+    open_new,
+    open_own,
+    refuse_link,
+    room_for,
+    sync_directory,
+    write_all,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10)}
@@ -142,7 +151,7 @@ def make_writable(directory: Path, whose: str, other: str) -> None:
     probe = directory / f".write-test-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
+        os.close(open_new(probe))
         probe.unlink()
     except OSError as error:
         raise OSError(

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 from lit_ppo.store.atomic import open_own, write_all
 from lit_ppo.store.results import FoldRecord
+from lit_ppo.store.run_lock import alone_in
 from lit_ppo.store.schema import Count, read_json_lines
 
 NAME = "looks.jsonl"
@@ -80,7 +81,7 @@ def note_look(root: Path, run: str, config: str | None, record: Mapping[str, Any
         "test": list(rows),
         "command": list(record.get("command", [])),
     }
-    with open_own(root / NAME) as file:
+    with alone_in(root), open_own(root / NAME) as file:  # two runs may end at once
         content = file.readall()
         file.seek(len(content.rpartition(b"\n")[0]) + (1 if b"\n" in content else 0))  # over a line that a kill cut
         file.truncate()

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from lit_ppo.store.atomic import atomic_write, sha256_file
 from lit_ppo.store.files import shown_path
+from lit_ppo.store.schema import Within, parse_json
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
 HURDLE = "core_hurdle"
 NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
+MOST_BYTES = 256 * 2**20  # the released file has some 50 kB
+REMEDY = "Name another file, or make one with `lit-ppo pretrain`"
+Width = Annotated[int, Within(1, 4096)]
+Exposure = Annotated[float, Within(-1000, 1000)]
+
+
+class NetworkRecord(TypedDict, total=False):
+    """`network` of a file: what the shape of its tensors follows from, and nothing else of a recipe."""
+
+    hidden_size: Width
+    num_layers: Annotated[int, Within(1, 16)]
+    shared_encoder: bool
+    policy_layers: list[Width]
+    value_layers: list[Width]
+    activation: str
+    recurrent: bool
+    positions: list[Exposure]
+
+
+class _Described(TypedDict):
+    features: list[str]
+    network: NetworkRecord
+    card: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +74,7 @@ class PriorWeights:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is no such file.
+            ValueError: it is no such file, is damaged, or says more of a recipe than its network.
         """
         file = RELEASED if str(path) == "prior" else Path(path)
         if not file.is_file():
@@ -57,17 +82,31 @@ class PriorWeights:
                 f"model.start {str(path)!r}: there are no weights at {file}. Name `prior` (the released ones), "
                 "`scratch`, or the prior.safetensors of a `lit-ppo pretrain`"
             )
+        source = f"model.start: {file}"
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{source} has {file.stat().st_size:,} bytes, more than {MOST_BYTES:,}. {REMEDY}")
         try:
             with safe_open(file, "pt") as opened:
-                described = json.loads((opened.metadata() or {}).get("lit_ppo_prior", "null"))
+                text = (opened.metadata() or {}).get("lit_ppo_prior", "null")
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-        except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"model.start: {file} cannot be read as weights of a prior trader: {error}") from error
-        if not isinstance(described, Mapping) or not {"features", "network", "card"} <= described.keys():
+        except (SafetensorError, UnicodeDecodeError) as error:
+            raise ValueError(f"{source} cannot be read as weights of a prior trader: {error}") from error
+        if text == "null":
+            raise ValueError(f"{source} holds tensors, but not what they are weights of. {REMEDY}")
+        described = parse_json(text.encode(), _Described, f"{source}, its description,", REMEDY)
+        if foreign := sorted(set(described["network"]) - NetworkRecord.__annotations__.keys()):
+            raise ValueError(f"{source} sets {', '.join(foreign)}, which is no part of a network. {REMEDY}")
+        for name, tensor in tensors.items():
+            known = tensor.is_floating_point() or tensor.dtype == torch.bool
+            if not known or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{source} is damaged: {name} holds something else than finite numbers. {REMEDY}")
+        positions = described["network"].get("positions")
+        if "positions" in tensors and positions is not None and tensors["positions"].tolist() != positions:
             raise ValueError(
-                f"model.start: {file} holds tensors, but not what they are weights of. Make it with `lit-ppo pretrain`"
+                f"{source} is damaged: it speaks of positions {positions}, and trades {tensors['positions'].tolist()}. "
+                f"{REMEDY}"
             )
-        return cls(tensors, tuple(described["features"]), dict(described["network"]), dict(described["card"]))
+        return cls(tensors, tuple(described["features"]), described["network"], described["card"])
 
     def fitted(self, feature_names: Sequence[str]) -> dict[str, Tensor]:
         """The state dict for a policy that sees these features: further ones enter with weight 0.
@@ -85,6 +124,11 @@ class PriorWeights:
                 "that holds configs/features/core.yaml and yours"
             )
         columns = [known.index(name) for name in self.features]
+        for name, tensor in self.tensors.items():
+            per_feature = name.endswith("weight_ih.0") or name in ("input_gain", "mirror_sign")
+            if per_feature and (not tensor.ndim or tensor.shape[-1] != len(columns)):
+                shape = list(tensor.shape)
+                raise ValueError(f"model.start: {name} {shape} is for other than {len(columns)} features. {REMEDY}")
         fitted = dict(self.tensors)
         for name, tensor in self.tensors.items():
             if name.endswith("weight_ih.0"):

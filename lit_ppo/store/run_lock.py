@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from lit_ppo.store.atomic import sync_directory
+from lit_ppo.store.atomic import open_new, sync_directory, write_all
 
 try:
     import fcntl
@@ -77,11 +77,12 @@ class RunLock:
                         f"delete {self.path}"
                     )
                 self.path.unlink()
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(me), file)
-                file.flush()
-                os.fsync(file.fileno())
+            descriptor = open_new(self.path)
+            try:
+                write_all(descriptor, json.dumps(asdict(me)).encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             sync_directory(self.path.parent)
         self._owner = me
 

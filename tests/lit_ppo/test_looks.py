@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks import report_demo as demo
 from lit_ppo.report.analysis import analyse
 from lit_ppo.store.looks import NAME, configurations_seen, looks, note_look
 from lit_ppo.store.results import load_run
+from lit_ppo.store.run_lock import alone_in
 
 
 def look_of(path: Path) -> None:
@@ -47,6 +49,17 @@ def test_who_makes_the_same_run_again_looks_at_nothing_new(run):
     (look,) = looks(run.parent)
     assert look["run"] == "1"
     assert analyse(run).evidence.trials == 1
+
+
+def test_two_runs_that_end_at_once_write_one_after_the_other(run):
+    with alone_in(run.parent):
+        writer = threading.Thread(target=look_of, args=(run,))
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+        assert not (run.parent / NAME).exists()
+    writer.join()
+    assert len(looks(run.parent)) == 1
 
 
 def test_other_bars_and_other_rows_are_not_counted(run):

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_ppo.folds.machine_load import MachineLoad
 from lit_ppo.folds.monitor import OLD_SCRIPT, RECORDED, Baseline, Monitor, progress_figures, read_baseline
 from lit_ppo.folds.optimisation_summary import pace_in_words, work_in_words
-from lit_ppo.store.results import FoldRecord
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord
 
 CACHE = {"hits": 2}
 
@@ -86,6 +86,20 @@ def test_with_a_baseline_the_speed_up_and_its_two_factors_are_in_a_folds_line():
     assert all(len(line) <= 100 for line in lines)
     for word in ("x less work, done ", "x faster)", "early stops", "cache hits", "0:00:02 left"):
         assert word in " ".join(lines[3:])
+
+
+def test_the_first_line_counts_the_folds_that_were_not_trained_and_calls_that_no_saving():
+    text = io.StringIO()
+    blind = [record(index, timesteps=0) for index in range(2)]
+    for one in blind:
+        one.stop_reason, one.details["optimisations"] = NOT_TRAINED, {}
+    with Monitor(9, console=Console(file=text, width=100)) as monitor:
+        monitor.fold_done("fold 0", 2.0, blind[:1], {})
+        monitor.fold_done("fold 1", 2.0, blind, {})
+    first, second = text.getvalue().splitlines()
+    assert "1 not trained so far" in first
+    assert "2 not trained so far" in second
+    assert "saved" not in text.getvalue()
 
 
 def test_without_a_baseline_nobody_speaks_of_a_speed_up():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lit_ppo.folds.optimisation_summary import bars_seen, exit_code, summarise, summary_lines, write_summary
-from lit_ppo.store.results import FoldRecord, RunFolder
+from lit_ppo.store.results import NOT_TRAINED, FoldRecord, RunFolder
 
 OLD_KEYS = {"optimization_completed", "total_speedup_achieved", "total_timesteps_saved", "early_stops", "warm_starts"}
 OLD_KEYS |= {"avg_iteration_time_minutes", "estimated_time_saved_hours", "completion_timestamp", "measured"}
@@ -59,6 +59,14 @@ def test_an_unfinished_run_claims_nothing():
     empty = summarise([], 2, {})
     assert empty["total_speedup_achieved"] is None
     assert empty["avg_iteration_time_minutes"] is None
+
+
+def test_a_fold_that_saw_nothing_saved_nothing():
+    blind = fold(0, 1000, 0, 0.1)
+    blind.stop_reason = NOT_TRAINED
+    summary = summarise([blind, FOLDS[1]], 2, {})
+    assert (summary["total_timesteps_saved"], summary["measured"]["timesteps_planned"]) == (600, 1000)
+    assert summarise([blind], 1, {})["did_less"] is None
 
 
 def test_a_run_without_optimisations_saved_nothing_and_says_nothing():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 import lit_ppo
 from datamodules.features.compute import load_features
@@ -78,6 +82,63 @@ def test_what_cannot_be_started_from_is_refused(weights, tmp_path):
         build_policy(Recipe(start=str(weights)), {"feature_names": list(FEATURES[:-2])}, 0)
     with pytest.raises(ValueError, match="total_timesteps=0"):
         Recipe(total_timesteps=0)
+
+
+HOSTILE = {
+    "features is text": ({"features": "core"}, "features must be a list"),
+    "features are numbers": ({"features": [1]}, r"features\[0\] must be text"),
+    "network is a list": ({"network": []}, "network must be an object"),
+    "no card": ({"card": None}, "card must be an object"),
+    "a width of text": ({"network": SHAPE | {"hidden_size": "8"}}, "network.hidden_size must be a whole number"),
+    "a width that fills memory": ({"network": SHAPE | {"hidden_size": 10**9}}, "network.hidden_size must be"),
+    "an activation of its own": ({"network": SHAPE | {"activation": "os.system"}}, "activation"),
+    "another setting": ({"network": SHAPE | {"gamma": 2.0, "total_timesteps": 10**9}}, "gamma, total_timesteps"),
+    "a method": ({"network": SHAPE | {"to_dict": 1}}, "to_dict"),
+    "another width": ({"network": SHAPE | {"hidden_size": 9}}, "not of its network"),
+    "other positions": ({"network": SHAPE | {"positions": [-9.0, 0.0, 9.0]}}, "speaks of positions"),
+    "fewer features": ({"features": list(FEATURES[:3])}, "for other than 3 features"),
+    "too deep": ({"card": json.loads("[" * 40 + "]" * 40)}, "levels deep"),
+}
+SPOILT = {
+    "not a number": (lambda x: torch.full_like(x, torch.nan), "finite numbers"),
+    "infinite": (lambda x: torch.full_like(x, torch.inf), "finite numbers"),
+    "whole numbers": (lambda x: x.to(torch.int64), "finite numbers"),
+    "flat": (lambda x: x.flatten(), "for other than|not of its network"),
+}
+
+
+def start_from(path):
+    return build_policy(Recipe(start=str(path)), {"feature_names": list(FEATURES)}, seed=1)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_description_that_cannot_be_meant_is_refused(weights, tmp_path, name):
+    change, message = HOSTILE[name]
+    described = {"features": list(FEATURES), "network": SHAPE, "card": {}} | change
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(save(PriorWeights.read(weights).tensors, {"lit_ppo_prior": json.dumps(described)}))
+    with pytest.raises(ValueError, match=message):
+        start_from(path)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_spoilt_tensors_are_refused(weights, tmp_path, name):
+    spoil, message = SPOILT[name]
+    read = PriorWeights.read(weights)
+    key = next(key for key in read.tensors if key.endswith("weight_ih.0"))
+    path = tmp_path / "hostile.safetensors"
+    dataclasses.replace(read, tensors=read.tensors | {key: spoil(read.tensors[key])}).write(path)
+    with pytest.raises(ValueError, match=message):
+        start_from(path)
+
+
+def test_a_tensor_too_many_or_too_few_is_refused(weights, tmp_path):
+    read = PriorWeights.read(weights)
+    for tensors in ({}, read.tensors | {"more": torch.zeros(1)}):
+        path = tmp_path / "hostile.safetensors"
+        dataclasses.replace(read, tensors=tensors).write(path)
+        with pytest.raises(ValueError, match="not of its network"):
+            start_from(path)
 
 
 def test_a_walk_forward_trains_nothing_and_its_policy_goes_on(weights, tmp_path):

@@ -307,6 +307,21 @@ def test_a_resume_may_go_further_and_gives_what_one_run_gives(run):
 
 
 @pytest.mark.parametrize(
+    ("part", "key"), [("details", "seen"), ("details", "optimisations"), ("scores", "validation/score")]
+)
+def test_a_done_fold_of_which_the_ledger_says_too_little_is_named(run, capsys, part, key):
+    _, folder = run("--data.fold_limit", "1")
+    ledger = json.loads((folder / "folds.json").read_text())
+    del ledger["folds"][0][part][key]
+    (folder / "folds.json").write_text(json.dumps(ledger))
+    capsys.readouterr()
+    assert run("--resume")[0] == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"folds.json says that fold 0 is done, but its entry has no {part}['{key}']" in told
+    assert "--overwrite" in told
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         (["--model.gamma", "0.9"], "model.gamma was 0.995 and is 0.9"),

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from datamodules.bars.read import read_bars
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.cli import main
 from lit_ppo.commands import signals as signals_command
-from lit_ppo.signals.follow import bar_window, whole_lines
+from lit_ppo.signals.follow import LineError, check_line, columns_of, whole_lines
 from tests.signals.test_signals import part, predict, whole, written  # noqa: F401  a fixture among them
 
 
@@ -43,7 +44,7 @@ def pipe_in(monkeypatch, pieces: list[str]) -> None:
     monkeypatch.setattr(sys, "stdin", os.fdopen(read))
 
     def send() -> None:
-        with os.fdopen(write, "w") as out:
+        with suppress(BrokenPipeError), os.fdopen(write, "w") as out:  # its reader may have refused it
             for piece in pieces:
                 out.write(piece)
                 out.flush()
@@ -131,6 +132,29 @@ def test_lines_on_standard_input_give_the_files_and_one_json_line_a_decision(bar
     assert second[-1]["close"] == float(rows[-1].split(",")[4])
 
 
+def test_a_bad_line_is_left_out_and_the_lines_that_came_with_it_count(bars, tmp_path, monkeypatch, capsys):
+    (tmp_path / "whole").mkdir()
+    assert prior(bars, tmp_path / "whole") == 0
+    header, *rows = bars.read_text().splitlines(keepends=True)
+    cells = rows[320].rstrip("\n").split(",")
+    upside_down = ",".join([*cells[:2], cells[3], repr(2 * float(cells[2])), *cells[4:]]) + "\n"  # high below low
+    pieces = [header, "".join([*rows[:315], "garbage\n"]), "".join([*rows[315:320], upside_down, *rows[320:]])]
+    capsys.readouterr()
+    pipe_in(monkeypatch, [*pieces[:2], "\x00,1\n"])
+    assert prior("-", tmp_path, "--point", repr(read_bars(bars).point)) == 0
+    assert told(capsys)[1].count("the line was left out") == 2
+    pipe_in(monkeypatch, [header, pieces[2]])
+    assert prior("-", tmp_path, "--point", repr(read_bars(bars).point)) == 0
+    assert "left out" in told(capsys)[1]
+    assert written(tmp_path) == written(tmp_path / "whole")
+
+
+def test_a_line_without_an_end_is_refused(bars, tmp_path, monkeypatch, capsys):
+    pipe_in(monkeypatch, ["time,open,high,low,close\n", "1" * 200_000])
+    assert prior("-", tmp_path) == 2
+    assert "a line of more than 65,536 bytes" in capsys.readouterr().err
+
+
 def test_a_growing_file_is_followed_through_half_lines_and_a_rewritten_bar_until_sigterm(bars, tmp_path, capsys):
     header, *rows = bars.read_text().splitlines(keepends=True)
     data = tmp_path / "live.csv"
@@ -205,9 +229,30 @@ def test_a_copy_of_the_whole_lines_comes_at_the_start_and_after_each_of_them(tmp
 
 
 @pytest.mark.parametrize("header", ["open,high,low,close", "time,close", ""])
-def test_lines_without_their_names_are_refused(header, tmp_path):
+def test_lines_without_their_names_are_refused(header):
     with pytest.raises(ValueError, match="the first of them their names"):
-        bar_window(header, ["2025-01-01T00:00:00Z,1,1,1,1"], {"time": np.zeros(0, np.int64)}, tmp_path / "x.csv")
+        columns_of(header)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("garbage", "'garbage' is no time"),
+        (",1,1,1,1", "'' is no time"),
+        ("NaT,1,1,1,1", "'NaT' is no time"),
+        ("2025-13-01,1,1,1,1", "is no time"),
+        ("2025-01-01T00:00:00Z,1,1,1", "has 4 cells and not 5"),
+        ("2025-01-01T00:00:00Z,1,1,1,1,1", "has 6 cells and not 5"),
+        ("2025-01-01T00:00:00Z,1,x,1,1", "high of 2025-01-01T00:00:00Z is 'x', no price"),
+        ("2025-01-01T00:00:00Z,nan,1,1,1", "open .* is 'nan', no price"),
+        ("2025-01-01T00:00:00Z,1,1,-1,1", "low .* is '-1', no price"),
+        ("2025-01-01T00:00:00Z,1,1,1,1e999", "close .* is '1e999', no price"),
+    ],
+)
+def test_a_line_that_is_no_bar_is_named_and_left_out(row, message):
+    with pytest.raises(LineError, match=f"{message}.*; the line was left out"):
+        check_line(columns_of("Time, open,high,low,close"), row)
+    check_line(columns_of("time,open,high,low,close"), "2025-01-01 00:15,1,2,1,1.5")
 
 
 def test_the_paper_account_takes_each_line_once():
