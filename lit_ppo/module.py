@@ -35,6 +35,7 @@ from lit_ppo.recipe import (
     build_policy,
     check_name,
     differences,
+    empty_policy,
     experience,
     policy_inputs,
     resume_differences,
@@ -373,7 +374,7 @@ class LitPPO(pl.LightningModule):
             changed, self._prolonged = resume_differences(then, now)
         if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
             self._inputs = checkpoint["policy"]
-            self.policy = build_policy(self.recipe, self._inputs, self.seed)
+            self.policy = empty_policy(self.recipe, self._inputs, self.seed)
         elif checkpoint["policy"] != self._inputs:
             changed.append(f"what the policy sees was {checkpoint['policy']} and is {self._inputs}")
         if changed:
