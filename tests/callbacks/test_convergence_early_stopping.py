@@ -40,7 +40,7 @@ def test_a_score_that_has_never_moved_is_no_convergence():
 
 
 def test_the_record_says_why_with_the_history(tmp_path):
-    record = fitted(tmp_path, [stopping()], **LEARNS).optimisations["convergence_early_stopping"]
+    record = fitted(tmp_path, [stopping()], **LEARNS).notes.optimisations["convergence_early_stopping"]
     assert record["stopped"]
     assert record["did"].startswith("early stopping: validation/score within")
     assert record["timesteps_saved"] == 640 - 256
