@@ -9,6 +9,8 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_ppo.trainee import Trainee
+
 
 class AdaptiveTimesteps(pl.Callback):
     """Set the budget of fold i before its training starts.
@@ -20,7 +22,7 @@ class AdaptiveTimesteps(pl.Callback):
     `base` while m is 0. The maturity rule belongs to `WarmStart`: from new weights every fold has everything to learn.
 
     Reads `pl_module.fold`, `recipe.total_timesteps`, and for `maturity` `earlier_folds` and the validation score;
-    writes `pl_module.total_timesteps`, `pl_module.optimisations["adaptive_timesteps"]` and one printed line. Progress,
+    writes `pl_module.total_timesteps`, its notes and one printed line. Progress,
     and with it every schedule, counts against the new budget. The budget is a function of the fold and the ledger, so
     only the two scores are part of the checkpoint.
 
@@ -34,6 +36,7 @@ class AdaptiveTimesteps(pl.Callback):
     """
 
     optimisation = "adaptive_timesteps"
+    sets_budget = True
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class AdaptiveTimesteps(pl.Callback):
             return base
         return max(self.min_timesteps, math.floor(base * min(0.8, 0.95**steps)))
 
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Trainee, stage: str) -> None:
         if stage != "fit":
             return
         base = pl_module.recipe.total_timesteps
@@ -76,33 +79,29 @@ class AdaptiveTimesteps(pl.Callback):
                     "smaller budget, often nothing (docs/optimisations.md). Add callbacks.WarmStart, or leave this out",
                     stacklevel=2,
                 )
-        pl_module.optimisations[self.optimisation] = {
-            "did": f"budget {budget:,} of {base:,}",
-            "rule": self.rule,
-            "budget": budget,
-            "timesteps_saved": base - budget,
-        }
+        did = f"budget {budget:,} of {base:,}"
+        pl_module.notes.optimised(self.optimisation, did, rule=self.rule, budget=budget, timesteps_saved=base - budget)
 
-    def _mature_folds(self, pl_module: Any) -> int:
+    def _mature_folds(self, pl_module: Trainee) -> int:
         records = [fold.optimisations.get(self.optimisation, {}) for fold in pl_module.earlier_folds]
         gains = [record.get("improvement") for record in records]
         return sum(gain is not None and gain <= self.maturity_threshold for gain in gains)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Trainee, batch: Any, batch_idx: int) -> None:
         # The batch hook, because by then a warm start is complete.
         if self.rule == "maturity" and pl_module.iteration == 0:
             market = next(iter(trainer.val_dataloaders))  # type: ignore[arg-type]
             self.first_score = pl_module.evaluate(market, close_at_end=False).score
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if self.rule != "maturity" or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         score = float(trainer.callback_metrics["validation/score"])
         if score > self.best_score:  # never true of nan
             self.best_score = score
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        record, learner = pl_module.optimisations[self.optimisation], pl_module.learner
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
+        record, learner = pl_module.notes.optimisations[self.optimisation], pl_module.learner
         if learner is not None:  # `max_passes` may have cut the whole budget too
             whole = learner.within_passes(pl_module.recipe.total_timesteps)
             record["timesteps_saved"] = whole - learner.total_timesteps

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_ppo.store.checkpoint_io import AtomicCheckpointIO
+from lit_ppo.trainee import Trainee
 
 
 class TrainingCheckpoint(Checkpoint):
@@ -50,7 +50,7 @@ class TrainingCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         due = pl_module.stop_requested or trainer.should_stop
         if self.every_n_iterations is not None:
             due = due or pl_module.iteration % self.every_n_iterations == 0

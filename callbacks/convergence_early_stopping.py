@@ -9,14 +9,16 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_ppo.trainee import Trainee
+
 
 class ConvergenceEarlyStopping(pl.Callback):
     """Stop when the smoothed validation score has not improved by `convergence_threshold` for `patience` validations.
 
         s_k = smoothing * s_{k-1} + (1 - smoothing) * score_k,    s_1 = score_1
 
-    Reads the monitored metric after each validation; writes `trainer.should_stop`, `pl_module.stop_reason` and
-    `pl_module.optimisations["convergence_early_stopping"]`. Ends one fold's training, never the walk-forward, and then
+    Reads the monitored metric after each validation; writes `trainer.should_stop`, `pl_module.notes.stop_reason` and
+    its notes. Ends one fold's training, never the walk-forward, and then
     puts the weights with the best (unsmoothed) score back, unless a selecting callback has chosen already. Smoothing,
     best score, waiting time, history and best weights are part of the checkpoint.
 
@@ -60,9 +62,10 @@ class ConvergenceEarlyStopping(pl.Callback):
         self.best_raw, self.best_timesteps = -math.inf, 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        assert pl_module.policy is not None
         score = float(trainer.callback_metrics[self.monitor])
         self.first_raw = score if self.first_raw is None else self.first_raw
         self.moved = self.moved or score != self.first_raw
@@ -78,22 +81,25 @@ class ConvergenceEarlyStopping(pl.Callback):
             self.wait += 1
         if self.wait >= self.patience and pl_module.progress >= self.min_progress and not trainer.should_stop:
             trainer.should_stop = True
-            pl_module.stop_reason = (
+            pl_module.notes.stop_reason = (
                 f"early stopping: {self.monitor} within {self.convergence_threshold:g} of {self.best:.4g} for "
                 f"{self.wait} validations"
             )
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        stopped = pl_module.stop_reason.startswith("early stopping")
-        if stopped and self.weights and not pl_module.selection:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
+        stopped = pl_module.notes.stop_reason.startswith("early stopping")
+        if stopped and self.weights and not pl_module.notes.selection:
+            assert pl_module.policy is not None
             pl_module.policy.load_state_dict(self.weights)
-            pl_module.selection = {"score": self.best_raw, "timesteps": self.best_timesteps}
-        pl_module.optimisations[self.optimisation] = {
-            "did": pl_module.stop_reason or "never stopped",
-            "stopped": stopped,
-            "timesteps_saved": max(pl_module.total_timesteps - pl_module.timesteps, 0),
-            "history": list(self.history),
-        }
+            pl_module.notes.selection = {"score": self.best_raw, "timesteps": self.best_timesteps}
+        pl_module.notes.optimised(
+            self.optimisation,
+            pl_module.notes.stop_reason or "never stopped",
+            {"early_stops": int(stopped)},
+            stopped=stopped,
+            timesteps_saved=max(pl_module.total_timesteps - pl_module.timesteps, 0),
+            history=list(self.history),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": list(self.history), **{name: getattr(self, name) for name in _STATE}}

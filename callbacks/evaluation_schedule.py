@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_ppo.trainee import Trainee
+
 
 class EvaluationSchedule(pl.Callback):
     """Decide before each PPO iteration whether validation follows it.
@@ -18,7 +20,7 @@ class EvaluationSchedule(pl.Callback):
     distance doubles from validation to validation, up to `longest` bars.
 
     Reads `pl_module.timesteps`, `progress`, the learner's coefficients and the monitored metric; writes
-    `trainer.check_val_every_n_epoch` and `pl_module.optimisations["evaluation_schedule"]`. Validation draws no random
+    `trainer.check_val_every_n_epoch` and the module's notes. Validation draws no random
     number and touches no weight, so the training is the same with and without it; which weights are kept, and when
     convergence is seen, depends on the validations there are. Distance and counts are part of the checkpoint.
 
@@ -54,24 +56,24 @@ class EvaluationSchedule(pl.Callback):
         self.seconds = 0.0
         self._started = 0.0
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Trainee, batch: Any, batch_idx: int) -> None:
         # The batch hook, because other callbacks change coefficients when the epoch starts.
         due = self._due(pl_module)
         self.skipped += not due
         # An epoch is one iteration; a distance longer than the epochs so far is never reached.
         trainer.check_val_every_n_epoch = 1 if due else trainer.current_epoch + 2
 
-    def _due(self, pl_module: Any) -> bool:
+    def _due(self, pl_module: Trainee) -> bool:
         if pl_module.iteration == 0 or pl_module.progress < self.early_share:
             return True
         after = pl_module.timesteps + pl_module.timesteps // pl_module.iteration
         changed = _coefficients(pl_module) != self.coefficients
         return changed or after >= min(self.due_at, pl_module.total_timesteps)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         self._started = time.perf_counter()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self.seconds += time.perf_counter() - self._started
@@ -85,16 +87,18 @@ class EvaluationSchedule(pl.Callback):
         self.last_score, self.due_at = score, pl_module.timesteps + self.distance
         self.coefficients = _coefficients(pl_module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.optimisations[self.optimisation] = {
-            "did": f"{self.validations} validations, {self.skipped} left out",
-            "validations": self.validations,
-            "skipped": self.skipped,
-            "validation_seconds": self.seconds,
-            "seconds_saved": self.skipped * self.seconds / max(self.validations, 1),
-        }
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
+        pl_module.notes.optimised(
+            self.optimisation,
+            f"{self.validations} validations, {self.skipped} left out",
+            {"evaluations_left_out": self.skipped},
+            validations=self.validations,
+            skipped=self.skipped,
+            validation_seconds=self.seconds,
+            seconds_saved=self.skipped * self.seconds / max(self.validations, 1),
+        )
 
-    def withdraw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def withdraw(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         """Validate after every iteration again: the callback has failed and is left out."""
         trainer.check_val_every_n_epoch = 1
 
@@ -109,6 +113,7 @@ class EvaluationSchedule(pl.Callback):
 _STATE = ("distance", "due_at", "last_score", "coefficients", "validations", "skipped", "seconds")
 
 
-def _coefficients(pl_module: Any) -> list[float]:
+def _coefficients(pl_module: Trainee) -> list[float]:
     learner = pl_module.learner
+    assert learner is not None
     return [float(learner.ent_coef), float(learner.clip_coef), float(learner.update_epochs)]

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lit_ppo.store.atomic import open_own, room_for, write_all
+from lit_ppo.trainee import Trainee
 
 
 def _reopened(path: Path, lines: int) -> FileIO:
@@ -59,7 +60,7 @@ class MetricsLog(pl.Callback):
             directory = Path(self.directory or trainer.default_root_dir)
             self._files = [_reopened(directory / name, self.lines) for name in self.FILES]
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         self.lines += 1
         if not self._files:
             return

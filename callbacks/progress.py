@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from lit_ppo.trainee import Trainee
 
 
 class RunProgress(pl.Callback):
@@ -32,7 +33,7 @@ class RunProgress(pl.Callback):
         self._started = self._said = 0.0
         self._first_timesteps = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         self._started = self._said = time.monotonic()
         self._first_timesteps = pl_module.timesteps
         console = Console()
@@ -41,7 +42,7 @@ class RunProgress(pl.Callback):
             self._task = self._bar.add_task("", total=pl_module.total_timesteps, completed=pl_module.timesteps)
             self._bar.start()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         self._score = pl_module.validation.get("validation/score", self._score)
         now = time.monotonic()
         if self._bar is not None:
@@ -52,7 +53,7 @@ class RunProgress(pl.Callback):
             self._said = now
             print(self._line(pl_module, now), flush=True)
 
-    def _line(self, pl_module: Any, now: float) -> str:
+    def _line(self, pl_module: Trainee, now: float) -> str:
         fold, num_folds = pl_module.fold
         total = pl_module.total_timesteps
         pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)

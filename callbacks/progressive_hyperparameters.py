@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lit_ppo.trainee import Trainee
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -47,7 +49,7 @@ class ProgressiveHyperparameters(pl.Callback):
     """Set learning rate, entropy, clip range and epochs by phase: explore, balance, fine-tune.
 
     Reads `pl_module.progress`, `recipe` and the last iteration's `metrics`; writes the four coefficients of
-    `pl_module.learner` before each PPO iteration, and `pl_module.optimisations["progressive_hyperparameters"]`. What is
+    `pl_module.learner` before each PPO iteration, and its notes. What is
     in force is `train/learning_rate`, `train/ent_coef`, `train/clip_coef` and `train/epochs` of every logger. The
     learning rate's own decay goes on inside a phase. The phase is a function of progress; only the record of it is part
     of the checkpoint.
@@ -77,8 +79,9 @@ class ProgressiveHyperparameters(pl.Callback):
         """Return the phase that is in force at `progress`, 0 to 1."""
         return next(phase for phase in self.phases if progress < phase.until or phase is self.phases[-1])
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         phase, recipe, learner = self.phase(pl_module.progress), pl_module.recipe, pl_module.learner
+        assert learner is not None
         learner.learning_rate = recipe.learning_rate * phase.learning_rate
         learner.final_learning_rate = recipe.final_learning_rate * phase.learning_rate
         learner.ent_coef = recipe.ent_coef * phase.ent_coef
@@ -86,18 +89,20 @@ class ProgressiveHyperparameters(pl.Callback):
         learner.update_epochs = max(1, round(recipe.update_epochs * phase.update_epochs))
         self.entered.setdefault(phase.name, pl_module.timesteps)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
+        assert pl_module.learner is not None
         saved = pl_module.recipe.update_epochs - pl_module.learner.update_epochs
         self.epochs_saved += saved
         self.seconds_saved += saved * pl_module.metrics["time/update_s"] / pl_module.metrics["train/epochs"]
-        pl_module.optimisations[self.optimisation] = {
-            "did": ", ".join(f"{name} from {timesteps:,}" for name, timesteps in self.entered.items()),
-            "phases": dict(self.entered),
-            "epochs_saved": self.epochs_saved,
-            "seconds_saved": self.seconds_saved,
-        }
+        pl_module.notes.optimised(
+            self.optimisation,
+            ", ".join(f"{name} from {timesteps:,}" for name, timesteps in self.entered.items()),
+            phases=dict(self.entered),
+            epochs_saved=self.epochs_saved,
+            seconds_saved=self.seconds_saved,
+        )
 
-    def withdraw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def withdraw(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         """Give the coefficients their configured values back: the callback has failed and is left out."""
         for name in ("learning_rate", "final_learning_rate", "ent_coef", "clip_coef", "update_epochs"):
             setattr(pl_module.learner, name, getattr(pl_module.recipe, name))

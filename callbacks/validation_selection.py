@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_ppo.trainee import Trainee
+
 
 class ValidationSelection(pl.Callback):
     """Remember the weights with the best validation score and put them back when training ends.
 
     Reads the monitored metric after each validation; when `fit` ends writes the policy's weights and
-    `pl_module.selection`. Delete the entry and the last weights are used. The remembered weights are part of the
+    `pl_module.notes.selection`. Delete the entry and the last weights are used. The remembered weights are part of the
     checkpoint, one atomic unit with the rest.
 
     Args:
@@ -34,23 +36,25 @@ class ValidationSelection(pl.Callback):
         self.timesteps = 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.monitor not in trainer.callback_metrics:
             raise RuntimeError(
                 f"ValidationSelection monitors {self.monitor!r}, but validation gave {sorted(trainer.callback_metrics)}"
             )
+        assert pl_module.policy is not None
         score = float(trainer.callback_metrics[self.monitor])
         # Of equals the later one, it has learnt more; a score that is no number is never best.
         if pl_module.progress >= self.min_progress and score >= self.score:
             self.score, self.timesteps = score, pl_module.timesteps
             self.weights = {name: value.detach().clone() for name, value in pl_module.policy.state_dict().items()}
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if self.weights:
+            assert pl_module.policy is not None
             pl_module.policy.load_state_dict(self.weights)
-            pl_module.selection = {"score": self.score, "timesteps": self.timesteps}
+            pl_module.notes.selection = {"score": self.score, "timesteps": self.timesteps}
 
     def state_dict(self) -> dict[str, Any]:
         return {"score": self.score, "timesteps": self.timesteps, "weights": self.weights}

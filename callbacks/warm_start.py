@@ -10,6 +10,7 @@ import torch
 
 from lit_ppo.market.tensors import BarRange, Fold, TrainedFold
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
+from lit_ppo.trainee import Trainee
 
 OWN = "warm_start.ckpt"  # what the chosen weights' file lacks: the optimizer
 
@@ -28,7 +29,7 @@ class WarmStart(pl.Callback):
 
     Reads `pl_module.earlier_folds`, `fold` and the datamodule's `folds`, and files of the source's folder; writes the
     policy's weights (shapes checked, all or none), by choice the optimizer's moments and the inputs' scale, and
-    `pl_module.optimisations["warm_start"]`. The learner draws weights back to where they started
+    the module's notes. The learner draws weights back to where they started
     (`model.pull_to_start`): with a warm start, to the source's.
 
     Args:
@@ -54,22 +55,25 @@ class WarmStart(pl.Callback):
         self._moments: dict[str, Any] | None = None
         self._inputs: dict[str, torch.Tensor] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Trainee, stage: str) -> None:
         if stage != "fit":
             return
         start = time.perf_counter()
         index = pl_module.fold[0]
         chosen, why = self._choose(trainer, pl_module, index)
-        if chosen is None:
-            record: dict[str, Any] = {"did": f"new weights: {why}"}
-        else:
+        source: dict[str, Any] = {}
+        did = f"new weights: {why}"
+        if chosen is not None:
             self._take(trainer, pl_module, chosen)
-            record = {"did": f"weights of fold {chosen.index} ({why})", "fold": chosen.index}
+            did, source = f"weights of fold {chosen.index} ({why})", {"fold": chosen.index}
+            pl_module.notes.details["warm_start"] = source
         if index > 0 and trainer.is_global_zero:
-            print(f"Warm start: fold {index} from {record['did']}", flush=True)
-        pl_module.optimisations[self.optimisation] = record | {"cost_seconds": time.perf_counter() - start}
+            print(f"Warm start: fold {index} from {did}", flush=True)
+        cost = time.perf_counter() - start
+        counts = {"warm_starts": len(source)}
+        pl_module.notes.optimised(self.optimisation, did, counts, **source, cost_seconds=cost)
 
-    def _choose(self, trainer: pl.Trainer, pl_module: Any, index: int) -> tuple[TrainedFold | None, str]:
+    def _choose(self, trainer: pl.Trainer, pl_module: Trainee, index: int) -> tuple[TrainedFold | None, str]:
         """Return the source and its score in words, or None and why there is none."""
         earlier = [fold for fold in pl_module.earlier_folds if self.source in (None, fold.index)]
         if self.source is not None and index > self.source and not earlier:
@@ -94,10 +98,11 @@ class WarmStart(pl.Callback):
         score, _, best = max(scored, key=lambda entry: entry[:2])
         return best, f"validation score {score:+.4f}, the best of {len(scored)}"
 
-    def _take(self, trainer: pl.Trainer, pl_module: Any, source: TrainedFold) -> None:
+    def _take(self, trainer: pl.Trainer, pl_module: Trainee, source: TrainedFold) -> None:
         store = CheckpointStore(source.directory)
         checkpoint = store.load(SELECTED)
         weights = {name.removeprefix("policy."): value for name, value in checkpoint["state_dict"].items()}
+        assert pl_module.policy is not None
         own = pl_module.policy.state_dict()
         wrong = [
             f"{name} {list(weights[name].shape) if name in weights else 'missing'} for {list(value.shape)}"
@@ -115,17 +120,17 @@ class WarmStart(pl.Callback):
             self._inputs = {name: weights[name] for name in ("input_gain", "mirror_sign") if name in weights}
         pl_module.policy.load_state_dict(weights)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if self._moments is not None and not self.moments_taken:  # a resumed training has its own
             trainer.optimizers[0].load_state_dict(self._moments)
         self.moments_taken = True
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         for name, value in self._inputs.items():  # the learner has just weighed the features anew, on a resume too
             getattr(pl_module.policy, name).copy_(value)
         self._inputs = {}
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
         if self.optimizer and trainer.is_global_zero:
             state = {"optimizer": trainer.optimizers[0].state_dict()}
             CheckpointStore(trainer.default_root_dir).save(state, OWN)

@@ -29,6 +29,7 @@ from datamodules.features.compute import (
     features_key,
     load_features,
     sees_costs,
+    settled,
     warmup_bars,
 )
 from datamodules.features.scaling import Scaler
@@ -167,6 +168,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         start = time.perf_counter()
         bars = self._read()
         self._content = content_hash(bars)
+        self.specs = settled(self.specs, bars.frame, bars.bar_seconds)
         seen = f"{features_key(self.specs)} {self._content}"
         if sees_costs(self.specs):
             seen += f" {json.dumps(self.costs.to_dict(), sort_keys=True)} {bars.point!r}"
@@ -327,6 +329,17 @@ class WalkForwardDataModule(pl.LightningDataModule):
     def running_features(self) -> set[str]:
         """Features whose state runs from the first bar of the file: their value depends on where it starts."""
         return {spec.label for spec in self.specs if spec.running}
+
+    def own_values(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """What the user's own code makes of each of these bars, by name: [N] features, and costs of the model."""
+        own = [spec for spec in self.specs if spec.source]
+        with np.errstate(all="ignore"):
+            matrix = compute_features(frame, own, self.bars.bar_seconds, finite=False)
+            found = {f"Feature {spec.label}": matrix[:, column] for column, spec in enumerate(own)}
+            if (model := self.costs.model) is not None:
+                cost = known_cost(frame, self.costs, self.bars.point, self.source, possible=False)
+                found[f"Cost model {type(model).__name__}"] = cost
+        return found
 
     def over(self, frame: pd.DataFrame) -> WalkForwardDataModule:
         """The same settings and folds over other bars: what the look-ahead audit compares with.

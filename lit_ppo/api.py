@@ -11,23 +11,29 @@ Keywords are the recipe's keys, and go through the parser of the command line: e
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
+import numpy as np
 import pandas as pd
 
 from lit_ppo.argument_types import check_types
+from lit_ppo.class_paths import ALLOWED
+from lit_ppo.commands.data_choice import recipe_file
+from lit_ppo.given import import_path, made_with, refuse_for_workers
 from lit_ppo.market.costs import CostModel, Costs, model_entry
 from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
 from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import read_yaml
 from lit_ppo.store.results import load_run as read_run
 
 if TYPE_CHECKING:
@@ -43,9 +49,11 @@ class Run:
 
     Attributes:
         path: its folder, RESULTS/<seed>.
+        modules: where the features, costs and callbacks were defined that `walk_forward` was given as objects.
     """
 
     path: Path
+    modules: tuple[str, ...] = ()
 
     @cached_property
     def _analysis(self) -> Analysis:
@@ -65,13 +73,17 @@ class Run:
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row a test decision: time, fold, position, price, gross_return, cost, net_return, equity.
+        """One row a test decision: time, fold, position, probability, price, gross_return, cost, net_return, equity.
 
-        `price` is the fill price of the decision; the other columns are those of out_of_sample.csv.
+        `price` is the fill price of the decision; the other columns are those of out_of_sample.csv. `probability` is
+        what the policy gave the position, all its networks together, and no probability of profit. A column that a run
+        of an earlier release, or without its fills, does not tell is nan.
         """
         rows = self._analysis.run.out_of_sample.copy()
-        if self._analysis.fills is not None:
-            rows.insert(3, "price", self._analysis.fills.fill_price)
+        if "probability" not in rows:
+            rows.insert(3, "probability", np.nan)
+        fills = self._analysis.fills
+        rows.insert(4, "price", np.nan if fills is None else fills.fill_price)
         return rows
 
     @property
@@ -182,6 +194,7 @@ def walk_forward(
     model: Mapping[str, Any] | None = None,
     features: Sequence[Any] | str | None = None,
     costs: Mapping[str, Any] | Costs | CostModel | None = None,
+    callbacks: Sequence[Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
     config: str | Path = "walk_forward",
     results: str | Path = "results",
@@ -202,7 +215,10 @@ def walk_forward(
         model, trainer: keys of `model.*` and `trainer.*`.
         costs: keys of `data.costs.*`, or a `Costs`, or a `CostModel` of your own, which is added to the recipe's costs
             and comes from a module that can be imported.
-        features: "default", "full", a YAML file or a list of entries, as in a recipe.
+        features: "default", "full", a YAML file or a list: names, entries as in a recipe, and functions of your own,
+            which take the DataFrame of the bars and return a value for each (docs/python.md).
+        callbacks: added to those of the recipe, in place of one of the same class: objects, class paths or entries as
+            in a recipe. Every fold gets a copy, made anew. `trainer={"callbacks": [...]}` replaces all of them.
         config: a recipe by its name or its path; the keywords go over it.
         results: the run goes to RESULTS/<seed>/.
         seed: None is the recipe's.
@@ -221,9 +237,20 @@ def walk_forward(
     from lit_ppo.commands.lightning_cli import LitPPOCLI
     from lit_ppo.commands.walk_forward import walk_forward as command
 
-    arguments = _arguments(
-        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
+    arguments, modules = _arguments(
+        bars,
+        config,
+        results,
+        seed,
+        data,
+        model=model,
+        features=features,
+        costs=costs,
+        trainer=trainer,
+        callbacks=callbacks,
     )
+    if workers or cluster:
+        refuse_for_workers(modules)
     arguments += [f"--{name}={asked}" for name, asked in (("workers", workers), ("cluster", cluster)) if asked]
     arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
@@ -238,7 +265,7 @@ def walk_forward(
         run_instruments(cli, arguments)
         return Portfolio(Path(results))
     command(cli, ["walk-forward", *arguments])
-    return Run(Path(results) / str(cli.config["seed_everything"]))
+    return Run(Path(results) / str(cli.config["seed_everything"]), tuple(modules))
 
 
 @dataclass(frozen=True)
@@ -311,7 +338,7 @@ def power(
     from lit_ppo.commands.power import EdgeMaker
     from lit_ppo.commands.power import power as command
 
-    arguments = _arguments(
+    arguments, _ = _arguments(
         bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
     )
     asked = {"kinds": kinds, "sharpes": sharpes, "seeds": seeds, "folds": folds}
@@ -333,9 +360,11 @@ def _arguments(
     features: Sequence[Any] | str | None,
     costs: Mapping[str, Any] | Costs | CostModel | None,
     trainer: Mapping[str, Any] | None,
-) -> list[str]:
-    """The keywords of a call as a command line."""
+    callbacks: Sequence[Any] | None = None,
+) -> tuple[list[str], list[str]]:
+    """The keywords of a call as a command line, and the modules of what was given as objects: they are trusted."""
     options: dict[str, Any] = {"model": model, "features": features, "costs": costs, "trainer": trainer}
+    options["callbacks"] = callbacks
     options |= {"config": config, "results": results, "seed": seed}
     hints = get_type_hints(walk_forward)
     check_types({name: hints[name] for name in options}, options)
@@ -349,25 +378,89 @@ def _arguments(
     if seed is not None:
         arguments.append(f"--seed={seed}")
     keys: dict[str, Any] = {f"data.{name}": value for name, value in data.items()}
-    keys |= {} if features is None else {"data.features": features}
-    cost_keys, modules = _cost_keys(costs)
+    modules: list[str] = []
+    if features is not None:
+        keys["data.features"] = features if isinstance(features, str) else _feature_entries(features, modules)
+    cost_keys = _cost_keys(costs, modules)
+    if callbacks is not None:
+        trainer = {**(trainer or {}), "callbacks": _with_callbacks(callbacks, trainer or {}, config, modules)}
     for group, given in (("model", model), ("data.costs", cost_keys), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
     arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
-    return [*arguments, *(f"--allow-module={module}" for module in modules)]
+    modules = sorted(set(modules))
+    return [*arguments, *(f"--allow-module={module}" for module in modules)], modules
 
 
-def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None) -> tuple[dict[str, Any], list[str]]:
-    """Costs as keys of `data.costs.*`, and the module of a model that was given as an object: it is trusted."""
+def _named(found: Any, key: str, modules: list[str]) -> str:
+    """The import path of a function or class that was given; its module goes to `modules`, if it is the user's."""
+    if found.__module__.partition(".")[0] not in ALLOWED:
+        modules.append(found.__module__)
+    return import_path(found, key)
+
+
+def _feature_entries(features: Sequence[Any], modules: list[str]) -> list[Any]:
+    """Features as entries of a recipe."""
+    entries = []
+    for number, given in enumerate(features):
+        key = f"features[{number}]"
+        if isinstance(given, str | Mapping):
+            entries.append({"name": given} if isinstance(given, str) else given)
+        elif inspect.isfunction(given):
+            entries.append({"class_path": _named(given, key, modules)})
+        elif callable(given) and hasattr(given, "warmup"):
+            entries.append({"class_path": _named(type(given), key, modules), **made_with(given, key)})
+        else:
+            raise ValueError(
+                f"{key} is a name, an entry like {{'name': 'rsi', 'period': 14}}, or a function of the bars' "
+                f"DataFrame; got {given!r}"
+            )
+    return entries
+
+
+def _with_callbacks(
+    callbacks: Sequence[Any], trainer: Mapping[str, Any], config: str | Path, modules: list[str]
+) -> list[Any]:
+    """The recipe's callbacks as entries, and those that were given behind them or in their place."""
+    from lightning.pytorch import Callback
+
+    recipe = recipe_file(str(config))
+    content = read_yaml(recipe.read_bytes(), str(recipe)) if recipe.is_file() and "callbacks" not in trainer else None
+    of_recipe = content.get("trainer") if isinstance(content, dict) else None
+    before = (trainer if "callbacks" in trainer else of_recipe or {}).get("callbacks") or []
+    entries = [{"class_path": one} if isinstance(one, str) else one for one in _listed(before)]
+    for number, given in enumerate(callbacks):
+        key = f"callbacks[{number}]"
+        if isinstance(given, str | Mapping):
+            entry = {"class_path": given} if isinstance(given, str) else dict(given)
+        elif isinstance(given, Callback):
+            entry = {"class_path": _named(type(given), key, modules), "init_args": made_with(given, key)}
+        else:
+            raise ValueError(f"{key} is a callback, its class path, or an entry as in a recipe; got {given!r}")
+        kind = str(entry.get("class_path")).rpartition(".")[2]
+        kinds = [str(one.get("class_path")).rpartition(".")[2] for one in entries]
+        if kind in kinds:
+            entries[kinds.index(kind)] = entry
+        else:
+            entries.append(entry)
+    return entries
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None, modules: list[str]) -> dict[str, Any]:
+    """Costs as keys of `data.costs.*`."""
     if isinstance(costs, CostModel):
         costs = {"model": costs}
     elif isinstance(costs, Costs):
         costs = {field.name: getattr(costs, field.name) for field in fields(costs)}
     keys = dict(costs or {})
     model = keys.get("model")
-    if not isinstance(model, CostModel):
-        return keys, []
-    return keys | {"model": model_entry(model)}, [type(model).__module__]
+    if isinstance(model, CostModel):
+        _named(type(model), "costs.model", modules)
+        keys["model"] = model_entry(model)
+    return keys
 
 
 def _as_flag(key: str, value: Any) -> str:
@@ -375,7 +468,7 @@ def _as_flag(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value)
+        return json.dumps(value, default=_plain)
     except TypeError as error:
         raise ValueError(
             f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
@@ -383,11 +476,21 @@ def _as_flag(key: str, value: Any) -> str:
         ) from error
 
 
+def _plain(value: Any) -> Any:
+    """What an argument of a callback is in a recipe, where it is no plain value."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError
+
+
 @dataclass(frozen=True)
 class TrainedPolicy:
     """The chosen weights of a run, ready to decide on new bars."""
 
     _chosen: Any
+    _modules: tuple[str, ...] = ()
 
     def decide(self, bars: pd.DataFrame | str | Path) -> pd.DataFrame:
         """Decide at the close of every bar, from bars up to it only, starting flat and without memory.
@@ -407,7 +510,7 @@ class TrainedPolicy:
 
         chosen = self._chosen
         policy, recipe = chosen.load_policy()
-        feed, step = Feed.of(chosen.data, chosen.settings, {}), DecisionStep(policy)
+        feed, step = Feed.of(chosen.data, chosen.settings, {}, self._modules), DecisionStep(policy)
         with _as_file(bars) as path:
             feed = feed.settled(path)
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
@@ -428,7 +531,12 @@ class TrainedPolicy:
 
 
 def load_policy(
-    run: str | Path | Run, fold: int | None = None, *, hurdle: float | None = None, spread: float | str | None = None
+    run: str | Path | Run,
+    fold: int | None = None,
+    *,
+    hurdle: float | None = None,
+    spread: float | str | None = None,
+    allow_modules: Sequence[str] = (),
 ) -> TrainedPolicy:
     """Load the chosen weights of a run, a fold or a checkpoint file, or the released prior trader.
 
@@ -438,6 +546,8 @@ def load_policy(
         fold: of a run; None is the newest finished one.
         hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.001.
         spread: of the prior trader only: as `data.costs.spread`; None is "file".
+        allow_modules: modules that its features and costs may be imported from: importing a module runs it. A `Run`
+            that `walk_forward` has returned brings those of the objects that were given.
 
     Raises:
         FileNotFoundError: nothing there, or the fold is not finished.
@@ -446,7 +556,9 @@ def load_policy(
     """
     from lit_ppo.signals.checkpoint_choice import choose_policy
 
-    return TrainedPolicy(choose_policy(str(run.path if isinstance(run, Run) else run), fold, hurdle, spread))
+    known = run.modules if isinstance(run, Run) else ()
+    chosen = choose_policy(str(run.path if isinstance(run, Run) else run), fold, hurdle, spread)
+    return TrainedPolicy(chosen, (*known, *allow_modules))
 
 
 def _bar_file(bars: pd.DataFrame | str | Path, folder: Path) -> Path:

@@ -10,12 +10,13 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
+from torchmetrics import MetricCollection
 
 from lit_ppo import interrupts
 from lit_ppo.argument_types import check_types
@@ -35,6 +36,7 @@ from lit_ppo.recipe import (
     build_policy,
     check_name,
     differences,
+    empty_policy,
     experience,
     policy_inputs,
     resume_differences,
@@ -42,10 +44,12 @@ from lit_ppo.recipe import (
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.exam import Marks, mark
+from lit_ppo.scoring.metrics import figures
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.atomic import refuse_link
 from lit_ppo.store.checkpoints import FACTS
 from lit_ppo.store.results import NOT_TRAINED
+from lit_ppo.trainee import Trainee, TrainingNotes
 
 INPUTS = ("input_gain", "mirror_sign", "mirrored")  # of the policy: how it sees the market
 
@@ -70,19 +74,9 @@ class LitPPO(pl.LightningModule):
     Attributes:
         policy: built from the first train batch (a `MarketTensors` or a vector environment), or by `build`.
         learner: made when training starts.
-        metrics: what the last PPO iteration measured, keys of docs/metrics.md.
-        validation: what the last validation of this iteration measured, keys of docs/metrics.md; empty if none.
-        stop_requested: some rank was asked to stop; all ranks agree.
-        stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
         screen: what the screen of the features found, see `InputScreen.record`; {} where there was none.
-        selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
-        fold: number of this fold and number of folds, for displays.
-        side_by_side: folds that are trained at the same time, for displays.
-        show: changes the line of this fold in the run's display; None where there is no such display.
-        earlier_folds: folds of this walk-forward that are done, oldest first, with what their optimisations did.
-        optimisations: by name of an optimisation, what it did in this fold, as plain JSON; written by callbacks, kept
-            in the ledger of folds. docs/optimisations.md lists the entries.
+    What callbacks read and write of it is `lit_ppo.trainee.Trainee`.
     """
 
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
@@ -98,13 +92,13 @@ class LitPPO(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
         self.allow_mismatch = False
-        self.stop_requested, self.stop_reason = False, ""
-        self.selection: dict[str, float] = {}
+        self.stop_requested = False
+        self.notes = TrainingNotes()
+        self.figures: MetricCollection | None = None  # of the path that `test` and `validate` go along
         self.screen: dict[str, Any] = {}
         self.fold, self.side_by_side = (0, 1), 1
         self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
-        self.optimisations: dict[str, dict[str, Any]] = {}
         self._total_timesteps = self.recipe.total_timesteps
         self._resume: dict[str, Any] | None = None
         self._prolonged = ""  # what to tell of a resume with a larger budget
@@ -203,7 +197,7 @@ class LitPPO(pl.LightningModule):
             # New weights, whatever a callback brought: those of a symmetric policy that has learnt nothing stay flat.
             fresh = build_policy(self.recipe, self._inputs, self.seed).state_dict()
             self.policy.load_state_dict({**fresh, **{name: getattr(self.policy, name) for name in INPUTS}})
-            self.stop_reason = NOT_TRAINED
+            self.notes.stop_reason = NOT_TRAINED
         elif self.learner.total_timesteps < self._total_timesteps and self.fold[0] == 0:
             self.print(
                 f"Training ends after {self.learner.total_timesteps:,} of {self._total_timesteps:,} timesteps: "
@@ -216,7 +210,7 @@ class LitPPO(pl.LightningModule):
                 self.learner.total_timesteps = self._total_timesteps
                 self.print(self._prolonged)
             else:
-                stopped, self.stop_reason = self._resume["stopped"], self._resume["reason"]
+                stopped, self.notes.stop_reason = self._resume["stopped"], self._resume["reason"]
         if self.learner.finished or stopped:
             self.trainer.should_stop = True
         self._resume = None
@@ -306,17 +300,17 @@ class LitPPO(pl.LightningModule):
         return evaluate_episodes(self.policy, batch, self.seed)
 
     def validation_step(self, batch: MarketTensors | Exam | GymnasiumTask, batch_idx: int) -> None:
-        self.validation = self._report("validation", self._evaluated(batch, close_at_end=False))
+        self.validation = self._report("validation", batch, self._evaluated(batch, close_at_end=False))
 
     def test_step(self, batch: MarketTensors | Exam | GymnasiumTask, batch_idx: int) -> None:
-        self._report("test", self._evaluated(batch, close_at_end=True))
+        self._report("test", batch, self._evaluated(batch, close_at_end=True))
 
     def predict_step(self, batch: MarketTensors, batch_idx: int) -> dict[str, Tensor]:
         """Decisions: open time of each bar (nanoseconds since 1970 UTC) and the position decided at its close."""
         evaluation = self.evaluate(batch, close_at_end=False)
         return {"time": torch.from_numpy(evaluation.ledger.time), "position": torch.from_numpy(evaluation.positions)}
 
-    def _report(self, stage: str, evaluation: Evaluation | EpisodeEvaluation | Marks) -> dict[str, float]:
+    def _report(self, stage: str, batch: Any, evaluation: Evaluation | EpisodeEvaluation | Marks) -> dict[str, float]:
         metrics = {f"{stage}/{name}": value for name, value in evaluation.metrics.items()}
         metrics[f"{stage}/score"] = evaluation.score
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -325,8 +319,21 @@ class LitPPO(pl.LightningModule):
             self.log(f"{stage}/score", metrics[f"{stage}/score"], batch_size=1, logger=False)  # for EarlyStopping etc.
             self._record(metrics)
         else:
-            self.log_dict(metrics, batch_size=1)
+            of_path: set[str] = set()
+            if isinstance(evaluation, Evaluation):
+                of_path = self._log_path(stage, batch.bars_per_year, evaluation)
+            self.log_dict({name: value for name, value in metrics.items() if name not in of_path}, batch_size=1)
         return metrics
+
+    def _log_path(self, stage: str, bars_per_year: float, evaluation: Evaluation) -> set[str]:
+        """Log ratios, drawdown and trades of all segments as one path, not as their mean; returns the keys."""
+        if self.figures is None or self.figures.prefix != f"{stage}/":
+            self.figures = figures(bars_per_year, f"{stage}/")
+        ledger = evaluation.ledger
+        path = {"net_returns": ledger.net_return, "positions": ledger.position}
+        self.figures.update(**{name: torch.from_numpy(values.copy()) for name, values in path.items()})
+        self.log_dict(self.figures, batch_size=1)  # type: ignore[arg-type]  a collection is a dict of metrics
+        return set(self.figures.keys())
 
     # Checkpoints
 
@@ -352,7 +359,7 @@ class LitPPO(pl.LightningModule):
             states = [own]
         if own is not None:
             # `should_stop` is not part of Lightning's loops: without it, an early-stopped training would go on.
-            stop = {"stopped": self.trainer.should_stop, "reason": self.stop_reason}
+            stop = {"stopped": self.trainer.should_stop, "reason": self.notes.stop_reason}
             checkpoint["learner"] = {"ranks": states, **stop}
         checkpoint["policy"] = self._inputs
         checkpoint["hyper_parameters"] = {"seed": self.seed, **self.recipe.to_dict()}
@@ -373,7 +380,7 @@ class LitPPO(pl.LightningModule):
             changed, self._prolonged = resume_differences(then, now)
         if self.policy is None:  # `load_from_checkpoint`: there is no data to ask
             self._inputs = checkpoint["policy"]
-            self.policy = build_policy(self.recipe, self._inputs, self.seed)
+            self.policy = empty_policy(self.recipe, self._inputs, self.seed)
         elif checkpoint["policy"] != self._inputs:
             changed.append(f"what the policy sees was {checkpoint['policy']} and is {self._inputs}")
         if changed:
@@ -382,3 +389,7 @@ class LitPPO(pl.LightningModule):
                 "(model.total_timesteps alone may grow)"
             )
         self._resume = checkpoint.get("learner")
+
+
+if TYPE_CHECKING:
+    _: Trainee = LitPPO()  # it is what callbacks are promised

@@ -29,6 +29,7 @@ from lit_ppo.store.prior_weights import PriorWeights
 Policy = MarketPolicy | ObservationPolicy
 Source = MarketTensors | MarketStream | VectorEnv
 Batch = Source | GymnasiumTask  # what a train batch is
+_OF_START = ("num_networks", "hidden_size", "shared_encoder", "policy_layers", "value_layers")  # None: those of `start`
 
 
 @dataclass
@@ -70,8 +71,9 @@ class Recipe(PPOConfig):
 
     def __post_init__(self) -> None:
         check_types(_recipe_hints(), vars(self), "model.")
-        if self.start != "scratch":
-            self._take_network()
+        # A checkpoint's settings name the whole network: what they began from may be gone, and is not asked for.
+        if self.start != "scratch" and None in (getattr(self, name) for name in _OF_START):
+            self.take_network(PriorWeights.read(self.start))
             check_types(_recipe_hints(), vars(self), f"model.start {self.start!r}: ")
         super().__post_init__()
         if self.num_networks is None:
@@ -87,9 +89,8 @@ class Recipe(PPOConfig):
     def least_timesteps(self) -> int:
         return 1 if self.start == "scratch" else 0
 
-    def _take_network(self) -> None:
+    def take_network(self, weights: PriorWeights) -> None:
         """The network is that of the weights to start from; what is asked for beside it must agree."""
-        weights = PriorWeights.read(self.start)
         for name, theirs in {**weights.network, "num_networks": 1, "account_at": "heads"}.items():
             asked = getattr(self, name)
             default = type(self).__dataclass_fields__[name].default
@@ -219,27 +220,37 @@ def policy_inputs(source: Source) -> dict[str, Any]:
 
 
 def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy:
-    """Build the policy for `policy_inputs`; the start values depend on `seed` alone, so every rank's are equal."""
+    """Build the policy that a training for `policy_inputs` begins with: `recipe.start`, or values made of `seed` alone.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights to start from are not there, or are of another network.
+    """
+    policy = empty_policy(recipe, inputs, seed)
+    if recipe.start != "scratch":
+        weights = PriorWeights.read(recipe.start)
+        recipe.take_network(weights)
+        try:
+            policy.load_state_dict(weights.fitted(inputs["feature_names"]))
+        except RuntimeError as error:  # names or shapes that differ
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"model.start {recipe.start!r}: its tensors are not of its network: {reason}") from error
+    return policy
+
+
+def empty_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy:
+    """Build the policy for weights that are at hand: a checkpoint's take the place of what `recipe.start` was."""
     names: tuple[str, ...] = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers")
     names += ("activation", "hold_bias", "recurrent", "init")
     network = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
     network |= {"positions": recipe.positions, "generator": make_generator(seed, 0, "weights")}
     if "feature_names" not in inputs:
         return ObservationPolicy(**inputs, **network)
-    policy = MarketPolicy(
+    return MarketPolicy(
         len(inputs["feature_names"]),
         num_networks=recipe.num_networks or 1,
         num_account=len(recipe.account_features) - 1,  # the held position enters by itself
         **network,
     )
-    if recipe.start != "scratch":
-        tensors = PriorWeights.read(recipe.start).fitted(inputs["feature_names"])
-        try:
-            policy.load_state_dict(tensors)
-        except RuntimeError as error:  # names or shapes that differ
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"model.start {recipe.start!r}: its tensors are not of its network: {reason}") from error
-    return policy
 
 
 def load_policy(checkpoint: Mapping[str, Any]) -> tuple[Policy, Recipe]:
@@ -247,7 +258,7 @@ def load_policy(checkpoint: Mapping[str, Any]) -> tuple[Policy, Recipe]:
     settings = dict(checkpoint["hyper_parameters"])
     seed = settings.pop("seed")
     recipe = Recipe.from_dict(settings)
-    policy = build_policy(recipe, checkpoint["policy"], seed)
+    policy = empty_policy(recipe, checkpoint["policy"], seed)
     policy.load_state_dict({name.removeprefix("policy."): x for name, x in checkpoint["state_dict"].items()})
     return policy, recipe
 

@@ -23,6 +23,7 @@ SHARED = {
     "timing",
     "seeding",
     "argument_types",
+    "trainee",
     "__version__",
 }
 # The two command lines and the Python front door name the datamodule; nothing else of lit_ppo may.
@@ -38,6 +39,7 @@ FLOORS = (
     ("signals",),
     ("folds",),
     ("module", "fabric_trainer"),
+    ("trainee",),
     ("recipe", "tensorboard", "interrupts", "precision", "class_paths", "command_line_only"),
     ("ppo",),
     ("scoring", "oracles"),
@@ -45,7 +47,7 @@ FLOORS = (
     ("nets",),
     ("envs",),
     ("market",),
-    ("seeding", "timing", "argument_types"),
+    ("seeding", "timing", "argument_types", "given"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -2,7 +2,7 @@
 
     - {name: log_return, bars: 1}           an indicator of `datamodules.features.indicators` and its parameters
     - {column: sentiment, parity: -1}       a further column of the bar file
-    - {class_path: my_features.Skew, window: 50}   a user's class, from a module that was allowed by name
+    - {class_path: my_features.Skew, window: 50}   a user's class or function, from a module that was allowed by name
 
 Every feature is causal: the value of bar t is a function of bars <= t. numpy, pandas and TA-Lib; no torch.
 """
@@ -14,9 +14,10 @@ import hashlib
 import importlib
 import inspect
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,7 @@ from lit_ppo.store.files import read_yaml
 
 FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
 _VOLUME_FEATURES = ("vwap_distance", "volume_change")
+_FROM_BARS = -1  # warm-up of a function that does not say it, until `settled`
 
 
 @runtime_checkable
@@ -55,7 +57,7 @@ class FeatureSpec:
     Attributes:
         label: unique name, `log_return_5`: the name and the parameters that differ from the defaults.
         entry: the YAML entry, for the fingerprint.
-        warmup: bars before the first value that no longer depends on where the file starts.
+        warmup: bars before the first value that no longer depends on where the file starts; -1: see `settled`.
         parity: -1 odd, +1 even, 0 unknown under a mirror of the price.
         source: SHA-256 of a user's module; empty for our own (`code_version` covers those).
         compute: BarArrays -> values [N].
@@ -128,11 +130,10 @@ def compute_features(
         warnings.warn(f"The bars have no volume, so {', '.join(silent)} carry no information of it", stacklevel=2)
     matrix = np.full((len(frame), len(specs)), np.nan, dtype=np.float32)
     for column, spec in enumerate(specs):
+        assert spec.warmup != _FROM_BARS, f"{spec.label} is not settled"
         if len(frame) <= spec.warmup:
             continue
-        values = np.asarray(spec.compute(data), dtype=np.float64)
-        if values.shape != (len(frame),):
-            raise ValueError(f"Feature {spec.label} must give one value per bar, {len(frame)}, got {values.shape}")
+        values = _values(spec, data)
         bad = np.flatnonzero(~np.isfinite(values[spec.warmup :])) + spec.warmup
         if bad.size and finite:
             raise ValueError(
@@ -141,6 +142,31 @@ def compute_features(
             )
         matrix[spec.warmup :, column] = values[spec.warmup :]
     return matrix
+
+
+def _values(spec: FeatureSpec, data: BarArrays) -> np.ndarray:
+    values = np.asarray(spec.compute(data), dtype=np.float64)
+    if values.shape != (len(data.frame),):
+        raise ValueError(f"Feature {spec.label} must give one value per bar, {len(data.frame)}, got {values.shape}")
+    return values
+
+
+def settled(specs: Sequence[FeatureSpec], frame: pd.DataFrame, bar_seconds: float) -> list[FeatureSpec]:
+    """The specs with the warm-up of each function that does not say its own: its bars without a value at the start.
+
+    Raises:
+        ValueError: a function has no finite value, or gives another number of them than there are bars.
+    """
+    found, data = [], BarArrays(frame, bar_seconds, None)
+    for spec in specs:
+        if spec.warmup == _FROM_BARS:
+            finite = np.isfinite(_values(spec, data))
+            if not finite.any():
+                raise ValueError(f"Feature {spec.label} has no finite value on these {len(frame)} bars")
+            warmup = int(finite.argmax())
+            spec = replace(spec, warmup=warmup, entry={**spec.entry, "warmup": warmup})
+        found.append(spec)
+    return found
 
 
 def sees_costs(specs: Sequence[FeatureSpec]) -> bool:
@@ -276,29 +302,71 @@ def _user_spec(class_path: str, parameters: dict[str, Any], allow_modules: Seque
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"data.features: module {module_name} of {class_path} cannot be imported: {error}") from error
-    cls = getattr(module, class_name, None)
+    found = getattr(module, class_name, None)
     # A name that an allowed module merely imported would let a configuration reach any class.
-    if not inspect.isclass(cls) or not _within(cls.__module__, allow_modules):
-        raise ValueError(f"data.features: {module_name} defines no class {class_name!r}")
+    own = inspect.isclass(found) or inspect.isfunction(found)
+    if not own or not _within(found.__module__, allow_modules):  # type: ignore[union-attr]
+        raise ValueError(f"data.features: {module_name} defines no class {class_name!r}, nor such a function")
+    entry = {"class_path": class_path, **parameters}
+    label = "_".join([class_name, *(str(x) for name, x in parameters.items() if name not in _OF_FUNCTION)])
+    if inspect.isfunction(found):
+        warmup, parity = (parameters.pop(name, getattr(found, name, x)) for name, x in _OF_FUNCTION.items())
+        compute = _of_function(class_path, found, parameters)
+    else:
+        feature = _of_class(class_path, found, parameters)
+        warmup, parity = feature.warmup, feature.parity
+
+        def compute(data: BarArrays) -> np.ndarray:
+            return feature(data.frame.copy())
+
+    _check_parity(class_path, parity)
+    unsaid = inspect.isfunction(found) and warmup == _FROM_BARS
+    if not unsaid and (not isinstance(warmup, int) or warmup < 0):
+        raise ValueError(f"data.features: {class_path}.warmup is a number of bars >= 0, got {warmup!r}")
+    return FeatureSpec(label, entry, warmup, parity, _source_of(class_path, found), compute)
+
+
+_OF_FUNCTION = {"warmup": _FROM_BARS, "parity": 0}  # what a function's entry, or the function itself, may say
+
+
+def _of_function(path: str, function: Callable, parameters: Mapping[str, Any]) -> Callable[[BarArrays], np.ndarray]:
+    try:
+        inspect.signature(function).bind(None, **parameters)
+    except TypeError as error:
+        raise ValueError(f"data.features: {path} does not take a table of bars and {parameters}: {error}") from error
+    return lambda data: function(data.frame.copy(), **parameters)
+
+
+def _of_class(path: str, cls: Any, parameters: Mapping[str, Any]) -> UserFeature:
     # Before it is made: a constructor that is no feature's does what it does with the arguments of a stranger.
     if not any("__call__" in vars(base) for base in cls.__mro__):
         raise ValueError(
-            f"data.features: {class_path} is no feature: it has no __call__(frame). It was not made; name a class like "
+            f"data.features: {path} is no feature: it has no __call__(frame). It was not made; name a class like "
             "those of docs/walk-forward.md"
         )
     try:
         feature = cls(**parameters)
     except TypeError as error:
-        raise ValueError(f"data.features: {class_path} does not take {parameters}: {error}") from error
+        raise ValueError(f"data.features: {path} does not take {parameters}: {error}") from error
     if not isinstance(feature, UserFeature):
-        raise ValueError(f"data.features: {class_path} needs attributes `warmup` and `parity` and to be callable")
-    _check_parity(class_path, feature.parity)
-    if not isinstance(feature.warmup, int) or feature.warmup < 0:
-        raise ValueError(f"data.features: {class_path}.warmup is a number of bars >= 0, got {feature.warmup!r}")
-    label = "_".join([class_name, *map(str, parameters.values())])
-    source = hashlib.sha256(inspect.getsource(inspect.getmodule(cls) or cls).encode()).hexdigest()
-    entry = {"class_path": class_path, **parameters}
-    return FeatureSpec(label, entry, feature.warmup, feature.parity, source, lambda data: feature(data.frame))
+        raise ValueError(f"data.features: {path} needs attributes `warmup` and `parity` and to be callable")
+    return feature
+
+
+def _source_of(path: str, found: Any) -> str:
+    """SHA-256 of the module's text; of a script or notebook of its own text alone, for the rest changes all the time.
+
+    Raises:
+        ValueError: there is no text, so that another version would go unnoticed.
+    """
+    try:
+        text = inspect.getsource(found if found.__module__ == "__main__" else sys.modules[found.__module__])
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"data.features: the source of {path} cannot be read ({error}), so that a run could not tell one version "
+            "of it from another. Put it into a file and import it"
+        ) from error
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _within(module: str, allowed: Sequence[str]) -> bool:

@@ -465,8 +465,8 @@ def _fit(cli: LitPPOCLI, directory: Path) -> None:
     trainer.save_checkpoint(directory / SELECTED, weights_only=True)
     if cli.command == "pretrain" and trainer.is_global_zero:
         _write_prior(cli, module, directory)
-    timesteps, score = module.selection.get("timesteps", module.timesteps), module.selection.get("score")
-    why = f" ({module.stop_reason})" if module.stop_reason else ""
+    timesteps, score = module.notes.selection.get("timesteps", module.timesteps), module.notes.selection.get("score")
+    why = f" ({module.notes.stop_reason})" if module.notes.stop_reason else ""
     chosen = "" if score is None else f", validation score {score:+.4f},"
     place = "" if cli.dev_run else f"; the weights after {timesteps:,}{chosen} are in {directory / SELECTED}"
     module.print(f"{module.timesteps:,} timesteps done{why}{place}")

@@ -23,6 +23,7 @@ from lit_ppo.folds.engine import Engine, InProcess, RayWorkers
 from lit_ppo.folds.loop import WalkForward
 from lit_ppo.folds.monitor import Monitor, read_baseline
 from lit_ppo.folds.optimisation_summary import exit_code, summarise, summary_lines, write_summary
+from lit_ppo.lab.audit import refuse_lookahead
 from lit_ppo.oracles.optima import solve
 from lit_ppo.report.analysis import Analysis, analyse
 from lit_ppo.report.build import write_report
@@ -88,6 +89,7 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
         torch.set_num_threads(1)  # their number may change the last bit of a sum
     engine: Engine = _ray_workers(config) if side_by_side else InProcess()
     data.setup("fit")
+    refuse_lookahead(data)
     train = data.fold_data(0).train
     cli.make_module().build(train)  # what cannot be built is refused before anything is written
     _check_candidates(cli, overlays, train)

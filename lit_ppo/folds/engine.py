@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from lit_ppo import interrupts
@@ -51,11 +52,13 @@ class FoldWork:
     Attributes:
         record: for the ledger, but for what depends on the folds before.
         ledger: books of its test decisions.
+        probability: [D] what the policy gave the position of each.
         fills: what any position would have earned on them.
     """
 
     record: FoldRecord
     ledger: Ledger
+    probability: np.ndarray
     fills: FillTable
 
 

@@ -164,7 +164,7 @@ class WalkForward:
             hold = replay(buy_and_hold(len(tested.ledger)), fills)
             returns = (tested.ledger.net_return, hold.net_return)
             self.show_test(directory, settings, record.scores, *returns, record.timesteps)
-        return FoldWork(record, tested.ledger, fills)
+        return FoldWork(record, tested.ledger, tested.probability, fills)
 
     def commit(self, work: FoldWork) -> FoldRecord:
         """Write a fold's test result behind those of the folds before it, and then into the ledger."""
@@ -194,17 +194,17 @@ class WalkForward:
                 trainer.save_checkpoint(directory / SELECTED, weights_only=True)
                 CheckpointStore(directory).clean()
         else:
-            module.stop_reason = PRIOR_DECIDES
+            module.notes.stop_reason = PRIOR_DECIDES
             with watch.stage("checkpoint"):
                 CheckpointStore(directory).save(module.untrained_checkpoint(self.datamodule), SELECTED)
         with watch.stage("validation"):
             chosen = self._validated(module, fold)
         note_fold(record, module, bars_seen(self.datamodule.row_accesses[fold.index]))
         record.timesteps = module.timesteps
-        record.stop_reason = module.stop_reason or "budget"
+        record.stop_reason = module.notes.stop_reason or "budget"
         if module.screen:
             record.details["screen"] = module.screen
-        record.details["selected"] = module.selection or {"timesteps": module.timesteps, "score": chosen.score}
+        record.details["selected"] = module.notes.selection or {"timesteps": module.timesteps, "score": chosen.score}
         return module, chosen
 
     def _new_module(self, fold: Fold, data: FoldData, number: int) -> LitPPO:
@@ -306,7 +306,7 @@ class WalkForward:
         return {name: _finite(found.metrics[name]) for name in ("return_pct", "sharpe_annual", "trades")}
 
     def _write_test(self, fold: int, work: FoldWork) -> None:
-        self.folder.append_out_of_sample(fold, work.ledger)
+        self.folder.append_out_of_sample(fold, work.ledger, work.probability)
         self.folder.append_trades(fold, trades(work.ledger, work.fills.fill_price))
 
 

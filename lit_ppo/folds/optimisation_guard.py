@@ -47,7 +47,7 @@ class _Guard:
     def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(trainer: pl.Trainer, pl_module: Any, *arguments: Any, **keywords: Any) -> None:
             if self.reason:
-                pl_module.optimisations[self.name] = {FAILED: self.reason}  # after a resume too
+                pl_module.notes.optimisations[self.name] = {FAILED: self.reason}  # after a resume too
                 return
             try:
                 method(trainer, pl_module, *arguments, **keywords)
@@ -55,7 +55,7 @@ class _Guard:
                 raise
             except Exception as error:  # whatever it is: the fold does not need this callback
                 self.reason = f"{type(error).__name__}: {error}"
-                pl_module.optimisations[self.name] = {FAILED: self.reason}
+                pl_module.notes.optimisations[self.name] = {FAILED: self.reason}
                 if self._withdraw is not None:
                     self._withdraw(trainer, pl_module)
                 self.say(

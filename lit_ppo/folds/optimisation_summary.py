@@ -12,6 +12,7 @@ A speed-up against another recipe is `lit-ppo benchmark`'s affair. No torch is i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypedDict
@@ -23,6 +24,7 @@ from lit_ppo.store.schema import Count, Seconds
 
 SUMMARY, STATE = "optimization_summary.json", "training_state.json"
 BASELINE = "the same recipe without its optimisations, at this run's measured pace"
+COUNTED = ("early_stops", "warm_starts", "evaluations_left_out")  # keys of the old script, there without any too
 LEFT_OUT = 3  # exit code: done, but an optimisation failed in some fold and was left out
 
 
@@ -77,10 +79,9 @@ def note_fold(record: FoldRecord, module: Any, seen: Sequence[int]) -> None:
         "planned_timesteps": math.ceil(budget / steps) * steps,
         "visited_timesteps": module.timesteps,
         "seen": list(seen),
-        "optimisations": {name: dict(entry) for name, entry in module.optimisations.items()},
+        "optimisations": {name: dict(entry) for name, entry in module.notes.optimisations.items()},
+        **module.notes.details,
     }
-    if "fold" in module.optimisations.get("warm_start", {}):
-        record.details["warm_start"] = {"fold": module.optimisations["warm_start"]["fold"]}
 
 
 def bars_seen(row_accesses: Mapping[str, Sequence[int]]) -> list[int]:
@@ -109,9 +110,7 @@ def summarise(folds: Sequence[FoldRecord], num_folds: int, cache: Mapping[str, A
         "speedup_baseline": BASELINE,
         "did_less": planned / visited if visited else None,
         "total_timesteps_saved": planned - visited,
-        "early_stops": _count(rows, "convergence_early_stopping", "stopped"),
-        "warm_starts": sum("fold" in row["optimisations"].get("warm_start", {}) for row in rows),
-        "evaluations_left_out": _count(rows, "evaluation_schedule", "skipped"),
+        **_counts(rows),
         "avg_iteration_time_minutes": seconds / 60 / len(rows) if rows else None,
         "estimated_time_saved_hours": saved / 3600,
         "completion_timestamp": datetime.now(UTC).isoformat(timespec="seconds") if completed else None,
@@ -148,8 +147,13 @@ def _fold(record: FoldRecord) -> dict[str, Any]:
     }
 
 
-def _count(rows: Sequence[Mapping[str, Any]], name: str, key: str) -> int:
-    return sum(int(row["optimisations"].get(name, {}).get(key, 0)) for row in rows)
+def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What the optimisations counted, over all folds."""
+    total = Counter(dict.fromkeys(COUNTED, 0))
+    for row in rows:
+        for entry in row["optimisations"].values():
+            total.update(entry.get("counts", {}))
+    return dict(total)
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -210,11 +214,11 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """What the table at the end says about optimisations; nothing where there were none."""
     if not any(row["optimisations"] for row in summary["folds"]):
         return []
-    measured = summary["measured"]
+    measured, counts = summary["measured"], _counts(summary["folds"])
+    counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     lines = [
         f"Optimisations: {measured['timesteps']:,} of {measured['timesteps_planned']:,} timesteps "
-        f"({work_in_words(summary['did_less'])}), {summary['early_stops']} early stops, {summary['warm_starts']} warm "
-        f"starts, {summary['evaluations_left_out']:,} validations left out; "
+        f"({work_in_words(summary['did_less'])}), {counted}; "
         f"{pace_in_words(summary['total_speedup_achieved'])}, against {summary['speedup_baseline']} (estimated)."
     ]
     for name in dict.fromkeys(failure["optimisation"] for failure in summary["failed"]):

@@ -54,6 +54,9 @@ class AuditedData(Protocol):
     def running_features(self) -> set[str]:
         """Features whose state runs from the first bar of the file."""
 
+    def own_values(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """[N] what the user's own features and costs make of these bars, by name."""
+
     def over(self, frame: pd.DataFrame) -> AuditedData:
         """The same settings and folds over other bars."""
 
@@ -152,6 +155,36 @@ def lively(
         if np.mean(actions != wild.flat_index) >= 0.1 and np.mean(actions[1:] != actions[:-1]) >= 0.05:
             return wild
     raise RuntimeError("The audit found no random weights with which this model trades: its actions were not tested")
+
+
+def refuse_lookahead(data: AuditedData, points: int = 6) -> None:
+    """Look before a run whether the user's own features and costs look ahead; the whole audit takes trainings.
+
+    Args:
+        data: set up.
+        points: bars t after which everything is cut off, and is noise: one near the end, the others anywhere.
+
+    Raises:
+        ValueError: a value of bars <= t changes with the bars after t; names it and the first such bar.
+    """
+    frame = data.bars.frame
+    before = data.own_values(frame)
+    if not before:
+        return
+    draws = np.random.default_rng(0)
+    for t in [len(frame) - 2, *draws.integers(len(frame) // 4, len(frame) - 2, points - 1).tolist()]:
+        for alter in (_cut, noise_after):
+            after = data.own_values(alter(frame, t, draws))
+            for name, values in before.items():
+                then, now = values[: t + 1], after[name][: t + 1]
+                differs = ~((then == now) | (np.isnan(then) & np.isnan(now)))
+                if differs.any():
+                    row = int(differs.argmax())
+                    raise ValueError(
+                        f"{name} looks ahead: its value at bar {row} ({frame['time'].iloc[row]}) is {then[row]:.6g}, "
+                        f"and {now[row]:.6g} where the bars after bar {t} are others. Row t of what it gives may be "
+                        "made of rows up to t only"
+                    )
 
 
 def prefix_findings(

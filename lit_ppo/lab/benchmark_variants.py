@@ -6,6 +6,7 @@ fold) and the old script's evaluation: bar by bar, over train and validation bar
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ import yaml
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.module import LitPPO
 from lit_ppo.scoring.evaluation import Evaluation, evaluate_bar_by_bar
+from lit_ppo.store.files import read_yaml
 
+BALANCED = Path(__file__).resolve().parents[2] / "configs" / "profiles" / "balanced.yaml"
 ORIGINAL = Path(__file__).resolve().parents[2] / "configs" / "profiles" / "original.yaml"
 BUDGET = 100_000  # timesteps of a fold of the old script
 EVERY = 10_000  # its distance of two evaluations, timesteps
@@ -38,24 +41,24 @@ class Optimisation:
     model: Mapping[str, Any] | None = None
 
 
-def _callback(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"class_path": f"callbacks.{name}", "init_args": arguments}
+def _of_profile() -> tuple[Optimisation, ...]:
+    """The callbacks of the profile that has every optimisation, in its order, and the fast evaluation."""
+    profile = read_yaml(BALANCED.read_bytes(), str(BALANCED))
+    found = []
+    for entry in profile["trainer"]["callbacks+"]:
+        module, _, name = entry["class_path"].rpartition(".")
+        callback = getattr(importlib.import_module(module), name)
+        model = profile["model"] if getattr(callback, "sets_budget", False) else None
+        label = callback.optimisation.replace("_", " ")
+        found.append(Optimisation(LABELS.get(label, label), {"init_args": {}, **entry}, model))
+    return (*found, Optimisation(FAST_EVALUATION))
 
 
-# In the order in which the old report added them; values of configs/profiles/balanced.yaml.
-OPTIMISATIONS = (
-    Optimisation(
-        "adaptive timesteps", _callback("AdaptiveTimesteps", min_timesteps=15_000), {"total_timesteps": 50_000}
-    ),
-    Optimisation("warm start", _callback("WarmStart")),
-    Optimisation(
-        "early stopping",
-        _callback("ConvergenceEarlyStopping", patience=3, convergence_threshold=0.001, min_progress=0.25),
-    ),
-    Optimisation("progressive hyper-parameters", _callback("ProgressiveHyperparameters")),
-    Optimisation("evaluation schedule", _callback("EvaluationSchedule", longest=EVERY)),
-    Optimisation(FAST_EVALUATION),
-)
+LABELS = {  # of recorded results
+    "convergence early stopping": "early stopping",
+    "progressive hyperparameters": "progressive hyper-parameters",
+}
+OPTIMISATIONS = _of_profile()
 
 
 def as_configured(trainer: Mapping[str, Any], total_timesteps: int) -> list[Optimisation]:
@@ -63,14 +66,14 @@ def as_configured(trainer: Mapping[str, Any], total_timesteps: int) -> list[Opti
 
     Args:
         trainer: the recipe's `trainer.*`.
-        total_timesteps: its budget, which is the optimised one where it has `AdaptiveTimesteps`.
+        total_timesteps: its budget, which is the optimised one where it has a callback that sets budgets.
     """
     given = {entry["class_path"].rpartition(".")[2]: entry for entry in trainer.get("callbacks") or []}
     found = []
     for optimisation in OPTIMISATIONS:
         name = optimisation.callback["class_path"].rpartition(".")[2] if optimisation.callback else ""
         if name in given:
-            model = {"total_timesteps": total_timesteps} if name == "AdaptiveTimesteps" else None
+            model = {"total_timesteps": total_timesteps} if optimisation.model else None
             optimisation = Optimisation(optimisation.name, given[name], model)
         found.append(optimisation)
     return found
@@ -99,7 +102,7 @@ class Variant:
         model: dict[str, Any] = {"total_timesteps": BUDGET}
         for optimisation in on:
             model |= optimisation.model or {}
-        callbacks = [_callback("ValidationSelection"), *(dict(o.callback) for o in on if o.callback)]
+        callbacks = [{"class_path": "callbacks.ValidationSelection"}, *(dict(o.callback) for o in on if o.callback)]
         trainer = {
             "logger": False,
             "callbacks": callbacks,

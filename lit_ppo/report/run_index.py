@@ -1,4 +1,4 @@
-"""`lit-ppo compare --all`: the history of every run under a results directory, in one SQLite file.
+"""`lit-ppo compare --all`: the history of every run under a results directory, in one file.
 
 The file is a summary that can be deleted at any time: it is made again from the run folders. A run whose folder is gone
 keeps its row, marked as gone, because history is what it is for.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -25,31 +22,44 @@ from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.files import json_bytes
 from lit_ppo.store.results import Run, load_run, run_records
+from lit_ppo.store.schema import Count, Seconds, read_json
 
-FILE_NAME = "runs.sqlite"
-# What is kept of a run, in this order; `stamp` tells whether its files changed since.
-_COLUMNS = {
-    "folder": "TEXT PRIMARY KEY",
-    "stamp": "TEXT NOT NULL",
-    "started": "TEXT",
-    "status": "TEXT",
-    "seed": "INTEGER",
-    "data": "TEXT",
-    "sha256": "TEXT",
-    "settings": "TEXT",
-    "code": "TEXT",
-    "cpu": "TEXT",
-    "folds": "INTEGER",
-    "bars": "INTEGER",
-    "timesteps": "INTEGER",
-    "seconds": "REAL",
-    "return_pct": "REAL",
-    "sharpe_annual": "REAL",
-    "max_drawdown_pct": "REAL",
-    "validation_score": "REAL",
-    "present": "INTEGER NOT NULL",
-}
+FILE_NAME = "runs.json"
+
+
+class IndexedRun(TypedDict):
+    """What is kept of a run; `stamp` tells whether its files changed since."""
+
+    folder: str
+    stamp: str
+    started: str | None
+    status: str | None
+    seed: int | None
+    data: str | None
+    sha256: str | None
+    settings: str | None
+    code: str | None
+    cpu: str | None
+    folds: Count
+    bars: Count
+    timesteps: Count
+    seconds: Seconds
+    return_pct: float | None
+    sharpe_annual: float | None
+    max_drawdown_pct: float | None
+    validation_score: float | None
+    present: bool
+
+
+class Index(TypedDict):
+    """runs.json."""
+
+    schema: Literal[1]
+    runs: list[IndexedRun]
+
+
 _STAMPED = ("run.json", "folds.json", "out_of_sample.csv", "config.yaml")
 
 
@@ -64,48 +74,41 @@ def update(root: str | Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: `runs.sqlite` there is not an index of this version.
+        ValueError: `runs.json` there is not an index of this version.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory of runs; give the one that walk-forward got as --results")
     found = {path.parent.relative_to(root).as_posix(): path.parent for path in run_records(root)}
     damaged: dict[str, str] = {}
-    with _database(root / FILE_NAME) as database:
-        stamps = dict(database.execute("SELECT folder, stamp FROM runs"))
-        for folder, path in found.items():
-            stamp = _stamp(path)
-            if stamps.get(folder) != stamp:
-                try:
-                    row = _summary(folder, stamp, load_run(path))
-                except (ValueError, OSError) as error:
-                    damaged[folder] = str(error)
-                    continue
-                marks = ", ".join(f":{name}" for name in _COLUMNS)
-                database.execute(f"INSERT OR REPLACE INTO runs ({', '.join(_COLUMNS)}) VALUES ({marks})", row)
-        for folder in stamps:
-            database.execute("UPDATE runs SET present = ? WHERE folder = ?", (int(folder in found), folder))
-        database.row_factory = sqlite3.Row
-        rows = [dict(row) for row in database.execute("SELECT * FROM runs ORDER BY started, folder")]
-        return [row for row in rows if row["folder"] not in damaged], damaged
+    known = _read(root / FILE_NAME)
+    rows = {folder: {**row, "present": folder in found} for folder, row in known.items()}
+    for folder, path in found.items():
+        stamp = _stamp(path)
+        if folder not in known or known[folder]["stamp"] != stamp:
+            try:
+                rows[folder] = _summary(folder, stamp, load_run(path))
+            except (ValueError, OSError) as error:
+                damaged[folder] = str(error)
+    ordered = sorted(rows.values(), key=lambda row: (row["started"] or "", row["folder"]))
+    if rows != known:
+        if os.access(root, os.W_OK):
+            atomic_write(root / FILE_NAME, json_bytes({"schema": 1, "runs": ordered}))
+        else:
+            warnings.warn(f"{root / FILE_NAME} cannot be written: every run is read again each time", stacklevel=3)
+    return [row for row in ordered if row["folder"] not in damaged], damaged
 
 
-@contextmanager
-def _database(path: Path) -> Iterator[sqlite3.Connection]:
-    writable = os.access(path if path.exists() else path.parent, os.W_OK)
-    if not writable:
-        warnings.warn(f"{path} cannot be written: every run is read again each time", stacklevel=4)
-    with closing(sqlite3.connect(path if writable else ":memory:", timeout=30)) as database:
-        try:
-            columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-            database.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
-            present = [row[1] for row in database.execute("PRAGMA table_info(runs)")]
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is not an index of runs ({error}); delete it, it is made again") from error
-        if present != list(_COLUMNS):
-            raise ValueError(f"{path} is an index of another version of lit-ppo; delete it, it is made again")
-        with database:  # commits, or rolls back
-            yield database
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The index by folder; empty where there is none."""
+    try:
+        return (
+            {row["folder"]: row for row in read_json(path, Index, "Delete it, it is made again")["runs"]}
+            if path.is_file()
+            else {}
+        )
+    except ValueError as error:
+        raise ValueError(f"{path} is not an index of runs: {error}") from error
 
 
 def _stamp(folder: Path) -> str:
@@ -142,7 +145,7 @@ def _summary(folder: str, stamp: str, run: Run) -> dict[str, Any]:
         "seconds": sum(sum(fold.seconds.values()) for fold in run.folds),
         **{name: _finite(figures.get(name)) for name in ("return_pct", "sharpe_annual", "max_drawdown_pct")},
         "validation_score": float(np.mean(scores)) if scores else None,
-        "present": 1,
+        "present": True,
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Evaluation:
         metrics: figures of `performance.trading_metrics`.
         score: mean reward per bar, log(1 + net return) in standard deviations of the train bars' price return: what
             the learner maximises.
+        probability: [D] float64, in [0, 1]: what the policy gave that position, by the mean of its networks' logits.
     """
 
     actions: np.ndarray
@@ -41,6 +43,7 @@ class Evaluation:
     ledger: Ledger
     metrics: dict[str, float]
     score: float
+    probability: np.ndarray
 
 
 def evaluate(
@@ -60,12 +63,12 @@ def evaluate(
     market = market.to(next(policy.parameters()).device)
     with torch.no_grad():
         if isinstance(policy, ObservationPolicy):
-            actions = torch.stack(list(_steps_of_observations(policy, market, account_features)))
+            decided = _decisions(_steps_of_observations(policy, market, account_features))
         elif policy.num_account:
-            actions = _with_account(policy, market, account_features)
+            decided = _decisions(_with_account(policy, market, account_features))
         else:
-            actions = _chain(decision_table(policy, market), policy.flat_index)
-    return keep_books(actions, policy.positions, market, close_at_end)
+            decided = _chain(_votes(policy, market), policy.flat_index)
+    return _booked(policy, decided, market, close_at_end)
 
 
 def evaluate_bar_by_bar(
@@ -78,14 +81,32 @@ def evaluate_bar_by_bar(
     market = market.to(next(policy.parameters()).device)
     steps = _steps_of_observations if isinstance(policy, ObservationPolicy) else _steps_of_market
     with torch.no_grad():
-        actions = torch.stack(list(steps(policy, market, account_features)))  # type: ignore[arg-type]
-    return keep_books(actions, policy.positions, market, close_at_end)
+        decided = _decisions(steps(policy, market, account_features))  # type: ignore[arg-type]
+    return _booked(policy, decided, market, close_at_end)
 
 
-def keep_books(actions: Tensor, positions: Tensor, market: MarketTensors, close_at_end: bool = False) -> Evaluation:
-    """Turn actions [D] on the decision bars of `market` into returns, metrics and score."""
-    indices = actions.cpu().numpy()
-    taken = positions.cpu().numpy()[indices]
+class _Decisions(NamedTuple):
+    """Actions [D], and the votes [D, P] by which each was taken."""
+
+    actions: Tensor
+    votes: Tensor
+
+
+def _decisions(steps: Iterator[tuple[Tensor, Tensor]]) -> _Decisions:
+    return _Decisions(*map(torch.stack, zip(*steps, strict=True)))
+
+
+def _booked(
+    policy: MarketPolicy | ObservationPolicy, decided: _Decisions, market: MarketTensors, close_at_end: bool
+) -> Evaluation:
+    """Turn decisions on the decision bars of `market` into returns, metrics and score."""
+    indices = decided.actions.cpu().numpy()
+    taken = policy.positions.cpu().numpy()[indices]
+    chosen = decided.actions.clone()
+    if close_at_end:
+        chosen[-1] = policy.flat_index  # what the books hold, whatever was decided
+    probabilities = (decided.votes.float() / num_views(policy)).softmax(-1)
+    probability = probabilities.gather(-1, chosen.to(probabilities.device).unsqueeze(-1)).squeeze(-1)
 
     def of_decisions(name: str) -> np.ndarray:
         return market.decisions(name).cpu().numpy()
@@ -101,14 +122,26 @@ def keep_books(actions: Tensor, positions: Tensor, market: MarketTensors, close_
     )
     metrics = trading_metrics(ledger.net_return, ledger.position, market.bars_per_year, costs=ledger.cost)
     rewards = log_reward(torch.from_numpy(ledger.net_return), market.reward_scale)
-    return Evaluation(indices, ledger.position, ledger, metrics, float(rewards.double().mean()))
+    score = float(rewards.double().mean())
+    return Evaluation(indices, ledger.position, ledger, metrics, score, probability.double().cpu().numpy())
+
+
+def num_views(policy: MarketPolicy | ObservationPolicy) -> int:
+    """Votes that a decision adds up: one of each network, twice where the mirrored market is looked at as well."""
+    if isinstance(policy, ObservationPolicy):
+        return 1
+    return policy.num_networks * (2 if policy.mirrored else 1)
 
 
 @torch.no_grad()
 def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
     """[D, P] int64: the position that the policy takes next on each decision bar, for every held position."""
-    table = [sum_of_votes(policy, hidden).argmax(-1) for hidden in _memories(policy, market)]
-    return torch.cat(table)[market.warmup :]
+    return _votes(policy, market).argmax(-1)
+
+
+def _votes(policy: MarketPolicy, market: MarketTensors) -> Tensor:
+    """[D, P, P] sum of the networks' logits on each decision bar: row = held position, column = next one."""
+    return torch.cat([sum_of_votes(policy, hidden) for hidden in _memories(policy, market)])[market.warmup :]
 
 
 def views_of_market(policy: MarketPolicy, features: Tensor) -> Tensor:
@@ -118,7 +151,7 @@ def views_of_market(policy: MarketPolicy, features: Tensor) -> Tensor:
 
 
 def _initial_state(policy: MarketPolicy) -> PolicyState:
-    return policy.initial_state(policy.num_networks * (2 if policy.mirrored else 1))
+    return policy.initial_state(num_views(policy))
 
 
 def _memories(policy: MarketPolicy, market: MarketTensors) -> Iterator[Tensor]:
@@ -152,42 +185,48 @@ def sum_of_votes(
     return logits.sum(0)
 
 
-def _chain(table: Tensor, flat_index: int) -> Tensor:
-    """Follow a table [D, P] of next positions from flat: [D]."""
-    held, actions = flat_index, []
-    for row in table.tolist():
+def _chain(votes: Tensor, flat_index: int) -> _Decisions:
+    """Follow the votes [D, P, P] from flat."""
+    held, path = flat_index, [flat_index]
+    for row in votes.argmax(-1).tolist():
         held = row[held]
-        actions.append(held)
-    return torch.tensor(actions, dtype=torch.int64)
+        path.append(held)
+    before = torch.tensor(path[:-1], device=votes.device)
+    return _Decisions(torch.tensor(path[1:], dtype=torch.int64), votes[torch.arange(len(votes)), before])
 
 
-def _with_account(policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]) -> Tensor:
+def _with_account(
+    policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole-sequence memories, then the heads bar by bar: what they see of the account depends on what was done."""
     trader = _Trader(policy, market, account_features)
     hidden = torch.cat(list(_memories(policy, market)))[market.warmup :]
-    return torch.stack([trader.take(trader.vote(memory)) for memory in hidden])
+    for memory in hidden:
+        yield trader.take_best(trader.votes(memory))
 
 
-def _steps_of_market(policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]) -> Iterator[Tensor]:
+def _steps_of_market(
+    policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Account at the heads, one bar at a time."""
     state = _initial_state(policy)
     trader = _Trader(policy, market, account_features)
     for row, features in enumerate(market.features):
         encoded, state = policy.encode(views_of_market(policy, features.unsqueeze(0)), state)
         if row >= market.warmup:
-            yield trader.take(trader.vote(encoded.policy[0]))
+            yield trader.take_best(trader.votes(encoded.policy[0]))
 
 
 def _steps_of_observations(
     policy: ObservationPolicy, market: MarketTensors, account_features: Sequence[str]
-) -> Iterator[Tensor]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The classical recurrent policy sees its account, so that the encoder itself goes bar by bar; flat in warm-up."""
     state = policy.initial_state(1)
     trader = _Trader(policy, market, account_features)
     for row, features in enumerate(market.features):
-        action, _, _, state = policy.act(trader.observe(features), state)
+        _, votes, _, state = policy.act(trader.observe(features), state)
         if row >= market.warmup:
-            yield trader.take(action)
+            yield trader.take_best(votes[0])
 
 
 class _Trader:
@@ -208,10 +247,10 @@ class _Trader:
         columns = [features.unsqueeze(0), exposure]
         return torch.cat(columns if others is None else [*columns, others], dim=-1)
 
-    def vote(self, memory: Tensor) -> Tensor:
-        """Most probable next position [1] given the memories [K V, H] of this bar."""
+    def votes(self, memory: Tensor) -> Tensor:
+        """Votes [P] for the next position given the memories [K V, H] of this bar."""
         seen = self.account.features(self.account_features)
-        return sum_of_votes(self.policy, memory, self.account.held, seen).argmax(-1, keepdim=True)  # type: ignore[arg-type]
+        return sum_of_votes(self.policy, memory, self.account.held, seen)  # type: ignore[arg-type]
 
     def take(self, action: Tensor) -> Tensor:
         """Take the position `action` [1] at this bar and go on to the next; returns its index []."""
@@ -219,3 +258,7 @@ class _Trader:
         self.account.advance(action, returns)
         self.row = self.row + 1
         return action[0]
+
+    def take_best(self, votes: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the position with most votes [P]; returns its index [] and them."""
+        return self.take(votes.argmax(-1, keepdim=True)), votes

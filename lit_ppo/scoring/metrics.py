@@ -12,9 +12,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lit_ppo.scoring import performance
+
+
+def figures(bars_per_year: float, prefix: str) -> MetricCollection:
+    """The figures by their keys of docs/metrics.md: of a path that comes in segments, which is not their mean.
+
+    Args:
+        bars_per_year: of the bar file.
+        prefix: before each key, as "test/".
+    """
+    found: dict[str, Metric | MetricCollection] = {
+        "sharpe_annual": Sharpe(bars_per_year),
+        "sortino_annual": Sortino(bars_per_year),
+        "calmar": Calmar(bars_per_year),
+        "max_drawdown_pct": MaxDrawdown(),
+        "profit_factor": ProfitFactor(),
+        "win_rate": WinRate(),
+        "turnover_per_bar": Turnover(),
+        "exposure": Exposure(),
+    }
+    return MetricCollection(found, prefix=prefix, compute_groups=False)
 
 
 class PathMetric(Metric):

@@ -80,7 +80,8 @@ class PriorWeights:
         if not file.is_file():
             raise FileNotFoundError(
                 f"model.start {str(path)!r}: there are no weights at {file}. Name `prior` (the released ones), "
-                "`scratch`, or the prior.safetensors of a `lit-ppo pretrain`"
+                "`scratch`, or the prior.safetensors of a `lit-ppo pretrain`. To resume what began from this file, put "
+                "it back (run.json has its sha256); to decide with what is trained, it is not needed"
             )
         source = f"model.start: {file}"
         if file.stat().st_size > MOST_BYTES:

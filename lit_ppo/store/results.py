@@ -45,6 +45,8 @@ from lit_ppo.store.schema import (
 
 SCHEMA = 1  # of run.json and folds.json
 OUT_OF_SAMPLE_COLUMNS = ("time", "fold", "position", "gross_return", "cost", "net_return", "equity")
+# Of a policy's decisions; earlier releases did not keep the probability, nor has what no policy decided any.
+DECISION_COLUMNS = (*OUT_OF_SAMPLE_COLUMNS[:3], "probability", *OUT_OF_SAMPLE_COLUMNS[3:])
 TRADE_COLUMNS = (
     *("fold", "entry_time", "exit_time", "side", "size", "entry_price", "exit_price"),
     *("result", "cost", "bars_held", "closed"),
@@ -146,7 +148,6 @@ class RunFolder:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise ValueError(f"{self.path} is a link or a file, but a run needs a folder there. Move it away")
         make_writable(self.path, "run", "--results")
-        self._out_of_sample = FoldCsv(self.path / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
         self._trades = FoldCsv(self.path / "trades.csv", TRADE_COLUMNS)
         self._baselines = FoldCsv(self.path / "baselines.csv", BASELINE_COLUMNS)
         self._ledger: dict[int, tuple[FoldRecord, bytes]] = {}  # each record, and its text as folds.json has it
@@ -244,20 +245,31 @@ class RunFolder:
         """Whether the ledger says that a fold ended with its test result."""
         return any(record.index == fold and record.status == "done" for record in self.folds())
 
-    def append_out_of_sample(self, fold: int, ledger: Ledger) -> float:
+    def append_out_of_sample(self, fold: int, ledger: Ledger, probability: NDArray[np.float64] | None = None) -> float:
         """Append a fold's D test decisions; returns the equity after them.
 
         Equity goes on from the last row of the earlier folds (from 1 at the first), multiplied by 1 + net_return; it
         is what it is in the file, `ledger.equity` starts anew in each fold. A repeated append replaces the first.
+
+        Args:
+            fold: in order.
+            ledger: its books.
+            probability: [D] what the policy gave each position; None where no policy decided. A file that an earlier
+                release began stays without.
         """
-        _, last = self._out_of_sample.before(fold)
+        path = self.path / "out_of_sample.csv"
+        plain = probability is None or _begins(path, OUT_OF_SAMPLE_COLUMNS)
+        file = FoldCsv(path, OUT_OF_SAMPLE_COLUMNS if plain else DECISION_COLUMNS)
+        _, last = file.before(fold)
         equity = float(last[-1]) if last else 1.0
-        columns = (ledger.position, ledger.gross_return, ledger.cost, ledger.net_return)
+        columns = [ledger.position, ledger.gross_return, ledger.cost, ledger.net_return]
+        if not plain and probability is not None:
+            columns.insert(1, probability)
         rows = []
         for time, *numbers in zip(utc_cells(ledger.time), *(c.tolist() for c in columns), strict=True):
             equity *= max(1.0 + numbers[-1], 0.0)
             rows.append(",".join([time, str(fold), *map(repr, numbers), repr(equity)]))
-        self._out_of_sample.append(fold, rows)
+        file.append(fold, rows)
         return equity
 
     def append_trades(self, fold: int, trades: Trades) -> None:
@@ -313,7 +325,8 @@ class Run:
         config: text of config.yaml; empty if the run was stopped before it was written.
         settings: the same as a dict.
         folds: the ledger.
-        out_of_sample: columns of out_of_sample.csv, `time` as datetime64[ns, UTC], of the folds that are done.
+        out_of_sample: columns of out_of_sample.csv, with or without `probability`, of the folds that are done; `time`
+            as datetime64[ns, UTC].
         trades: columns of trades.csv of the folds that are done.
         baseline_equity: baselines.csv of the folds that are done, empty if absent.
         rows_left_out: rows of out_of_sample.csv that belong to folds that are not done.
@@ -367,7 +380,9 @@ def load_run(path: str | Path) -> Run:
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json. Give results/<seed>")
     folds = read_folds(folder)
     done = [fold.index for fold in folds if fold.status == "done"]
-    rows = _read_csv(folder / "out_of_sample.csv", OUT_OF_SAMPLE_COLUMNS)
+    decisions = folder / "out_of_sample.csv"
+    plain = _begins(decisions, OUT_OF_SAMPLE_COLUMNS)
+    rows = _read_csv(decisions, OUT_OF_SAMPLE_COLUMNS if plain else DECISION_COLUMNS)
     trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS)
     counted = rows["fold"].isin(done)
     curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS)
@@ -414,6 +429,15 @@ def read_folds(folder: Path) -> list[FoldRecord]:
     return folds
 
 
+def _begins(path: Path, columns: Sequence[str]) -> bool:
+    """Whether the file is one with these columns."""
+    header = (",".join(columns) + "\n").encode()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read one of the run's tables; half a last line, which a killed writer leaves, is left out."""
     text = path.read_bytes() if path.is_file() else b""
@@ -451,5 +475,7 @@ def _fits(name: str, column: pd.Series) -> pd.Series:
     if (kind := kinds.get(name)) is not None:
         whole = pd.Series(column.dtype.kind == kind, index=column.index)
         return whole & (column >= 0) if whole.all() else whole
+    if name == "probability":
+        return column.between(0.0, 1.0)
     # Products of many returns may leave the numbers' range; nothing else may.
     return column >= 0 if name in ("equity", "previous_fold") else column.abs() <= LARGEST

@@ -52,6 +52,9 @@ def changes(
     inexact = [_entry(key, then[key], now[key]) for key in DEVICE_KEYS if key in then and then[key] != now.get(key)]
     for name in ("data", "versions"):
         refused += _changed(name, record_then, record_now, leave_out=("path",))
+    weights_then, weights_now = ((record.get("start") or {}).get("sha256") for record in (record_then, record_now))
+    if None not in (weights_then, weights_now) and weights_then != weights_now:
+        refused.append(_entry("the sha256 of the weights at model.start", weights_then, weights_now))
     refused += _code(record_then, record_now)
     inexact += _changed("machine", record_then, record_now, leave_out=("ram_bytes", "cores"))
     if record_then.get("threads", record_now.get("threads")) != record_now.get("threads"):

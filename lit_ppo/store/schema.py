@@ -115,6 +115,16 @@ class Screen(TypedDict):
     threshold: dict[str, float]
 
 
+class OptimisationRecord(TypedDict, total=False):
+    """An entry of `details.optimisations`: what its callback noted, see `lit_ppo.trainee.TrainingNotes`."""
+
+    did: str
+    failed: str
+    counts: dict[str, Count]
+    seconds_saved: float
+    cost_seconds: float
+
+
 class Details(TypedDict, total=False):
     """`details` of a fold."""
 
@@ -123,7 +133,7 @@ class Details(TypedDict, total=False):
     seen: tuple[Count, Count]
     planned_timesteps: Count
     visited_timesteps: Count
-    optimisations: dict[str, dict[str, Any]]
+    optimisations: dict[str, OptimisationRecord]
     candidates: list[dict[str, Any]]
     money: dict[str, float | None]
 

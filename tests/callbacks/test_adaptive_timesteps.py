@@ -72,7 +72,7 @@ def test_the_maturity_rule_records_the_gain_over_the_score_before_training(tmp_p
     module = fitted(tmp_path, [callback])
     start = LitPPO(seed=5, **SMALL)
     start.build(small_data().fold_data(0).train)
-    record = module.optimisations["adaptive_timesteps"]
+    record = module.notes.optimisations["adaptive_timesteps"]
     assert record["improvement"] == pytest.approx(callback.best_score - callback.first_score)
     assert callback.first_score is not None
 
@@ -83,14 +83,14 @@ def test_a_smaller_budget_ends_the_training_and_its_schedules_earlier(tmp_path):
     assert module.total_timesteps == 512
     assert module.timesteps == 512
     assert module.progress == 1.0
-    assert module.optimisations["adaptive_timesteps"]["timesteps_saved"] == 128
+    assert module.notes.optimisations["adaptive_timesteps"]["timesteps_saved"] == 128
 
 
 def test_without_the_callback_every_fold_has_the_whole_budget(tmp_path):
     module = module_at(3)
     small_trainer(tmp_path).fit(module, datamodule=small_data())
     assert module.timesteps == 256
-    assert module.optimisations == {}
+    assert module.notes.optimisations == {}
 
 
 @pytest.mark.parametrize("rule", ["fold", "maturity"])
@@ -107,7 +107,7 @@ def test_a_resumed_fold_keeps_its_budget_and_record(tmp_path, rule):
     run(tmp_path / "cut", stop=2)
     resumed = run(tmp_path / "cut")
     assert resumed.timesteps == whole.timesteps == 448
-    assert resumed.optimisations == whole.optimisations
+    assert resumed.notes.optimisations == whole.notes.optimisations
 
 
 def test_values_out_of_range_are_refused():

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks import ConvergenceEarlyStopping, MetricsLog, RunProgress, TrainingCheckpoint, ValidationSelection
 from lit_ppo.scoring.evaluation import evaluate
 from lit_ppo.store.checkpoints import CheckpointStore, load_checkpoint
+from lit_ppo.trainee import TrainingNotes
 from tests.integration.shells import fitted, same, small_data, weights
 
 
@@ -26,9 +27,9 @@ def validated(callback: pl.Callback, score: float, progress: float = 1.0, policy
         should_stop=False,
     )
     policy = policy or torch.nn.Linear(1, 1)
-    module = SimpleNamespace(progress=progress, timesteps=int(100 * progress), policy=policy, stop_reason="")
+    module = SimpleNamespace(progress=progress, timesteps=int(100 * progress), policy=policy, notes=TrainingNotes())
     callback.on_validation_end(trainer, module)
-    trainer.reason = module.stop_reason
+    trainer.reason = module.notes.stop_reason
     return trainer
 
 
@@ -40,12 +41,12 @@ def test_selection_puts_the_best_weights_back_and_deleting_it_leaves_the_last(tm
     chosen = fitted(tmp_path / "a", [ValidationSelection(), MetricsLog()], **restless)
     last = fitted(tmp_path / "b", [], **restless)
     lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").open()]
-    assert chosen.selection["score"] == pytest.approx(max(line["validation/score"] for line in lines), rel=1e-6)
+    assert chosen.notes.selection["score"] == pytest.approx(max(line["validation/score"] for line in lines), rel=1e-6)
     assert evaluate(chosen.policy, small_data().fold_data(0).validation).score == pytest.approx(
-        chosen.selection["score"]
+        chosen.notes.selection["score"]
     )
-    assert chosen.selection["timesteps"] < 512
-    assert last.selection == {}
+    assert chosen.notes.selection["timesteps"] < 512
+    assert last.notes.selection == {}
     assert not same(weights(chosen), weights(last))
 
 
@@ -110,7 +111,7 @@ def test_convergence_ends_the_training_early_and_says_why(tmp_path):
     stopping = ConvergenceEarlyStopping(1, convergence_threshold=1e9, min_progress=0.3, wait_for_change=False)
     module = fitted(tmp_path, [stopping])
     assert module.timesteps < module.total_timesteps
-    assert module.stop_reason.startswith("early stopping: validation/score")
+    assert module.notes.stop_reason.startswith("early stopping: validation/score")
     assert fitted(tmp_path / "off").timesteps == module.total_timesteps
 
 

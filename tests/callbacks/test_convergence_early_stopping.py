@@ -24,7 +24,7 @@ def test_an_early_stopped_training_ends_with_its_best_weights(tmp_path):
     scores = [json.loads(line)["validation/score"] for line in (tmp_path / "metrics.jsonl").open()]
     assert len(scores) == 4
     best = max(range(4), key=lambda k: (scores[k], k))
-    assert module.selection == {"score": scores[best], "timesteps": 64 * (best + 1)}
+    assert module.notes.selection == {"score": scores[best], "timesteps": 64 * (best + 1)}
     assert math.isclose(evaluate(module.policy, small_data().fold_data(0).validation).score, scores[best])
 
 
@@ -40,7 +40,7 @@ def test_a_score_that_has_never_moved_is_no_convergence():
 
 
 def test_the_record_says_why_with_the_history(tmp_path):
-    record = fitted(tmp_path, [stopping()], **LEARNS).optimisations["convergence_early_stopping"]
+    record = fitted(tmp_path, [stopping()], **LEARNS).notes.optimisations["convergence_early_stopping"]
     assert record["stopped"]
     assert record["did"].startswith("early stopping: validation/score within")
     assert record["timesteps_saved"] == 640 - 256
@@ -51,8 +51,8 @@ def test_a_training_that_is_not_stopped_keeps_its_last_weights(tmp_path):
     patient = ConvergenceEarlyStopping(patience=99)
     module = fitted(tmp_path / "a", [patient], **LEARNS)
     assert same(weights(module), weights(fitted(tmp_path / "b", **LEARNS)))
-    assert module.optimisations["convergence_early_stopping"]["did"] == "never stopped"
-    assert module.selection == {}
+    assert module.notes.optimisations["convergence_early_stopping"]["did"] == "never stopped"
+    assert module.notes.selection == {}
 
 
 def test_a_selecting_callback_has_the_say_in_either_order(tmp_path):
@@ -63,7 +63,7 @@ def test_a_selecting_callback_has_the_say_in_either_order(tmp_path):
             ("b", [stopping(), ValidationSelection(min_progress=0.3)]),
         )
     ]
-    assert chosen[0].selection == chosen[1].selection
+    assert chosen[0].notes.selection == chosen[1].notes.selection
     assert same(*map(weights, chosen))
 
 
@@ -77,5 +77,5 @@ def test_a_stop_that_is_resumed_gives_the_same_weights_and_record(tmp_path):
     finished = fitted(tmp_path / "cut", callbacks(), ckpt_path=tmp_path / "cut", **LEARNS)
     for module in (resumed, finished):
         assert same(weights(whole), weights(module))
-        assert whole.optimisations == module.optimisations
+        assert whole.notes.optimisations == module.notes.optimisations
     assert all(torch.isfinite(value).all() for value in weights(whole).values())

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks import EvaluationSchedule, MetricsLog, TrainingCheckpoint, ValidationSelection
+from lit_ppo.trainee import TrainingNotes
 from tests.integration.shells import fitted, same, weights
 
 
@@ -19,7 +20,7 @@ def validated_after(callback: EvaluationSchedule, scores: list[float], steps: in
         sanity_checking=False, state=SimpleNamespace(fn=TrainerFn.FITTING), callback_metrics={}, current_epoch=0
     )
     learner = SimpleNamespace(ent_coef=0.0, clip_coef=0.2, update_epochs=4)
-    module = SimpleNamespace(total_timesteps=steps * len(scores), optimisations={}, learner=learner)
+    module = SimpleNamespace(total_timesteps=steps * len(scores), notes=TrainingNotes(), learner=learner)
     followed = []
     for epoch, score in enumerate(scores):
         module.iteration, module.timesteps, module.progress = epoch, epoch * steps, epoch / len(scores)
@@ -72,9 +73,9 @@ def test_the_training_is_the_same_with_and_without(tmp_path):
     assert same(weights(scheduled), weights(every))
     assert validations(tmp_path / "a") == [True, True, True, False, True, False, False, False, True, True]
     assert validations(tmp_path / "b") == [True] * 10
-    record = scheduled.optimisations["evaluation_schedule"]
+    record = scheduled.notes.optimisations["evaluation_schedule"]
     assert (record["validations"], record["skipped"]) == (6, 4)
-    assert every.optimisations == {}
+    assert every.notes.optimisations == {}
 
 
 def test_a_changed_coefficient_is_looked_at_at_once(tmp_path):
@@ -98,7 +99,7 @@ def test_a_resumed_schedule_goes_on_where_it_was(tmp_path):
         resumed = fitted(path, callbacks(), total_timesteps=640, ckpt_path=path)
         assert same(weights(whole), weights(resumed))
         assert (path / "metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-        assert resumed.optimisations["evaluation_schedule"]["skipped"] == 4
+        assert resumed.notes.optimisations["evaluation_schedule"]["skipped"] == 4
 
 
 def test_values_out_of_range_are_refused():

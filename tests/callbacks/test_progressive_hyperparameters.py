@@ -31,8 +31,8 @@ def test_each_phase_sets_its_coefficients_from_its_first_iteration_on(tmp_path):
     assert factors("train/epochs") == pytest.approx([2, 2, 1, 1])
     assert factors("train/clip_coef") == pytest.approx([1, 1, 0.25, 0.25])
     assert factors("train/learning_rate") == pytest.approx([1, 1, 0.5, 0.5])
-    assert module.optimisations["progressive_hyperparameters"]["phases"] == {"first": 0, "last": 128}
-    assert module.optimisations["progressive_hyperparameters"]["epochs_saved"] == -4
+    assert module.notes.optimisations["progressive_hyperparameters"]["phases"] == {"first": 0, "last": 128}
+    assert module.notes.optimisations["progressive_hyperparameters"]["epochs_saved"] == -4
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "ent_coef", "clip_coef", "update_epochs"])
@@ -65,7 +65,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path):
     fitted(tmp_path / "cut", callbacks(), trainer_settings={"max_epochs": 1})
     resumed = fitted(tmp_path / "cut", callbacks(), ckpt_path=tmp_path / "cut")
     assert same(weights(whole), weights(resumed))
-    one, other = (module.optimisations["progressive_hyperparameters"] for module in (whole, resumed))
+    one, other = (module.notes.optimisations["progressive_hyperparameters"] for module in (whole, resumed))
     assert one["phases"] == other["phases"]
     assert one["epochs_saved"] == other["epochs_saved"]
 

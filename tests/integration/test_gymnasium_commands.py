@@ -56,7 +56,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, env_id):
         fitted(tmp_path / "cut", env_id, [*everything(), Stop()])
     resumed = fitted(tmp_path / "cut", env_id, everything(), resume=True)
     assert same(weights(whole), weights(resumed))
-    assert whole.selection == resumed.selection
+    assert whole.notes.selection == resumed.notes.selection
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
     one, other = (load_checkpoint(tmp_path / name)["learner"]["ranks"][0]["collector"] for name in ("whole", "cut"))
     assert torch.equal(one["observations"], other["observations"])

@@ -55,7 +55,7 @@ def gymnasium(directory: Path) -> dict:
     trainer = small_trainer(directory, [impatient, ValidationSelection()], **DDP)
     data = GymnasiumDataModule("CartPole-v1", mask_observations=[1, 3], validation_episodes=3, test_episodes=1)
     trainer.fit(module, datamodule=data)
-    return {"weights": weights(module), "iteration": module.iteration, "chosen": module.selection["timesteps"]}
+    return {"weights": weights(module), "iteration": module.iteration, "chosen": module.notes.selection["timesteps"]}
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 import lit_ppo
+from callbacks import ProgressiveHyperparameters, ValidationSelection
+from datamodules.features.compute import load_features
 from datamodules.synthetic import SyntheticMarket
-from lit_ppo.api import _cost_keys
+from lit_ppo.api import _cost_keys, _feature_entries, _with_callbacks
 from lit_ppo.cli import main
 from lit_ppo.market.costs import CostModel, Costs
 
@@ -58,7 +62,11 @@ def test_a_run_from_python_and_one_from_the_command_line_are_the_same_bytes(run,
 
 def test_a_run_has_its_decisions_trades_folds_and_verdict(run):
     decisions = run.decisions
-    assert list(decisions)[:4] == ["time", "fold", "position", "price"]
+    names = ["time", "fold", "position", "probability", "price", "gross_return", "cost", "net_return", "equity"]
+    assert list(decisions) == names
+    last = decisions["fold"] != decisions["fold"].shift(-1)  # goes flat, whatever the policy would have done
+    assert (decisions["probability"][~last] >= 1 / 3).all()  # the most probable of three
+    assert decisions["probability"].between(0, 1).all()
     assert len(decisions) == 200
     assert set(decisions["fold"]) == {0, 1}
     np.testing.assert_allclose(decisions["equity"], (1 + decisions["net_return"]).cumprod(), rtol=1e-12)
@@ -89,11 +97,106 @@ class Toll(CostModel):
 
 def test_a_cost_model_given_as_an_object_becomes_a_key_that_a_recipe_can_hold():
     entry = {"class_path": f"{__name__}.Toll", "init_args": {"rate": 2e-4}}
-    assert _cost_keys(Toll(2e-4)) == ({"model": entry}, [__name__])
-    assert _cost_keys({"spread": "1bp", "model": Toll(2e-4)}) == ({"spread": "1bp", "model": entry}, [__name__])
-    keys, modules = _cost_keys(Costs(spread="1bp"))
+    modules: list[str] = []
+    assert _cost_keys(Toll(2e-4), modules) == {"model": entry}
+    assert _cost_keys({"spread": "1bp", "model": Toll(2e-4)}, modules) == {"spread": "1bp", "model": entry}
+    assert modules == [__name__] * 2
+    keys = _cost_keys(Costs(spread="1bp"), modules := [])
     assert (keys["spread"], keys["model"], modules) == ("1bp", None, [])
-    assert _cost_keys(None) == ({}, [])
+    assert _cost_keys(None, []) == {}
+
+
+def swing(bars: pd.DataFrame) -> pd.Series:
+    return np.log(bars["close"]).rolling(20).mean().diff()
+
+
+def tomorrow(bars: pd.DataFrame) -> pd.Series:
+    return bars["close"].pct_change().shift(-1).fillna(0.0)
+
+
+class Witness(Callback):
+    """Notes what it was made with, where the fold's files are."""
+
+    def __init__(self, text: str = "seen") -> None:
+        self.text = text
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        (Path(trainer.default_root_dir) / "witness").write_text(self.text)
+
+
+@pytest.mark.filterwarnings("ignore:.*new decisions.*are on bars no later")
+def test_functions_and_objects_give_the_run_of_a_recipe_that_names_them(bars, tmp_path):
+    given = {"features": [swing, "log_return"], "callbacks": [Witness("mine"), ValidationSelection(min_progress=0.1)]}
+    options = {"config": "scratch", "model": SMALL, "costs": {"spread": 0.01}, "seed": 7}
+    run = lit_ppo.walk_forward(bars, **given, **options, results=tmp_path / "python", **SIZES)
+    (path,) = (tmp_path / "python" / "bars").glob("*.csv")
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{features: [{{class_path: {__name__}.swing}}, {{name: log_return}}]}}\n"
+        "trainer:\n  callbacks:\n"
+        "  - {class_path: callbacks.ValidationSelection, init_args: {min_progress: 0.1}}\n"
+        "  - callbacks.RunProgress\n  - callbacks.TrainingCheckpoint\n  - callbacks.MetricsLog\n"
+        f"  - {{class_path: {__name__}.Witness, init_args: {{text: mine}}}}\n"
+    )
+    flags = [f"--model.{name}={value}" for name, value in SMALL.items()]
+    flags += [f"--data.{name}={value}" for name, value in SIZES.items()]
+    flags += ["--seed=7", f"--data.path={path}", "--data.costs.spread=0.01", f"--results={tmp_path / 'command'}"]
+    recipes = ["--config", "scratch", "--config", str(tmp_path / "recipe.yaml"), "--allow-module", __name__]
+    assert main(["walk-forward", *recipes, *flags]) == 0
+    for name in (*FILES, "fold_001/witness", "fold_001/metrics.jsonl"):
+        assert (tmp_path / "command" / "7" / name).read_bytes() == (run.path / name).read_bytes()
+    assert (run.path / "fold_000" / "witness").read_text() == "mine"
+    decided = lit_ppo.load_policy(run).decide(bars)
+    assert len(decided) == len(bars) - 20 - SIZES["warmup_bars"]  # 19 means of 20 bars, and one difference, are missing
+    with pytest.raises(ValueError, match=f"--allow-module {__name__}"):
+        lit_ppo.load_policy(run.path).decide(bars)
+    again = lit_ppo.load_policy(run.path, allow_modules=[__name__]).decide(bars)
+    pd.testing.assert_frame_equal(decided, again)
+
+
+def test_a_function_that_looks_ahead_is_refused_before_any_training_with_the_bar(bars, tmp_path):
+    with pytest.raises(ValueError, match=r"Feature tomorrow looks ahead: its value at bar \d+ \(\d{4}-.* is "):
+        lit_ppo.walk_forward(bars, features=[tomorrow], config="scratch", model=SMALL, results=tmp_path, **SIZES)
+    assert not any(tmp_path.glob("*/run.json"))
+
+
+def test_what_no_configuration_could_name_is_refused_in_words(bars, tmp_path, monkeypatch):
+    def local(bars):
+        return bars["close"]
+
+    for function, kind in ((lambda bars: bars["close"], "a lambda"), (local, "defined inside a function")):
+        with pytest.raises(ValueError, match=rf"features\[1\]: .* is {kind}.*neither resumed nor repeated"):
+            lit_ppo.walk_forward(bars, features=["log_return", function], results=tmp_path)
+    with pytest.raises(ValueError, match=r"features\[0\] is a name, an entry .* got 3"):
+        lit_ppo.walk_forward(bars, features=[3], results=tmp_path)
+    stopping = EarlyStopping("validation/score", min_delta=0.1, mode="min")  # keeps its threshold with the sign changed
+    with pytest.raises(ValueError, match=r"callbacks\[0\]: what EarlyStopping was made with cannot be read from it"):
+        lit_ppo.walk_forward(bars, callbacks=[stopping], results=tmp_path)
+    monkeypatch.setattr(swing, "__module__", "__main__")
+    with pytest.raises(ValueError, match="no worker can import from there"):
+        lit_ppo.walk_forward(bars, features=[swing], workers=2, results=tmp_path)
+    assert not any(tmp_path.glob("*/run.json"))
+
+
+def test_callbacks_go_behind_those_of_the_recipe_or_in_their_place():
+    modules: list[str] = []
+    found = _with_callbacks([ProgressiveHyperparameters(), "callbacks.RunProgress"], {}, "walk_forward", modules)
+    assert [entry["class_path"].rpartition(".")[2] for entry in found] == ["RunProgress", "ProgressiveHyperparameters"]
+    assert [phase.name for phase in found[1]["init_args"]["phases"]] == ["explore", "balance", "fine-tune"]
+    assert modules == []
+    alone = _with_callbacks([Witness()], {"callbacks": []}, "walk_forward", modules)
+    assert alone == [{"class_path": f"{__name__}.Witness", "init_args": {"text": "seen"}}]
+    assert modules == [__name__]
+
+
+def test_a_function_says_its_warmup_and_parity_itself_or_in_its_entry(monkeypatch):
+    monkeypatch.setattr(swing, "parity", -1, raising=False)
+    (entry,) = _feature_entries([swing], [])
+    (spec,) = load_features([entry], [__name__])
+    assert (spec.label, spec.parity) == ("swing", -1)
+    (spec,) = load_features([{**entry, "warmup": 30, "parity": 0}], [__name__])
+    assert (spec.label, spec.parity, spec.warmup) == ("swing", 0, 30)
+    with pytest.raises(ValueError, match=r"does not take a table of bars and \{.window.: 3\}"):
+        load_features([{**entry, "window": 3}], [__name__])
 
 
 def test_a_frame_without_prices_or_a_setting_that_no_recipe_can_hold_is_refused_before_any_work(bars, tmp_path):

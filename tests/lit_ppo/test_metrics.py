@@ -9,20 +9,13 @@ import pytest
 import torch
 from torchmetrics import Metric, MetricCollection
 
+from lit_ppo.module import LitPPO
 from lit_ppo.scoring import metrics
 from lit_ppo.scoring.performance import trading_metrics
+from tests.integration.shells import SMALL, small_data, small_trainer
 
 BARS_PER_YEAR = 23_000.0
-KEYS = {
-    "sharpe_annual": metrics.Sharpe(BARS_PER_YEAR),
-    "sortino_annual": metrics.Sortino(BARS_PER_YEAR),
-    "calmar": metrics.Calmar(BARS_PER_YEAR),
-    "max_drawdown_pct": metrics.MaxDrawdown(),
-    "profit_factor": metrics.ProfitFactor(),
-    "win_rate": metrics.WinRate(),
-    "turnover_per_bar": metrics.Turnover(),
-    "exposure": metrics.Exposure(),
-}
+KEYS = dict(metrics.figures(BARS_PER_YEAR, "").items())
 
 
 def path(seed=0, bars=600):
@@ -132,3 +125,21 @@ def test_wrong_chunks_are_refused_with_their_shapes():
 def test_every_metric_is_a_torchmetric():
     assert len(KEYS) == 8
     assert all(isinstance(metric, Metric) for metric in KEYS.values())
+
+
+def test_the_segments_of_a_test_are_one_path_and_not_the_mean_of_their_figures(tmp_path):
+    data = small_data()
+    module = LitPPO(**{**SMALL, "seed": 3, "hold_bias": -2.0})
+    module.build(data.fold_data(0).train)
+    segments = [data.fold_data(0).validation, data.test_segment(0)]
+    loader = torch.utils.data.DataLoader(segments, batch_size=None)  # type: ignore[arg-type]
+    (found,) = small_trainer(tmp_path).test(module, dataloaders=loader, verbose=False)
+    ledgers = [module.evaluate(segment).ledger for segment in segments]
+    names = ("net_return", "position")
+    net, position = (np.concatenate([getattr(ledger, name) for ledger in ledgers]) for name in names)
+    whole = trading_metrics(net, position, segments[0].bars_per_year)
+    for name in KEYS:
+        assert found[f"test/{name}"] == pytest.approx(whole[name], rel=1e-12)
+    scores = [module.evaluate(segment).score for segment in segments]
+    assert found["test/score"] == pytest.approx(np.mean(scores), rel=1e-6)
+    assert not any("figures" in name for name in module.state_dict())

@@ -167,7 +167,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind, iteration):
         fitted(tmp_path / "cut", [*everything(), Stop(iteration)], **KINDS[kind])
     resumed = fitted(tmp_path / "cut", everything(), ckpt_path=tmp_path / "cut", **KINDS[kind])
     assert same(weights(whole), weights(resumed))
-    assert whole.selection == resumed.selection
+    assert whole.notes.selection == resumed.notes.selection
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
     states = [load_checkpoint(tmp_path / name) for name in ("whole", "cut")]
     for key in ("optimizer_states", "learner", "callbacks", "loops"):
@@ -251,7 +251,7 @@ def test_a_finished_or_early_stopped_training_resumes_to_nothing(tmp_path, stopp
     files = {path.name for path in tmp_path.iterdir()}
     again = fitted(tmp_path, callbacks(), ckpt_path=tmp_path)
     assert again.timesteps == first.timesteps
-    assert again.stop_reason == first.stop_reason
+    assert again.notes.stop_reason == first.notes.stop_reason
     assert same(weights(first), weights(again))
     assert {path.name for path in tmp_path.iterdir()} == files
 
@@ -271,7 +271,7 @@ def test_a_training_goes_on_with_a_larger_budget_and_its_schedules_run_over_that
         total_timesteps=512,
     )
     assert "budget of 512 timesteps, was 256: schedules now run over the new total" in capsys.readouterr().out
-    assert (longer.timesteps, longer.total_timesteps, longer.stop_reason) == (512, 512, "")
+    assert (longer.timesteps, longer.total_timesteps, longer.notes.stop_reason) == (512, 512, "")
     rates = [json.loads(line)["train/learning_rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     done = first.timesteps // 64
     assert rates[done:] == pytest.approx([1e-2 * (1 - 64 * i / 512) for i in range(done, 8)])

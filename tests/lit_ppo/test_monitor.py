@@ -19,7 +19,7 @@ CACHE = {"hits": 2}
 
 
 def record(index: int, timesteps: int = 20_000, seconds: float = 2.0, stopped: bool = True) -> FoldRecord:
-    early = {"stopped": stopped, "timesteps_saved": 5_000}
+    early = {"stopped": stopped, "timesteps_saved": 5_000, "counts": {"early_stops": int(stopped)}}
     return FoldRecord(
         index,
         status="done",

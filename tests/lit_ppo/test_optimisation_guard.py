@@ -16,6 +16,7 @@ from lit_ppo.folds import optimisation_guard
 from lit_ppo.folds.optimisation_guard import is_strict
 from lit_ppo.module import LitPPO
 from lit_ppo.store.checkpoints import load_checkpoint
+from lit_ppo.trainee import TrainingNotes
 
 CONFIG = """
 seed_everything: 7
@@ -156,4 +157,4 @@ def test_a_signal_is_no_failure():
     callback = Stops()
     optimisation_guard.guard([callback])
     with pytest.raises(Interrupted):
-        callback.on_train_epoch_start(None, SimpleNamespace(optimisations={}))
+        callback.on_train_epoch_start(None, SimpleNamespace(notes=TrainingNotes()))

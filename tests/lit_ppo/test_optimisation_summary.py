@@ -22,9 +22,9 @@ FOLDS = [
     fold(0, 1000, 1000, 9.0, warm_start={"did": "new weights", "cost_seconds": 0.5}),
     fold(
         *(1, 1000, 400, 4.0),
-        warm_start={"did": "weights of fold 0", "fold": 0, "cost_seconds": 0.5},
-        convergence_early_stopping={"did": "early stopping", "stopped": True},
-        evaluation_schedule={"did": "x", "skipped": 7, "seconds_saved": 2.0},
+        warm_start={"did": "weights of fold 0", "fold": 0, "cost_seconds": 0.5, "counts": {"warm_starts": 1}},
+        convergence_early_stopping={"did": "early stopping", "stopped": True, "counts": {"early_stops": 1}},
+        evaluation_schedule={"did": "x", "seconds_saved": 2.0, "counts": {"evaluations_left_out": 7, "own": 2}},
     ),
 ]
 
@@ -35,6 +35,8 @@ def test_every_key_of_the_old_summary_is_there_with_measured_values():
     assert summary["optimization_completed"] is True
     assert summary["total_timesteps_saved"] == 600
     assert (summary["early_stops"], summary["warm_starts"], summary["evaluations_left_out"]) == (1, 1, 7)
+    assert summary["own"] == 2  # of a callback that nobody here knows
+    assert "1 early stops, 1 warm starts, 7 evaluations left out, 2 own; " in summary_lines(summary)[0]
     assert summary["avg_iteration_time_minutes"] == pytest.approx(15 / 60 / 2)
     saved = 600 * 4.0 / 400 + 2.0 - 0.5 - 0.5  # at the pace of the fold, plus what was said, minus costs
     assert summary["estimated_time_saved_hours"] == pytest.approx(saved / 3600)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save
@@ -14,11 +15,14 @@ import lit_ppo
 from datamodules.features.compute import load_features
 from datamodules.prior import FEATURE_PARITY, FEATURES
 from datamodules.synthetic import SyntheticMarket
+from lit_ppo.cli import main
+from lit_ppo.module import LitPPO
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import Recipe, build_policy
 from lit_ppo.seeding import make_generator
+from lit_ppo.store.checkpoints import SELECTED
 from lit_ppo.store.prior_weights import NETWORK, PriorWeights
-from lit_ppo.store.results import PRIOR_DECIDES
+from lit_ppo.store.results import PRIOR_DECIDES, load_run
 
 SHAPE = {"hidden_size": 8, "num_layers": 1, "shared_encoder": True, "policy_layers": [8], "value_layers": [8]}
 SHAPE |= {"activation": "tanh", "recurrent": True, "positions": [-1.0, 0.0, 1.0]}
@@ -26,18 +30,21 @@ SHAPE |= {"activation": "tanh", "recurrent": True, "positions": [-1.0, 0.0, 1.0]
 
 @pytest.fixture
 def weights(tmp_path):
+    return lively_weights(tmp_path / "prior.safetensors", seed=4)
+
+
+def lively_weights(path, seed):
     assert set(NETWORK) <= SHAPE.keys()
+    start = make_generator(seed)
     policy = MarketPolicy(
-        len(FEATURES), hidden_size=8, policy_layers=(8,), value_layers=(8,), hold_bias=1.0, generator=make_generator(4)
+        len(FEATURES), hidden_size=8, policy_layers=(8,), value_layers=(8,), hold_bias=1.0, generator=start
     )
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3.0)  # lively: decisions that differ
     policy.set_inputs(torch.ones(len(FEATURES)), torch.tensor(FEATURE_PARITY, dtype=torch.float32), True)
-    made = PriorWeights(policy.state_dict(), FEATURES, SHAPE, {"real_bars_seen": 0})
-    path = tmp_path / "prior.safetensors"
-    made.write(path)
+    PriorWeights(policy.state_dict(), FEATURES, SHAPE, {"real_bars_seen": 0}).write(path)
     return path
 
 
@@ -141,7 +148,8 @@ def test_a_tensor_too_many_or_too_few_is_refused(weights, tmp_path):
             start_from(path)
 
 
-def test_a_walk_forward_trains_nothing_and_its_policy_goes_on(weights, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*new decisions.*are on bars no later")
+def test_a_walk_forward_trains_nothing_and_its_policy_goes_on_without_the_file_it_began_from(weights, tmp_path, capsys):
     bars = SyntheticMarket(num_bars=1_400, seed=2, mu=0.3).bars().frame
     run = lit_ppo.walk_forward(
         bars,
@@ -163,3 +171,28 @@ def test_a_walk_forward_trains_nothing_and_its_policy_goes_on(weights, tmp_path)
     own = again.set_index("time").loc[test["time"], "position"].to_numpy()
     # A fold's memory is warmed up over 200 bars, and starts flat; that of `decide` began at the first bar.
     assert np.mean(own == test["position"].to_numpy()) > 0.8
+
+    began_with, tensors = weights.read_bytes(), PriorWeights.read(weights).tensors
+    weights.unlink()  # a checkpoint is whole without what it began from
+    pd.testing.assert_frame_equal(lit_ppo.load_policy(run).decide(bars), again)
+    loaded = LitPPO.load_from_checkpoint(run.path / "fold_001" / SELECTED)
+    torch.testing.assert_close(loaded.policy.state_dict(), tensors, rtol=0, atol=0)
+    files = ["--data", str(next((tmp_path / "results/bars").iterdir())), "--output", str(tmp_path / "signals.csv")]
+    assert main(["predict", "--ckpt", str(run.path), *files]) == 0
+    resume = ["walk-forward", "--config", str(run.path / "config.yaml"), "--results", str(tmp_path / "results")]
+    resume += ["--resume", "--data.fold_limit", "3"]
+    capsys.readouterr()
+    assert main(resume) == 2
+    assert "To resume what began from this file, put it back (run.json has its sha256)" in capsys.readouterr().err
+    lively_weights(weights, seed=5)
+    assert main(resume) == 2
+    assert "the sha256 of the weights at model.start was" in capsys.readouterr().err
+    weights.write_bytes(began_with)
+    assert main(resume) == 0
+    assert [fold.status for fold in load_run(run.path).folds] == ["done"] * 3
+
+
+def test_settings_of_another_network_than_the_weights_are_refused_even_where_they_are_complete(weights):
+    whole = {**Recipe(start=str(weights)).to_dict(), "hidden_size": 32}
+    with pytest.raises(ValueError, match=r"model\.hidden_size is 32"):
+        build_policy(Recipe(**whole), {"feature_names": list(FEATURES)}, 0)

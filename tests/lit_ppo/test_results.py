@@ -17,7 +17,7 @@ import pytest
 
 from lit_ppo.market import books as accounting
 from lit_ppo.store import files, results
-from lit_ppo.store.results import OUT_OF_SAMPLE_COLUMNS, FoldRecord, RunFolder, load_run, run_record
+from lit_ppo.store.results import DECISION_COLUMNS, OUT_OF_SAMPLE_COLUMNS, FoldRecord, RunFolder, load_run, run_record
 
 pytestmark = pytest.mark.filterwarnings("error")
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,27 @@ def write_folds(folder, folds):
 def digest(folder):
     names = ("out_of_sample.csv", "trades.csv", "folds.json")
     return {name: hashlib.sha256((folder.path / name).read_bytes()).hexdigest() for name in names}
+
+
+def test_probabilities_are_kept_unless_the_file_began_without_them(tmp_path):
+    folder, older = RunFolder(tmp_path, 1), RunFolder(tmp_path, 2)
+    for one in (folder, older):
+        one.write_run(run_record(seed=one.seed, data={}, command=[]))
+    write_folds(older, [0])
+    probability = np.linspace(0.4, 1.0, 50)
+    for one, fold in ((folder, 0), (older, 1)):
+        one.append_out_of_sample(fold, ledger_of(fold)[0], probability)
+        one.record_fold(FoldRecord(fold, "done"))
+    rows = load_run(folder.path).out_of_sample
+    assert tuple(rows.columns) == DECISION_COLUMNS
+    assert rows["probability"].tolist() == probability.tolist()
+    rows = load_run(older.path).out_of_sample
+    assert tuple(rows.columns) == OUT_OF_SAMPLE_COLUMNS
+    assert rows["net_return"][50:].tolist() == ledger_of(1)[0].net_return.tolist()
+    whole = (folder.path / "out_of_sample.csv").read_text()
+    (folder.path / "out_of_sample.csv").write_text(whole.replace("0.4,", "1.4,", 1))
+    with pytest.raises(ValueError, match=r"probability is .*1\.4.* in line 2"):
+        load_run(folder.path)
 
 
 def test_out_of_sample_rows_are_exact_and_equity_goes_on_across_folds(tmp_path):

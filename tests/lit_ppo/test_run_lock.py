@@ -41,9 +41,10 @@ def start(code, *arguments):
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def change_lock(directory, **changes):
-    path = directory / LOCK_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def leave_lock(directory, **changes):
+    """The file of an owner that is gone, or elsewhere."""
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2001-01-01T00:00:00+00:00"}
+    (directory / LOCK_NAME).write_text(json.dumps(owner | changes))
 
 
 def test_a_second_run_is_refused_with_the_owners_details(tmp_path):
@@ -78,8 +79,8 @@ def test_a_killed_run_that_its_parent_has_not_looked_at_is_gone(tmp_path):
     assert owner.stdout.readline() == "held\n"
     owner.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # dead, and left as a zombie
-    RunLock(tmp_path).acquire()
-    owner.communicate()
+    with RunLock(tmp_path):
+        owner.communicate()
 
 
 def test_the_lock_is_released_when_the_run_fails(tmp_path):
@@ -88,22 +89,20 @@ def test_the_lock_is_released_when_the_run_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to tell two processes apart")
-@pytest.mark.parametrize("change", [{"boot_id": "before the restart"}, {"process_start": "1"}])
-def test_a_process_number_that_is_used_again_does_not_keep_the_lock(tmp_path, change):
-    first = RunLock(tmp_path)
-    first.acquire()
-    change_lock(tmp_path, **change)
-    with RunLock(tmp_path):
-        first.release()  # no longer its lock
-        assert (tmp_path / LOCK_NAME).exists()
+def test_a_process_number_that_is_used_again_does_not_keep_the_lock(tmp_path):
+    leave_lock(tmp_path)  # names this very process, which lives and holds nothing
+    with RunLock(tmp_path) as lock:
+        assert json.loads((tmp_path / LOCK_NAME).read_text())["since"] > "2020"
+        with pytest.raises(RunLockedError, match="in use by process"):
+            RunLock(tmp_path).acquire()
+        assert lock.path.exists()
 
 
 def test_an_owner_on_another_host_is_believed(tmp_path):
-    RunLock(tmp_path).acquire()
-    change_lock(tmp_path, host="elsewhere", pid=2**22 + 1, boot_id="other")
-    with pytest.raises(RunLockedError, match="on elsewhere"):
-        RunLock(tmp_path).acquire()
+    leave_lock(tmp_path, host="elsewhere", pid=2**22 + 1)
+    for _ in range(2):
+        with pytest.raises(RunLockedError, match="on elsewhere"):
+            RunLock(tmp_path).acquire()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
@@ -130,8 +129,7 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path):
 
 
 def test_processes_that_race_for_a_stale_lock_enter_one_at_a_time(tmp_path):
-    RunLock(tmp_path).acquire()
-    change_lock(tmp_path, process_start="1", boot_id="before the restart")
+    leave_lock(tmp_path)
     racers = [start(RACE, tmp_path, 10) for _ in range(4)]
     for racer in racers:
         racer.communicate(timeout=60)

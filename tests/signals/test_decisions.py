@@ -82,10 +82,15 @@ def by_step(policy):
 def test_a_step_at_a_time_decides_what_the_whole_segment_does(case):
     policy, account_features = case
     market = market_tensors(num_bars=400, warmup=50)
-    whole = evaluate(policy, market, account_features).actions
-    _, actions = run(by_step(policy), policy, market, account_features)
+    found = evaluate(policy, market, account_features)
+    votes, actions = run(by_step(policy), policy, market, account_features)
+    whole = found.actions
     assert np.count_nonzero(np.diff(whole)) >= 10, "the policy must trade for this test to mean anything"
     assert np.array_equal(actions, whole)
+    probabilities = (votes[market.warmup :] / DecisionStep(policy).num_views).softmax(-1).numpy()
+    np.testing.assert_allclose(found.probability, probabilities[np.arange(len(whole)), whole], atol=1e-3)
+    closed = evaluate(policy, market, account_features, close_at_end=True).probability
+    np.testing.assert_allclose(closed[-1], probabilities[-1, policy.flat_index], atol=1e-3)
 
 
 def test_onnx_gives_the_same_actions_and_logits_from_raw_features(case):
