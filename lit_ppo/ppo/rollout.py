@@ -14,7 +14,7 @@ from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.market.rewards import sampled_rewards, transition_rewards
 from lit_ppo.market.stretches import MarketStretches
 from lit_ppo.market.tensors import MarketTensors
-from lit_ppo.nets.lstm import LSTMState
+from lit_ppo.nets.encoder import EncoderState, state_like
 from lit_ppo.nets.networks import Encoded, PolicyState
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.ppo.advantages import counterfactual_advantage, generalized_advantage
@@ -261,7 +261,7 @@ class StepwiseCollector:
         initial_state = self.state
         names = ("observations", "starts", "actions", "parameters", "hidden", "rewards", "terminated", "truncated")
         columns: dict[str, list[Tensor]] = {name: [] for name in names}
-        ahead: dict[int, tuple[LSTMState, Tensor]] = {}  # step: memory after it, final observations it led to
+        ahead: dict[int, tuple[EncoderState, Tensor]] = {}  # step: memory after it, final observations it led to
         for t in range(num_steps):
             state = self.state.reset_where(self.episode_starts)  # before the step, never after it
             actions, parameters, hidden, state = self.policy.act(self.observations, state, generator)
@@ -308,8 +308,8 @@ class StepwiseCollector:
         )
 
     def _values(
-        self, stacked: dict[str, Tensor], initial_state: PolicyState, ahead: dict[int, tuple[LSTMState, Tensor]]
-    ) -> tuple[Tensor, Tensor, LSTMState | None]:
+        self, stacked: dict[str, Tensor], initial_state: PolicyState, ahead: dict[int, tuple[EncoderState, Tensor]]
+    ) -> tuple[Tensor, Tensor, EncoderState | None]:
         """Values [T, S] of all steps; of final observations [T, S], 0 where nobody looks; the critic's own last state.
 
         After the last step, for all of them at once. A critic with its own LSTM runs in pieces that end where a window
@@ -333,15 +333,11 @@ class StepwiseCollector:
         """Everything the next rollout depends on, as tensors, numbers, strings, lists and dicts."""
         self._begin()
         assert self.state is not None
-        lstm = {
-            name: {"hidden": part.hidden, "cell": part.cell}
-            for name, part in self.state._asdict().items()
-            if part is not None
-        }
+        memory = {name: part._asdict() for name, part in self.state._asdict().items() if part is not None}
         return {
             "observations": self.observations,
             "episode_starts": self.episode_starts,
-            "lstm": lstm,
+            "memory": memory,
             "env": self.env.state_dict(),
         }
 
@@ -349,11 +345,12 @@ class StepwiseCollector:
         """Go on from `state_dict` as if never interrupted."""
         self.env.load_state_dict(state["env"])
         fresh = self.policy.initial_state(self.env.num_envs)
-        device = fresh.policy.hidden.device
+        device = next(self.policy.parameters()).device
         self.observations = state["observations"].to(device)
         self.episode_starts = state["episode_starts"].to(device)
+        memory = state["memory"] if "memory" in state else state["lstm"]  # as it was called until 0.1.0
         parts = {
-            name: type(fresh.policy)(part["hidden"].to(device), part["cell"].to(device))
-            for name, part in state["lstm"].items()
+            name: state_like(fresh.policy, (memory[name][key].to(device) for key in fresh.policy._asdict()))
+            for name in memory
         }
         self.state = PolicyState(**parts)

@@ -17,7 +17,15 @@ from lit_ppo.store.files import shown_path
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
 HURDLE = "core_hurdle"
-NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
+NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "encoder")
+
+
+def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Network settings as they are named now: `recurrent` of the first weights and checkpoints chose the encoder."""
+    values = dict(settings)
+    if "recurrent" in values:
+        values["encoder"] = "lstm" if values.pop("recurrent") else "memoryless"
+    return values
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class PriorWeights:
             raise ValueError(
                 f"model.start: {file} holds tensors, but not what they are weights of. Make it with `lit-ppo pretrain`"
             )
-        return cls(tensors, tuple(described["features"]), dict(described["network"]), dict(described["card"]))
+        return cls(
+            tensors, tuple(described["features"]), current_settings(described["network"]), dict(described["card"])
+        )
 
     def fitted(self, feature_names: Sequence[str]) -> dict[str, Tensor]:
         """The state dict for a policy that sees these features: further ones enter with weight 0.
