@@ -17,19 +17,18 @@ import torch
 from lit_ppo.argument_types import check_types
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
-from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.market.stretches import MarketStream
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors
 from lit_ppo.nets.encoder import EncoderName
 from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
-from lit_ppo.ppo.learner import PPOConfig
+from lit_ppo.ppo.config import PPOConfig
+from lit_ppo.ppo.sources import Experience
 from lit_ppo.seeding import make_generator
 from lit_ppo.store.prior_weights import PriorWeights, current_settings
 
 Policy = MarketPolicy | ObservationPolicy
-Source = MarketTensors | MarketStream | VectorEnv
-Batch = Source | GymnasiumTask  # what a train batch is
+Batch = Experience | GymnasiumTask  # what a train batch is
 
 
 @dataclass
@@ -181,7 +180,7 @@ def resume_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     return differences({**then, "total_timesteps": total}, now), told
 
 
-def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source:
+def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Experience:
     """Return what `Learner.attach` wants: the bars (account at the heads), or the environment that the batch describes.
 
     Raises:
@@ -208,7 +207,7 @@ def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source
     )
 
 
-def policy_inputs(source: Source) -> dict[str, Any]:
+def policy_inputs(source: Experience) -> dict[str, Any]:
     """Return what a policy must know of its source of experience, as a checkpoint keeps it."""
     if isinstance(source, MarketTensors | MarketStream):
         return {"feature_names": list(source.feature_names)}

@@ -53,6 +53,43 @@ class PolicyState(NamedTuple):
         return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
 
 
+class Seen(NamedTuple):
+    """What a policy sees of S sequences of T steps.
+
+    Attributes:
+        observations: [T, S, D] what the encoder reads.
+        initial_state: before observations[0], as it was when the rollout was collected.
+        episode_starts: [T, S] bool: the encoder is reset *before* that step; None: never.
+        hidden_mask: [1, S, H] multiplier of what the encoder remembers, the same in rollout and update (dropout).
+        held: [T, S] index of the held position (account at the heads), None for every position, or in an environment.
+        account: [T, S, C] other account features at the heads, or None.
+    """
+
+    observations: Tensor
+    initial_state: PolicyState
+    episode_starts: Tensor | None = None
+    hidden_mask: Tensor | None = None
+    held: Tensor | None = None
+    account: Tensor | None = None
+
+    def select(self, sequences: Tensor) -> Seen:
+        """Return whole sequences."""
+        return select_sequences(self, sequences)
+
+
+def select_sequences(parts: Any, sequences: Tensor) -> Any:
+    """Select from a NamedTuple of tensors [T, S, ...], None, and what selects its own sequences."""
+
+    def selected(part: Any) -> Any:
+        if part is None:
+            return None
+        if isinstance(part, Tensor):
+            return part.index_select(1, sequences)  # several times faster than part[:, sequences]
+        return part.select(sequences)
+
+    return parts._make(map(selected, parts))
+
+
 class Encoded(NamedTuple):
     """What an encoder remembers: [T, S, H] for the policy head and for the value head."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,40 +14,46 @@ from torch.nn import functional
 from lit_ppo.envs.account import checked_positions
 from lit_ppo.nets.encoder import EncoderName, EncoderState
 from lit_ppo.nets.initialisation import InitScheme
-from lit_ppo.nets.networks import ActorCriticEncoder, Encoded, PolicyState, PositionHead, check_network, mlp
+from lit_ppo.nets.networks import ActorCriticEncoder, Encoded, PolicyState, PositionHead, Seen, check_network, mlp
 
 
-class PolicyOutputs(NamedTuple):
-    """What the loss needs of a rollout: [T, S] each, or [T, S, P, P] and twice [T, S, P] for all actions."""
+class SampledOutputs(NamedTuple):
+    """What the loss needs of sampled actions under the current weights: [T, S] each."""
 
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
 
 
-class EvaluatedRollout(Protocol):
-    """The part of `lit_ppo.ppo.rollout.Rollout` that a policy reads to evaluate it."""
+@dataclass(frozen=True)
+class AllActionOutputs:
+    """What the loss needs where every held and next position counts.
 
-    @property
-    def observations(self) -> Tensor: ...
+    Attributes:
+        logits: [T, S, P, P], row = held position, column = next one.
+        values: [T, S, P].
+    """
 
-    @property
-    def episode_starts(self) -> Tensor | None: ...
+    logits: Tensor
+    values: Tensor
 
-    @property
-    def initial_state(self) -> PolicyState: ...
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[T, S, P, P]."""
+        return functional.log_softmax(self.logits, dim=-1)
 
-    @property
-    def hidden_mask(self) -> Tensor | None: ...
+    @cached_property
+    def entropies(self) -> Tensor:
+        """[T, S, P]."""
+        return _entropies(self.log_probs)
 
-    @property
-    def actions(self) -> Tensor | None: ...
 
-    @property
-    def held(self) -> Tensor | None: ...
+def _entropies(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs).sum(-1)
 
-    @property
-    def account(self) -> Tensor | None: ...
+
+def _of_actions(log_probs: Tensor, actions: Tensor) -> Tensor:
+    return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 class MarketNetwork(nn.Module):
@@ -245,23 +253,24 @@ class MarketPolicy(nn.Module):
         """[..., K S, H] -> [..., K S, P], the value of holding each position; [..., K S] for a given `held`."""
         return self._by_network("values", hidden, held, account)
 
-    def logits_and_values(self, rollout: EvaluatedRollout) -> tuple[Tensor, Tensor]:
-        """Logits [T, S, P] and values [T, S] at the rollout's bars, or [T, S, P, P] and [T, S, P] for all positions."""
-        encoded, _ = self.encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
-        if rollout.hidden_mask is not None:
-            mask = rollout.hidden_mask
+    def _logits_and_values(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        encoded, _ = self.encode(seen.observations, seen.initial_state, seen.episode_starts)
+        if seen.hidden_mask is not None:
+            mask = seen.hidden_mask
             encoded = encoded.map(lambda hidden: hidden * mask)
-        logits = self.logits(encoded.policy, rollout.held, rollout.account)
-        return logits, self.values(encoded.critic, rollout.held, rollout.account)
+        logits = self.logits(encoded.policy, seen.held, seen.account)
+        return logits, self.values(encoded.critic, seen.held, seen.account)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
-        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        logits, values = self.logits_and_values(rollout)
+    def every_action(self, seen: Seen) -> AllActionOutputs:
+        """Evaluate every held and next position under the current weights: with the gradient, for the loss."""
+        return AllActionOutputs(*self._logits_and_values(seen))
+
+    def sampled(self, seen: Seen, actions: Tensor) -> SampledOutputs:
+        """Evaluate `actions` [T, S] under the current weights: with the gradient, for the loss."""
+        logits, values = self._logits_and_values(seen)
         log_probs = functional.log_softmax(logits, dim=-1)
-        entropies = -(log_probs.exp() * log_probs).sum(-1)
-        if rollout.actions is not None:
-            log_probs = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
-        return PolicyOutputs(log_probs, entropies, values)
+        entropies = _entropies(log_probs)
+        return SampledOutputs(_of_actions(log_probs, actions), entropies, values)
 
 
 class ObservationPolicy(nn.Module):
@@ -322,6 +331,15 @@ class ObservationPolicy(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(action_size)) if action_size else None
         self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias))) if hold_column is not None else None
 
+    @property
+    def num_networks(self) -> int:
+        return 1
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """What learns by itself: as of a `MarketPolicy`, here one."""
+        return [self]
+
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Keep the statistics [D] with which the environment normalises what the policy sees."""
         self.observation_mean.copy_(mean)
@@ -376,15 +394,15 @@ class ObservationPolicy(nn.Module):
         """Log-probabilities and entropies [...] of actions."""
         if self.num_actions is not None:
             log_probs = functional.log_softmax(parameters, dim=-1)
-            entropies = -(log_probs.exp() * log_probs).sum(-1)
-            return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropies
+            entropies = _entropies(log_probs)
+            return _of_actions(log_probs, actions), entropies
         assert self.log_std is not None
         normal = torch.distributions.Normal(parameters, self.log_std.exp().expand_as(parameters), validate_args=False)
         return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
-        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        encoded, _ = self.encoder(rollout.observations, rollout.initial_state, rollout.episode_starts)
-        parameters = self.action_parameters(encoded.policy, rollout.observations)
-        log_probs, entropies = self.log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
-        return PolicyOutputs(log_probs, entropies, self.values(encoded.critic))
+    def sampled(self, seen: Seen, actions: Tensor) -> SampledOutputs:
+        """Evaluate `actions` [T, S] (or [T, S, A]) under the current weights: with the gradient, for the loss."""
+        encoded, _ = self.encoder(seen.observations, seen.initial_state, seen.episode_starts)
+        parameters = self.action_parameters(encoded.policy, seen.observations)
+        log_probs, entropies = self.log_probs(parameters, actions)
+        return SampledOutputs(log_probs, entropies, self.values(encoded.critic))
