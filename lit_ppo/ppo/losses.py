@@ -61,7 +61,8 @@ def ppo_loss(
         return PPOLoss(*counterfactual_loss(*given, clip_coef=clip_coef, vf_coef=vf_coef, ent_coef=ent_coef))
     weights = weights / (weights.sum() * pieces)
     state_weights = state_weights / (state_weights.sum() * pieces)
-    log_ratio = outputs.log_probs - old_log_probs
+    entropies, log_probs = outputs.entropies, outputs.log_probs
+    log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages
@@ -71,7 +72,7 @@ def ppo_loss(
         bounded = minibatch.values + (outputs.values - minibatch.values).clamp(-clip_value, clip_value)
         errors = torch.max(errors, (bounded - targets).square())
     value = errors.mean()
-    entropy = (state_weights * outputs.entropies).sum()
+    entropy = (state_weights * entropies).sum()
     total = policy + vf_coef / pieces * value - ent_coef * entropy
     with torch.no_grad():
         approx_kl = (weights * (ratio - 1 - log_ratio)).sum()
