@@ -56,7 +56,7 @@ class Goal:
 
 
 GOALS = {"cartpole": Goal("cartpole_novel.yaml", 475.0, 4), "pendulum": Goal("pendulum_novel.yaml", -220.0, None)}
-OURS = {"memory": True, "no_memory": False}
+OURS = {"memory": "lstm", "no_memory": "memoryless"}
 
 
 def curve_of(folder: Path) -> list[dict[str, float]]:
@@ -73,11 +73,11 @@ def curve_of(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def train(goal: Goal, recurrent: bool, seed: int) -> dict[str, Any]:
+def train(goal: Goal, encoder: str, seed: int) -> dict[str, Any]:
     """One training by the command line, and the test of the weights it chose."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lit_ppo", "fit", "--config", str(goal.path), "--seed", str(seed)]
-        command += ["--model.recurrent", str(recurrent).lower(), "--trainer.default_root_dir", folder]
+        command += ["--model.encoder", encoder, "--trainer.default_root_dir", folder]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         watch, before = Stopwatch(), resource.getrusage(resource.RUSAGE_CHILDREN)
         with watch.stage("fit"):

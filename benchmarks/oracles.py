@@ -17,7 +17,7 @@ import logging
 import math
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Row:
         seconds: budget of a seed.
         bar: least interquartile mean; None where another condition is the bar (random walk, control).
         bar_text: the bar in words.
-        recurrent: False for the control without memory.
+        encoder: of the recipe; "memoryless" is the control.
         config: recipe file; "" is the defaults.
         test_bars: fresh bars to measure on; an account at the encoder is traded bar by bar, about 500 a second.
         most_seeds: no more than these, whatever is asked for.
@@ -68,10 +68,18 @@ class Row:
     seconds: float
     bar: float | None
     bar_text: str
-    recurrent: bool = True
+    encoder: str = "lstm"
     config: str = ""
     test_bars: int = TEST_BARS
     most_seeds: int = 1000
+
+    @property
+    def control(self) -> Row:
+        """The same trainer without memory, in three seeds: what the row's memory is worth."""
+        title = f"{self.title}, without memory"
+        return replace(
+            self, title=title, bar=None, bar_text="control", encoder="memoryless", most_seeds=min(3, self.most_seeds)
+        )
 
 
 def _nuisance(kind: str, train_bars: int, bar: float, seconds: float) -> Row:
@@ -87,7 +95,7 @@ ROWS: dict[str, Row] = {
     "o1": Row("O1 main: visible predictor", {"kind": "predictor"}, MANY_BARS, 500_000, 20, 0.98, ">= 98 %"),
     "o3": Row("O3 main: hidden regime", MAIN, MANY_BARS, 1_000_000, 30, 0.98, ">= 98 %, probe R2 >= 0.9"),
     "o3_memoryless": Row(
-        "the same trainer without memory (control)", MAIN, MANY_BARS, 1_000_000, 30, None, "<= 60 %", False
+        "the same trainer without memory (control)", MAIN, MANY_BARS, 1_000_000, 30, None, "<= 60 %", "memoryless"
     ),
     "o3_short": Row("O3 main, a fold's budget", MAIN, MANY_BARS, 100_000, 3, 0.9, ">= 90 %"),
     "o3_original": Row(
@@ -120,6 +128,13 @@ ROWS: dict[str, Row] = {
     "nuisance_20k_noisy": _nuisance("noisy", 20_000, 0.95, 30),
     "nuisance_2k_mixed": _nuisance("mixed", 2500, 0.75, 60),
 }
+CONTROL_SUFFIX = "_memoryless"  # of a row's control; that of `o3` is a row of its own, with a bar
+CONTROLS = {
+    f"{name}{CONTROL_SUFFIX}": row.control
+    for name, row in ROWS.items()
+    if not row.config and row.market["kind"] != "random_walk" and name not in ("o3", "o3_memoryless")
+}
+ALL_ROWS = ROWS | CONTROLS
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ class Job:
     market: dict[str, Any] = field(hash=False)
     train_bars: int
     timesteps: int
-    recurrent: bool = True
+    encoder: str = "lstm"
     config: str = ""
     test_bars: int = TEST_BARS
     changes: dict[str, Any] = field(default_factory=dict, hash=False)  # of the recipe
@@ -167,8 +182,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if job.config:
         recipe = yaml.safe_load((ROOT / job.config).read_text(encoding="utf-8"))["model"]
     recipe["total_timesteps"] = job.timesteps
-    if not job.recurrent:
-        recipe["recurrent"] = False
+    recipe["encoder"] = job.encoder
     recipe |= job.changes
     curve = 0 if job.config or job.changes else 50_000
     result = task.train(MAKE, job.seed, recipe, curve_decisions=curve).to_dict()
@@ -182,9 +196,9 @@ def jobs_of(rows: list[str], seeds: int) -> list[Job]:
         if name == "unseen":
             jobs += unseen_draws()
             continue
-        row = ROWS[name]
+        row = ALL_ROWS[name]
         for seed in range(min(seeds, row.most_seeds)):
-            settings = (row.market, row.train_bars, row.timesteps, row.recurrent, row.config, row.test_bars)
+            settings = (row.market, row.train_bars, row.timesteps, row.encoder, row.config, row.test_bars)
             jobs.append(Job(name, seed, *settings))
     return jobs
 
@@ -196,15 +210,15 @@ def store(path: Path, record: dict[str, Any], job: Job, result: dict[str, Any]) 
         result |= {"market": job.market, "train_bars": job.train_bars}
         group["title"] = f"{UNSEEN_DRAWS} markets of unseen parameters, 500,000 timesteps"
     else:
-        row = ROWS[job.group]
+        row = ALL_ROWS[job.group]
         parameters = SyntheticMarket(**row.market).parameters
         optimum = optima.solve(row.market["kind"], **parameters).value
         group |= {**asdict(row), "optimum_per_bar": optimum}
         group["rules"] = rule_controls(parameters, row.market["kind"])
     group["seeds"] = sorted([*group["seeds"], result], key=lambda seed: seed["seed"])
     group["summary"] = summarise(group["seeds"])
-    if job.group in ROWS:
-        group["passed"] = passed(ROWS[job.group], group)
+    if job.group in ALL_ROWS:
+        group["passed"] = passed(ALL_ROWS[job.group], group)
     record.update(provenance())
     write(path, record)
 
@@ -212,7 +226,7 @@ def store(path: Path, record: dict[str, Any], job: Job, result: dict[str, Any]) 
 def passed(row: Row, group: dict[str, Any]) -> bool | None:
     """Whether the row meets its bar, in the figures (time apart: it depends on who else uses the machine)."""
     seeds, summary = group["seeds"], group["summary"]
-    if row.config:
+    if row.config or row.bar_text == "control":
         return None
     if summary["looks_ahead"]:
         return False
@@ -241,7 +255,7 @@ def line(job: Job, result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=[*ROWS, "unseen"], choices=[*ROWS, "unseen"])
+    parser.add_argument("--rows", nargs="+", default=[*ALL_ROWS, "unseen"], choices=[*ALL_ROWS, "unseen"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each (seconds suffer)")
     parser.add_argument("--fresh", action="store_true", help="run the rows again that are already in the results")
@@ -249,7 +263,7 @@ def main() -> None:
     arguments = parser.parse_args()
     record = read(arguments.out) or {"what": "share of the known optimum, default recipe, fresh bars", "rows": {}}
     recipe = Recipe().to_dict()
-    if record.get("recipe", recipe) != recipe and not arguments.fresh:
+    if Recipe.from_dict(record.get("recipe", recipe)).to_dict() != recipe and not arguments.fresh:
         raise SystemExit(f"{arguments.out} was made with another default recipe; --fresh starts its rows again")
     record["recipe"] = recipe
     if arguments.fresh:

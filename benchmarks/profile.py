@@ -74,7 +74,7 @@ def main() -> None:
     parts["minibatches: clip"] = count * cpu(learner.prepare_gradients, 3)
     parts["minibatches: optimizer"] = count * cpu(learner.optimizer.step, 3)
     if isinstance(policy, ObservationPolicy):
-        state, observations = policy.initial_state(recipe.num_envs), rollout.observations[0]
+        state, observations = policy.initial_state(recipe.num_envs), rollout.seen.observations[0]
         with torch.no_grad():
             parts["(of the rollout: policy)"] = recipe.num_steps * cpu(
                 lambda: policy.act(observations, state, learner.rollout_generator), 20

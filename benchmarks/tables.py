@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, read
-from benchmarks.oracles import ROWS
+from benchmarks.oracles import CONTROL_SUFFIX, ROWS
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
@@ -75,7 +75,9 @@ def quality_rows(oracles: dict[str, Any]) -> list[Row]:
             figure += f", probe R2 {min(probes):.3f}"
         budget = f"{group['timesteps']:,}"
         seconds = f"{summary['seconds']:.1f} s"
-        cells = [group["title"], group["bar_text"], figure, interval, ends]
+        control = recorded.get(f"{name}{CONTROL_SUFFIX}", {}).get("summary")
+        without = percent(control["interquartile_mean"]) if control and control["of"] == "fraction" else ""
+        cells = [group["title"], group["bar_text"], figure, interval, ends, without]
         rows.append([*cells, str(summary["seeds"]), budget, seconds, verdict(group.get("passed"))])
     return rows
 
@@ -87,12 +89,12 @@ def unseen_row(group: dict[str, Any]) -> Row:
     ends = f"{percent(fractions[0])} to {percent(fractions[-1])}"
     title = "Unseen markets: q, mu, cost, noise and 2,500-50,000 train bars at random"
     seconds = f"{group['summary']['seconds']:.1f} s"
-    return [title, "shown", figure, "", ends, str(len(fractions)), "500,000", seconds, ""]
+    return [title, "shown", figure, "", ends, "", str(len(fractions)), "500,000", seconds, ""]
 
 
 def quality_table(oracles: dict[str, Any]) -> str:
-    titles = ["market", "bar", "share of the optimum", "95 % interval", "least to most", "seeds"]
-    rows = quality_rows(oracles) or [["all", "", UNMEASURED, *[""] * 6]]
+    titles = ["market", "bar", "share of the optimum", "95 % interval", "least to most", "without memory", "seeds"]
+    rows = quality_rows(oracles) or [["all", "", UNMEASURED, *[""] * 7]]
     return table([*titles, "timesteps", "seconds a seed", "passed"], rows)
 
 
@@ -306,7 +308,7 @@ def optimisations_together(results: dict[str, dict[str, Any]]) -> str:
     for name in ("optimisations_regime", "optimisations_file"):
         found = optimisation_rows(results[name])
         rows += [[MEASURED_ON[name], *row] for row in found if row[0].startswith("base") or row[0].endswith("all")]
-    return table(["where", "what", *OPTIMISATION_TITLES], rows or [["all", UNMEASURED, *[""] * 6]])
+    return table(["where", "what", *OPTIMISATION_TITLES], rows or [["all", UNMEASURED, *[""] * 7]])
 
 
 def optimisation_table(name: str, record: dict[str, Any]) -> str:
@@ -362,7 +364,7 @@ def readme_part(results: dict[str, dict[str, Any]]) -> str:
     for name in HEADLINES["quality"]:
         title = f"share of the optimum, {ROWS[name].title}"
         found = next((row for row in quality if row[0] == ROWS[name].title), None)
-        measured = f"{found[2]}, {found[5]} seeds ({found[4]})" if found else UNMEASURED
+        measured = f"{found[2]}, {found[6]} seeds ({found[4]})" if found else UNMEASURED
         rows.append([title, ROWS[name].bar_text, measured, found[-1] if found else ""])
     rows += planted_headlines(results["planted"])
     rows += [next(row for row in speed if row[0].startswith(start)) for start in HEADLINES["speed"]]

@@ -37,11 +37,11 @@ from lit_ppo.command_line_only import check_asked_by_flag, check_environment
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
+from lit_ppo.ppo.sources import Experience
 from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
     Policy,
     Recipe,
-    Source,
     build_optimizer,
     build_policy,
     experience,
@@ -79,7 +79,7 @@ class FabricTrainer:
     """
 
     def __init__(
-        self, fabric: Fabric, recipe: Recipe, source: Source, seed: int, directory: Path | None = None
+        self, fabric: Fabric, recipe: Recipe, source: Experience, seed: int, directory: Path | None = None
     ) -> None:
         self.fabric, self.recipe, self.seed = fabric, recipe, seed
         self.store = None if directory is None else CheckpointStore(directory)

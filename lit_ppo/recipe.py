@@ -17,18 +17,18 @@ import torch
 from lit_ppo.argument_types import check_types
 from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
-from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.market.stretches import MarketStream
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors
+from lit_ppo.nets.encoder import EncoderName
 from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
-from lit_ppo.ppo.learner import PPOConfig
+from lit_ppo.ppo.config import PPOConfig
+from lit_ppo.ppo.sources import Experience
 from lit_ppo.seeding import make_generator
-from lit_ppo.store.prior_weights import PriorWeights
+from lit_ppo.store.prior_weights import PriorWeights, current_settings
 
 Policy = MarketPolicy | ObservationPolicy
-Source = MarketTensors | MarketStream | VectorEnv
-Batch = Source | GymnasiumTask  # what a train batch is
+Batch = Experience | GymnasiumTask  # what a train batch is
 _OF_START = ("num_networks", "hidden_size", "shared_encoder", "policy_layers", "value_layers")  # None: those of `start`
 
 
@@ -40,13 +40,13 @@ class Recipe(PPOConfig):
         positions: target exposures, share of notional, rising, with 0; an action is the next position.
         num_networks: networks that learn side by side and vote; None: three with the account at the heads, one at the
             encoder, which has no more.
-        hidden_size, num_layers: H and number of LSTM layers.
-        shared_encoder: one LSTM for policy and critic, or one each.
+        encoder: what remembers: "lstm", "gru", or "memoryless", the control that sees one bar at a time.
+        hidden_size, num_layers: H and number of the encoder's layers.
+        shared_encoder: one encoder for policy and critic, or one each.
         policy_layers, value_layers: widths of the heads' hidden layers.
         activation: "tanh", "relu" or "mish".
         hold_bias: start of the learned bias on the logit of keeping the held position.
-        recurrent: False is the memoryless control.
-        init: start values of the LSTM, "chrono" or "orthogonal".
+        init: start values of the encoder, "chrono" or "orthogonal".
         episode_bars: bars of one episode of the market environment (account at the encoder only); None: the segment.
         start: "scratch", "prior" (the released weights of the prior trader, docs/prior.md) or a prior.safetensors of
             `lit-ppo pretrain`. The network is then theirs, and `total_timesteps: 0` trains nothing.
@@ -56,6 +56,7 @@ class Recipe(PPOConfig):
 
     positions: Sequence[float] = (-1.0, 0.0, 1.0)
     num_networks: int | None = None
+    encoder: EncoderName = "lstm"
     hidden_size: int | None = None
     num_layers: int = 1
     shared_encoder: bool | None = None
@@ -63,7 +64,6 @@ class Recipe(PPOConfig):
     value_layers: Sequence[int] | None = None
     activation: str = "tanh"
     hold_bias: float = 3.0
-    recurrent: bool = True
     init: InitScheme | None = None
     episode_bars: int | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -114,6 +114,7 @@ class Recipe(PPOConfig):
         Raises:
             ValueError: a name that this version does not know.
         """
+        values = current_settings(values)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"The checkpoint's settings {unknown} are of another version of lit-ppo")
@@ -153,11 +154,12 @@ def suitable_threads(recipe: Recipe) -> int:
 
 
 NETWORK: tuple[str, ...] = ("positions", "num_networks", "hidden_size", "num_layers", "shared_encoder", "policy_layers")
-NETWORK += ("value_layers", "activation", "recurrent", "account_at", "account_features")
+NETWORK += ("value_layers", "activation", "encoder", "account_at", "account_features")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
     """List what differs between two `to_dict`s, ready for a message."""
+    then = current_settings(then)
     names = names or sorted(then.keys() | now.keys())
     return [
         f"model.{name} was {then.get(name)!r} and is {now.get(name)!r}"
@@ -180,7 +182,7 @@ def resume_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     return differences({**then, "total_timesteps": total}, now), told
 
 
-def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source:
+def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Experience:
     """Return what `Learner.attach` wants: the bars (account at the heads), or the environment that the batch describes.
 
     Raises:
@@ -207,7 +209,7 @@ def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Source
     )
 
 
-def policy_inputs(source: Source) -> dict[str, Any]:
+def policy_inputs(source: Experience) -> dict[str, Any]:
     """Return what a policy must know of its source of experience, as a checkpoint keeps it."""
     if isinstance(source, MarketTensors | MarketStream):
         return {"feature_names": list(source.feature_names)}
@@ -240,7 +242,7 @@ def build_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy
 def empty_policy(recipe: Recipe, inputs: Mapping[str, Any], seed: int) -> Policy:
     """Build the policy for weights that are at hand: a checkpoint's take the place of what `recipe.start` was."""
     names: tuple[str, ...] = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers")
-    names += ("activation", "hold_bias", "recurrent", "init")
+    names += ("activation", "hold_bias", "encoder", "init")
     network = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
     network |= {"positions": recipe.positions, "generator": make_generator(seed, 0, "weights")}
     if "feature_names" not in inputs:

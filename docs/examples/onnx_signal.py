@@ -23,7 +23,8 @@ if "account" in policy["inputs"]:
     )
 
 names = [feature["name"] for feature in policy["features"]]
-state = {name: np.zeros(policy["inputs"][name]["shape"], np.float32) for name in ("hidden", "cell")}
+memory = [name for name in policy["inputs"] if name not in ("features", "held")]
+state = {name: np.zeros(policy["inputs"][name]["shape"], np.float32) for name in memory}
 held = np.array([policy["flat_index"]], np.int64)
 seen = 0  # bars that have every feature
 print("time,position,probability")
@@ -32,7 +33,7 @@ for row in csv.DictReader(table.open(newline="", encoding="utf-8")):
     if np.isnan(features).any():
         continue  # the features' own warm-up
     _, chances, action, position, *after = session.run(None, {"features": features, "held": held, **state})
-    state = dict(zip(("hidden", "cell"), after, strict=True))
+    state = dict(zip(memory, after, strict=True))
     seen += 1
     if seen > policy["warmup_bars"]:  # before, only the memory is filled
         held = action

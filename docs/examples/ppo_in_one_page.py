@@ -6,7 +6,7 @@ A market's drift flips between +0.2 and -0.2 noise units, once in 100 bars on av
 A position costs 0.1 units per unit changed. The best possible trader is known (dynamic programming on the belief), so
 that the last line can say what share of its result the agent gets on bars it has never seen. docs/method.md has the
 equations. Left out here: screen of the features, mirror, dropout, pull to the start, vote of three networks; see
-`lit_ppo/ppo/learner.py`.
+`lit_ppo/ppo/sources.py`.
 """
 
 import sys
@@ -19,10 +19,12 @@ from datamodules.oracle_bars import fresh_bars, train_fold
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.lab.oracle_score import FreshBars
 from lit_ppo.market.rewards import transition_rewards
-from lit_ppo.nets.policy import MarketPolicy
+from lit_ppo.nets.networks import Seen
+from lit_ppo.nets.policy import AllActionOutputs, MarketPolicy
 from lit_ppo.oracles import optima
 from lit_ppo.ppo.advantages import counterfactual_advantage
 from lit_ppo.ppo.losses import ppo_loss
+from lit_ppo.ppo.rollout import AllActionRollout
 from lit_ppo.seeding import make_generator
 
 SEED = 1
@@ -56,39 +58,25 @@ def collect(policy, market, generator):
     held = 0.5 * estimate.occupancy + 0.5 / num_positions  # [T, S, P]
     weights = held.unsqueeze(-1) * log_probs.exp()  # [T, S, P, P]
     scale = (weights * estimate.advantages.square()).sum().div(weights.sum()).sqrt() + 1e-8
-    rollout = {
-        "features": features[BURN_IN:-1],
-        "log_probs": log_probs,
-        "advantages": estimate.advantages / scale,
-        "weights": weights,
-        "values": values[:-1],
-        "value_targets": estimate.value_targets,
-        "held": held,
-    }
-    return rollout, state  # the state as it was before the first decision
+    return AllActionRollout(
+        seen=Seen(features[BURN_IN:-1], state),  # the state as it was before the first decision
+        log_probs=log_probs,
+        advantages=estimate.advantages / scale,
+        weights=weights,
+        values=values[:-1],
+        value_targets=estimate.value_targets,
+        state_weights=held,
+    )
 
 
-def update(policy, optimizer, rollout, state, generator):
+def update(policy, optimizer, rollout, generator):
     """Ascend the clipped objective, on whole sequences: a shuffled step would meet another step's memory."""
     for _ in range(UPDATE_EPOCHS):
         for sequences in torch.randperm(NUM_ENVS, generator=generator).chunk(NUM_MINIBATCHES):
-            batch = {name: value[:, sequences] for name, value in rollout.items()}
-            hidden, _ = policy.encode(batch["features"], state.select(sequences))
-            log_probs = log_softmax(policy.logits(hidden.policy), dim=-1)
-            loss = ppo_loss(
-                log_probs,
-                batch["log_probs"],
-                batch["advantages"],
-                batch["weights"] / batch["weights"].sum(),
-                policy.values(hidden.critic),
-                batch["values"],
-                batch["value_targets"],
-                -(log_probs.exp() * log_probs).sum(-1),
-                batch["held"] / batch["held"].sum(),
-                clip_coef=CLIP_COEF,
-                vf_coef=VF_COEF,
-                ent_coef=ENT_COEF,
-            )
+            batch = rollout.select(sequences)
+            hidden, _ = policy.encode(batch.seen.observations, batch.seen.initial_state)
+            outputs = AllActionOutputs(policy.logits(hidden.policy), policy.values(hidden.critic))
+            loss = ppo_loss(outputs, batch, clip_coef=CLIP_COEF, vf_coef=VF_COEF, ent_coef=ENT_COEF)
             optimizer.zero_grad()
             loss.total.backward()
             clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
@@ -106,8 +94,8 @@ def main(total_timesteps=TOTAL_TIMESTEPS):
     generator = make_generator(SEED, purpose="rollout")
     for timesteps in range(0, total_timesteps, NUM_ENVS * NUM_STEPS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - timesteps / total_timesteps)
-        rollout, state = collect(policy, market, generator)
-        loss = update(policy, optimizer, rollout, state, generator)
+        rollout = collect(policy, market, generator)
+        loss = update(policy, optimizer, rollout, generator)
         print(f"{timesteps:>7,} bars: entropy {loss.entropy:.3f}, KL {loss.approx_kl:.4f}, value loss {loss.value:.2f}")
 
     test = SyntheticMarket("regime", num_bars=TEST_BARS, seed=SEED + 1)  # the same market, other bars

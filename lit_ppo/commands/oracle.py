@@ -138,7 +138,7 @@ def oracle(arguments: Sequence[str], make: MarketMaker) -> int:
         console.print(_line(results[-1]), highlight=False)
     if options["controls"]:
         for seed in range(options["seed"], options["seed"] + min(options["seeds"], 3)):
-            without = task.train(make, seed, {**recipe, "recurrent": False}, curve_decisions=0)
+            without = task.train(make, seed, {**recipe, "encoder": "memoryless"}, curve_decisions=0)
             memoryless.append(without.to_dict())
     record: dict[str, Any] = {
         "what": "lit-ppo oracle",

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_ppo.nets.encoder import Encoder
+from lit_ppo.nets.initialisation import InitScheme, memory_log_odds, orthogonal
 from lit_ppo.nets.kernels.torch_layers import LayerFunction, library_layer, reference_layer, torch_layer
 
 IMPLEMENTATIONS = ("reference", "torch", "library", "numba")
@@ -25,13 +27,8 @@ class LSTMState(NamedTuple):
     hidden: Tensor
     cell: Tensor
 
-    def reset_where(self, starts: Tensor) -> LSTMState:
-        """Return the state with the sequences that `starts` [S] bool marks zeroed: before the step, never after it."""
-        mask = starts.unsqueeze(-1)  # [S, 1]
-        return LSTMState(self.hidden.masked_fill(mask, 0.0), self.cell.masked_fill(mask, 0.0))
 
-
-class LSTM(nn.Module):
+class LSTM(Encoder[LSTMState]):
     """Long short-term memory over time-major sequences, with one bias a layer.
 
     Weights start orthogonal (recurrent, per gate) and Xavier-uniform (input, per gate), biases zero. Under autocast
@@ -39,15 +36,16 @@ class LSTM(nn.Module):
     would not be faster.
 
     Args:
-        num_inputs: F, width of an input.
-        hidden_size: H.
-        num_layers: L; layer l > 0 reads the hidden of layer l - 1.
+        num_inputs, hidden_size, num_layers: F, H and L, see `Encoder`.
         generator: where the initial weights are drawn from; None is torch's default generator, as for `torch.nn`.
         implementation: "auto", or one of `IMPLEMENTATIONS` (for tests, benchmarks and export).
 
     Raises:
         ValueError: a size below 1 or an unknown implementation.
     """
+
+    state_type = LSTMState
+    weight_layout = "one bias a layer; rows of weights and bias by gate: input, forget, cell, output, as in torch"
 
     def __init__(
         self,
@@ -57,15 +55,9 @@ class LSTM(nn.Module):
         generator: torch.Generator | None = None,
         implementation: str = "auto",
     ) -> None:
-        super().__init__()
-        if min(num_inputs, hidden_size, num_layers) < 1:
-            raise ValueError(
-                "LSTM needs num_inputs, hidden_size and num_layers >= 1, "
-                f"got {num_inputs}, {hidden_size} and {num_layers}"
-            )
+        super().__init__(num_inputs, hidden_size, num_layers)
         if implementation not in ("auto", *IMPLEMENTATIONS):
             raise ValueError(f"`implementation` must be auto or one of {IMPLEMENTATIONS}, got {implementation!r}")
-        self.num_inputs, self.hidden_size, self.num_layers = num_inputs, hidden_size, num_layers
         self.implementation = implementation
         widths = [num_inputs] + [hidden_size] * (num_layers - 1)
         self.weight_ih = nn.ParameterList(torch.empty(4 * hidden_size, width) for width in widths)
@@ -83,27 +75,44 @@ class LSTM(nn.Module):
                 nn.init.orthogonal_(weight_hh[rows], generator=generator)
             nn.init.zeros_(bias)
 
-    def initial_state(self, num_sequences: int) -> LSTMState:
-        """Return zeros [L, S, H]: an episode starts without memory."""
-        zeros = self.bias[0].new_zeros(self.num_layers, num_sequences, self.hidden_size)
-        return LSTMState(zeros, zeros.clone())
+    @torch.no_grad()
+    def initialise(self, scheme: InitScheme, generator: torch.Generator | None) -> None:
+        """Set the start values of every layer.
+
+        orthogonal: orthogonal weights per gate, zero bias (Huang et al. 2022, "The 37 Implementation Details of PPO").
+
+        chrono: unit k forgets over tau_k bars, tau spread evenly in logarithm from 1.5 to 200 bars:
+            b_f = log(tau - 1)          (Tallec and Ollivier 2018, arXiv:1804.11188)
+            b_i = -log(tau - 1) / 2     the input is scaled by 1 / sqrt(tau), so that every unit's variance is alike
+            b_o = 1
+        The gates' input weights are a fifth of the cell's and the recurrent weights a tenth of orthogonal: at the
+        start, each unit is close to an exponential average of the cell's input, and training bends it from there. An
+        agent that starts so sees the right memory in its first iteration instead of finding it after half a million
+        bars.
+        """
+        hidden = self.hidden_size
+        gates = [slice(gate * hidden, (gate + 1) * hidden) for gate in range(4)]  # i, f, g, o
+        for weight_ih, weight_hh, bias in zip(self.weight_ih, self.weight_hh, self.bias, strict=True):
+            width = weight_ih.shape[1]
+            for rows in gates:
+                weight_hh[rows] = orthogonal(hidden, hidden, 1.0 if scheme == "orthogonal" else 0.1, generator)
+            if scheme == "orthogonal":
+                for rows in gates:
+                    weight_ih[rows] = orthogonal(hidden, width, 1.0, generator)
+                bias.zero_()
+                continue
+            gains = torch.tensor([0.1, 0.1, 0.5, 0.1]).repeat_interleave(hidden).unsqueeze(1)
+            weight_ih.copy_(gains * torch.randn(4 * hidden, width, generator=generator))
+            log_odds = memory_log_odds(hidden)
+            bias.copy_(torch.cat([-0.5 * log_odds, log_odds, torch.zeros(hidden), torch.ones(hidden)]))
+
+    def step_by_step(self) -> None:
+        self.implementation = "reference"  # the one that can be traced, and the fastest for a single step
 
     def forward(
         self, inputs: Tensor, state: LSTMState, episode_starts: Tensor | None = None
     ) -> tuple[Tensor, LSTMState]:
-        """Run T steps of S sequences.
-
-        Args:
-            inputs: [T, S, F].
-            state: [L, S, H], before inputs[0].
-            episode_starts: [T, S] bool: the state is zeroed *before* that step; None: never.
-
-        Returns:
-            hidden of the last layer [T, S, H], and the state after step T.
-
-        Raises:
-            ValueError: shapes that do not fit, or no step or sequence at all.
-        """
+        """See `Encoder.forward`; returns the hidden of the last layer [T, S, H], and the state after step T."""
         self._check(inputs, state, episode_starts)
         dtype = self.bias[0].dtype
         with torch.autocast(inputs.device.type, enabled=False):
@@ -124,9 +133,6 @@ class LSTM(nn.Module):
                 cells.append(cell)
         return layer_outputs, LSTMState(torch.stack(hiddens), torch.stack(cells))
 
-    def extra_repr(self) -> str:
-        return f"{self.num_inputs}, {self.hidden_size}, num_layers={self.num_layers}"
-
     def _layer(self, inputs: Tensor, episode_starts: Tensor | None) -> LayerFunction:
         """Return the fastest layer function for the call, or the one asked for."""
         if self.implementation != "auto":
@@ -139,25 +145,17 @@ class LSTM(nn.Module):
         # Whether a given mask is empty is not asked: the answer would make a GPU wait.
         return layer_function("library" if inputs.is_cuda and episode_starts is None else "torch")
 
-    def _check(self, inputs: Tensor, state: LSTMState, episode_starts: Tensor | None) -> None:
-        if inputs.ndim != 3 or inputs.shape[-1] != self.num_inputs or 0 in inputs.shape:
-            raise ValueError(
-                f"LSTM needs inputs [T, S, {self.num_inputs}] with at least one step and one sequence, "
-                f"got {list(inputs.shape)}"
-            )
-        expected = (self.num_layers, inputs.shape[1], self.hidden_size)
-        if tuple(state.hidden.shape) != expected or tuple(state.cell.shape) != expected:
-            raise ValueError(
-                f"LSTM needs a state of [L, S, H] = {list(expected)} for inputs {list(inputs.shape)}, "
-                f"got hidden {list(state.hidden.shape)} and cell {list(state.cell.shape)}"
-            )
-        if episode_starts is not None and (
-            episode_starts.shape != inputs.shape[:2] or episode_starts.dtype != torch.bool
-        ):
-            raise ValueError(
-                f"LSTM needs episode_starts [T, S] = {list(inputs.shape[:2])} of bool, "
-                f"got {list(episode_starts.shape)} of {episode_starts.dtype}"
-            )
+
+class Memoryless(LSTM):
+    """The control without memory: an LSTM that starts from zero before every step."""
+
+    recurrent = False
+
+    def forward(
+        self, inputs: Tensor, state: LSTMState, episode_starts: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        always = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        return super().forward(inputs, state, always)
 
 
 def layer_function(implementation: str) -> LayerFunction:

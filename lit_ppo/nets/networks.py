@@ -1,36 +1,42 @@
-"""What both policies are built of: recurrent encoder, heads, and the state that is carried along."""
+"""What both policies are built of: encoders, heads, and the state that is carried along."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lit_ppo.nets.initialisation import InitScheme, initialise_lstm
+from lit_ppo.nets.encoder import Encoder, EncoderName, EncoderState, state_like
+from lit_ppo.nets.gru import GRU
+from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.kernels.activations import ACTIVATIONS
-from lit_ppo.nets.lstm import LSTM, LSTMState
+from lit_ppo.nets.lstm import LSTM, Memoryless
+
+# (num_inputs, hidden_size, num_layers, generator) -> encoder
+ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], Encoder[Any]]] = {
+    "lstm": LSTM,
+    "gru": GRU,
+    "memoryless": Memoryless,
+}
 
 
 class PolicyState(NamedTuple):
-    """LSTM state of a policy: one encoder, or one for the policy and one for the critic."""
+    """State of a policy's encoders: one for policy and critic, or one each."""
 
-    policy: LSTMState
-    critic: LSTMState | None = None
+    policy: EncoderState
+    critic: EncoderState | None = None
 
-    def map(self, function) -> PolicyState:
+    def map(self, function: Callable[[Tensor], Tensor]) -> PolicyState:
         """Return the state with `function` applied to each [L, S, H] tensor."""
-
-        def mapped(state: LSTMState) -> LSTMState:
-            return LSTMState(function(state.hidden), function(state.cell))
-
-        return PolicyState(mapped(self.policy), None if self.critic is None else mapped(self.critic))
+        critic = None if self.critic is None else state_like(self.critic, map(function, self.critic))
+        return PolicyState(state_like(self.policy, map(function, self.policy)), critic)
 
     def reset_where(self, starts: Tensor) -> PolicyState:
         """Zero the state of the sequences that `starts` [S] marks: before the step, never after it."""
-        critic = None if self.critic is None else self.critic.reset_where(starts)
-        return PolicyState(self.policy.reset_where(starts), critic)
+        mask = starts.unsqueeze(-1)  # [S, 1]
+        return self.map(lambda tensor: tensor.masked_fill(mask, 0.0))
 
     def select(self, sequences: Tensor | slice) -> PolicyState:
         """Return the state of some sequences."""
@@ -40,11 +46,48 @@ class PolicyState(NamedTuple):
     def join(states: Sequence[PolicyState]) -> PolicyState:
         """Put the sequences of several states side by side."""
 
-        def joined(parts: Sequence[LSTMState]) -> LSTMState:
-            return LSTMState(torch.cat([part.hidden for part in parts], 1), torch.cat([part.cell for part in parts], 1))
+        def joined(parts: Sequence[EncoderState]) -> EncoderState:
+            return state_like(parts[0], (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)))
 
         critics = [state.critic for state in states if state.critic is not None]
         return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
+
+
+class Seen(NamedTuple):
+    """What a policy sees of S sequences of T steps.
+
+    Attributes:
+        observations: [T, S, D] what the encoder reads.
+        initial_state: before observations[0], as it was when the rollout was collected.
+        episode_starts: [T, S] bool: the encoder is reset *before* that step; None: never.
+        hidden_mask: [1, S, H] multiplier of what the encoder remembers, the same in rollout and update (dropout).
+        held: [T, S] index of the held position (account at the heads), None for every position, or in an environment.
+        account: [T, S, C] other account features at the heads, or None.
+    """
+
+    observations: Tensor
+    initial_state: PolicyState
+    episode_starts: Tensor | None = None
+    hidden_mask: Tensor | None = None
+    held: Tensor | None = None
+    account: Tensor | None = None
+
+    def select(self, sequences: Tensor) -> Seen:
+        """Return whole sequences."""
+        return select_sequences(self, sequences)
+
+
+def select_sequences(parts: Any, sequences: Tensor) -> Any:
+    """Select from a NamedTuple of tensors [T, S, ...], None, and what selects its own sequences."""
+
+    def selected(part: Any) -> Any:
+        if part is None:
+            return None
+        if isinstance(part, Tensor):
+            return part.index_select(1, sequences)  # several times faster than part[:, sequences]
+        return part.select(sequences)
+
+    return parts._make(map(selected, parts))
 
 
 class Encoded(NamedTuple):
@@ -87,23 +130,25 @@ def mlp(
 def check_network(hidden_size: int, num_layers: int, activation: str) -> None:
     """Refuse sizes and activations that cannot be built."""
     if hidden_size < 1 or num_layers < 1:
-        raise ValueError(f"The LSTM needs hidden_size >= 1 and num_layers >= 1, got {hidden_size} and {num_layers}")
+        raise ValueError(f"The encoder needs hidden_size >= 1 and num_layers >= 1, got {hidden_size} and {num_layers}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"`activation` must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
 
 
-class RecurrentEncoder(nn.Module):
-    """One LSTM for policy and critic, or one each.
+class ActorCriticEncoder(nn.Module):
+    """One encoder for policy and critic, or one each.
 
     Args:
+        name: which, of `ENCODERS`.
         num_inputs: F, width of an observation.
-        hidden_size, num_layers: H and L of each LSTM.
-        shared: one LSTM serves both heads; otherwise the critic has its own.
+        hidden_size, num_layers: H and L of each encoder.
+        shared: one encoder serves both heads; otherwise the critic has its own.
         init: start values, see `lit_ppo.nets.initialisation`.
     """
 
     def __init__(
         self,
+        name: EncoderName,
         num_inputs: int,
         hidden_size: int,
         num_layers: int,
@@ -112,11 +157,12 @@ class RecurrentEncoder(nn.Module):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.policy = LSTM(num_inputs, hidden_size, num_layers, generator)
-        self.critic = None if shared else LSTM(num_inputs, hidden_size, num_layers, generator)
-        for lstm in (self.policy, self.critic):
-            if lstm is not None:
-                initialise_lstm(lstm, init, generator)
+        make = ENCODERS[name]
+        self.policy = make(num_inputs, hidden_size, num_layers, generator)
+        self.critic = None if shared else make(num_inputs, hidden_size, num_layers, generator)
+        for encoder in (self.policy, self.critic):
+            if encoder is not None:
+                encoder.initialise(init, generator)
 
     def initial_state(self, num_sequences: int) -> PolicyState:
         """Return zeros: an episode starts without memory."""

@@ -1,51 +1,59 @@
-"""The two recurrent policies: account at the heads (exogenous markets), account at the encoder (any environment)."""
+"""The two policies: account at the heads (exogenous markets), account at the encoder (any environment)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_ppo.envs.account import checked_positions
+from lit_ppo.nets.encoder import EncoderName, EncoderState
 from lit_ppo.nets.initialisation import InitScheme
-from lit_ppo.nets.lstm import LSTMState
-from lit_ppo.nets.networks import Encoded, PolicyState, PositionHead, RecurrentEncoder, check_network, mlp
+from lit_ppo.nets.networks import ActorCriticEncoder, Encoded, PolicyState, PositionHead, Seen, check_network, mlp
 
 
-class PolicyOutputs(NamedTuple):
-    """What the loss needs of a rollout: [T, S] each, or [T, S, P, P] and twice [T, S, P] for all actions."""
+class SampledOutputs(NamedTuple):
+    """What the loss needs of sampled actions under the current weights: [T, S] each."""
 
     log_probs: Tensor
     entropies: Tensor
     values: Tensor
 
 
-class EvaluatedRollout(Protocol):
-    """The part of `lit_ppo.ppo.rollout.Rollout` that a policy reads to evaluate it."""
+@dataclass(frozen=True)
+class AllActionOutputs:
+    """What the loss needs where every held and next position counts.
 
-    @property
-    def observations(self) -> Tensor: ...
+    Attributes:
+        logits: [T, S, P, P], row = held position, column = next one.
+        values: [T, S, P].
+    """
 
-    @property
-    def episode_starts(self) -> Tensor | None: ...
+    logits: Tensor
+    values: Tensor
 
-    @property
-    def initial_state(self) -> PolicyState: ...
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[T, S, P, P]."""
+        return functional.log_softmax(self.logits, dim=-1)
 
-    @property
-    def hidden_mask(self) -> Tensor | None: ...
+    @cached_property
+    def entropies(self) -> Tensor:
+        """[T, S, P]."""
+        return _entropies(self.log_probs)
 
-    @property
-    def actions(self) -> Tensor | None: ...
 
-    @property
-    def held(self) -> Tensor | None: ...
+def _entropies(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs).sum(-1)
 
-    @property
-    def account(self) -> Tensor | None: ...
+
+def _of_actions(log_probs: Tensor, actions: Tensor) -> Tensor:
+    return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 class MarketNetwork(nn.Module):
@@ -57,6 +65,7 @@ class MarketNetwork(nn.Module):
         self,
         num_features: int,
         num_positions: int,
+        encoder: EncoderName,
         hidden_size: int,
         num_layers: int,
         shared_encoder: bool,
@@ -70,7 +79,9 @@ class MarketNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.num_account = num_account
-        self.encoder = RecurrentEncoder(num_features, hidden_size, num_layers, shared_encoder, init, generator)
+        self.encoder = ActorCriticEncoder(
+            encoder, num_features, hidden_size, num_layers, shared_encoder, init, generator
+        )
         self.policy_head = PositionHead(
             hidden_size, num_positions, num_account, policy_layers, activation, num_positions, 0.01, generator
         )
@@ -96,7 +107,7 @@ class MarketNetwork(nn.Module):
 
 
 class MarketPolicy(nn.Module):
-    """Recurrent policy of an exogenous market: the encoder never sees the account (`account_at: heads`).
+    """Policy of an exogenous market: the encoder never sees the account (`account_at: heads`).
 
     The market does not react to us, so its memory is the same whatever we hold: the encoder runs over each stretch of
     bars once, in one whole-sequence call, for all held positions.
@@ -109,13 +120,12 @@ class MarketPolicy(nn.Module):
         num_features: F, market features.
         positions: the P target exposures; action a means "hold positions[a] next". Must contain 0.
         num_networks: K.
-        hidden_size, num_layers, shared_encoder, init: see `RecurrentEncoder`.
+        encoder, hidden_size, num_layers, shared_encoder, init: see `ActorCriticEncoder`.
         policy_layers, value_layers: widths of the heads' hidden layers.
         activation: "tanh", "relu" or "mish".
         hold_bias: start of the learned bias on the logit of keeping the held position. Near 0, a trader under costs
             collapses to "never trade" before it has learnt anything.
         num_account: account features at the heads beside the held position (0, or those of `envs.account`).
-        recurrent: False gives the memoryless control: the LSTM starts from zero on every bar.
         generator: source of the start values.
 
     Raises:
@@ -133,6 +143,7 @@ class MarketPolicy(nn.Module):
         num_features: int,
         positions: Sequence[float] = (-1.0, 0.0, 1.0),
         num_networks: int = 1,
+        encoder: EncoderName = "lstm",
         hidden_size: int = 16,
         num_layers: int = 1,
         shared_encoder: bool = True,
@@ -141,7 +152,6 @@ class MarketPolicy(nn.Module):
         activation: str = "tanh",
         hold_bias: float = 3.0,
         num_account: int = 0,
-        recurrent: bool = True,
         init: InitScheme = "chrono",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -152,7 +162,7 @@ class MarketPolicy(nn.Module):
         grid = list(checked_positions(positions))
         self.flat_index = grid.index(0.0)
         self.symmetric = grid == [-position for position in reversed(grid)]
-        self.num_account, self.recurrent = num_account, recurrent
+        self.num_account = num_account
         self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
         # Set from the train bars by `set_inputs`: weight of each feature, and its sign in a mirrored market.
         self.register_buffer("input_gain", torch.ones(num_features))
@@ -162,6 +172,7 @@ class MarketPolicy(nn.Module):
             MarketNetwork(
                 num_features,
                 len(grid),
+                encoder,
                 hidden_size,
                 num_layers,
                 shared_encoder,
@@ -204,8 +215,6 @@ class MarketPolicy(nn.Module):
         self, features: Tensor, state: PolicyState, episode_starts: Tensor | None = None
     ) -> tuple[Encoded, PolicyState]:
         """Encode features [T, K S, F], network by network; returns memories [T, K S, H] and the state after step T."""
-        if not self.recurrent:
-            episode_starts = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         inputs = features * self.input_gain
         if self.num_networks == 1:
             return self.networks[0].encoder(inputs, state, episode_starts)
@@ -244,27 +253,28 @@ class MarketPolicy(nn.Module):
         """[..., K S, H] -> [..., K S, P], the value of holding each position; [..., K S] for a given `held`."""
         return self._by_network("values", hidden, held, account)
 
-    def logits_and_values(self, rollout: EvaluatedRollout) -> tuple[Tensor, Tensor]:
-        """Logits [T, S, P] and values [T, S] at the rollout's bars, or [T, S, P, P] and [T, S, P] for all positions."""
-        encoded, _ = self.encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
-        if rollout.hidden_mask is not None:
-            mask = rollout.hidden_mask
+    def _logits_and_values(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        encoded, _ = self.encode(seen.observations, seen.initial_state, seen.episode_starts)
+        if seen.hidden_mask is not None:
+            mask = seen.hidden_mask
             encoded = encoded.map(lambda hidden: hidden * mask)
-        logits = self.logits(encoded.policy, rollout.held, rollout.account)
-        return logits, self.values(encoded.critic, rollout.held, rollout.account)
+        logits = self.logits(encoded.policy, seen.held, seen.account)
+        return logits, self.values(encoded.critic, seen.held, seen.account)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
-        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        logits, values = self.logits_and_values(rollout)
+    def every_action(self, seen: Seen) -> AllActionOutputs:
+        """Evaluate every held and next position under the current weights: with the gradient, for the loss."""
+        return AllActionOutputs(*self._logits_and_values(seen))
+
+    def sampled(self, seen: Seen, actions: Tensor) -> SampledOutputs:
+        """Evaluate `actions` [T, S] under the current weights: with the gradient, for the loss."""
+        logits, values = self._logits_and_values(seen)
         log_probs = functional.log_softmax(logits, dim=-1)
-        entropies = -(log_probs.exp() * log_probs).sum(-1)
-        if rollout.actions is not None:
-            log_probs = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
-        return PolicyOutputs(log_probs, entropies, values)
+        entropies = _entropies(log_probs)
+        return SampledOutputs(_of_actions(log_probs, actions), entropies, values)
 
 
 class ObservationPolicy(nn.Module):
-    """Recurrent policy of any environment: the encoder sees the whole observation (`account_at: encoder`).
+    """Policy of any environment: the encoder sees the whole observation (`account_at: encoder`).
 
     Args:
         observation_size: D.
@@ -272,9 +282,8 @@ class ObservationPolicy(nn.Module):
         action_size: number of continuous actions (Gaussian, state-independent standard deviation).
         hold_column, positions: on a market, the observation column with the held position and the position grid: the
             logit of keeping it gets the learned bias `hold_bias`. None: no such bias.
-        recurrent: False gives the memoryless control: the state is zeroed before every step.
-        hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation, init, generator: as in
-            `MarketPolicy`.
+        encoder, hidden_size, num_layers, shared_encoder, policy_layers, value_layers, activation, init, generator: as
+            in `MarketPolicy`.
     """
 
     positions: Tensor
@@ -288,6 +297,7 @@ class ObservationPolicy(nn.Module):
         action_size: int = 0,
         hold_column: int | None = None,
         positions: Sequence[float] = (-1.0, 0.0, 1.0),
+        encoder: EncoderName = "lstm",
         hidden_size: int = 64,
         num_layers: int = 1,
         shared_encoder: bool = False,
@@ -295,7 +305,6 @@ class ObservationPolicy(nn.Module):
         value_layers: Sequence[int] = (64,),
         activation: str = "tanh",
         hold_bias: float = 3.0,
-        recurrent: bool = True,
         init: InitScheme = "orthogonal",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -306,19 +315,30 @@ class ObservationPolicy(nn.Module):
         if hold_column is not None and num_actions != len(positions):
             raise ValueError(f"A market with {len(positions)} positions has as many actions, got {num_actions}")
         self.num_actions, self.action_size = num_actions, action_size
-        self.hold_column, self.recurrent = hold_column, recurrent
+        self.hold_column = hold_column
         grid = [float(position) for position in positions]
         self.register_buffer("positions", torch.tensor(grid, dtype=torch.float64))
         # Of the environment's raw observations when these weights were trained: a checkpoint evaluates with them.
         self.register_buffer("observation_mean", torch.zeros(observation_size, dtype=torch.float64))
         self.register_buffer("observation_variance", torch.ones(observation_size, dtype=torch.float64))
         self.flat_index = grid.index(0.0) if hold_column is not None else 0
-        self.encoder = RecurrentEncoder(observation_size, hidden_size, num_layers, shared_encoder, init, generator)
+        self.encoder = ActorCriticEncoder(
+            encoder, observation_size, hidden_size, num_layers, shared_encoder, init, generator
+        )
         outputs = num_actions if num_actions is not None else action_size
         self.policy_head = mlp(hidden_size, policy_layers, activation, outputs, 0.01, generator)
         self.value_head = mlp(hidden_size, value_layers, activation, 1, 1.0, generator)
         self.log_std = nn.Parameter(torch.zeros(action_size)) if action_size else None
         self.hold_bias = nn.Parameter(torch.tensor(float(hold_bias))) if hold_column is not None else None
+
+    @property
+    def num_networks(self) -> int:
+        return 1
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """What learns by itself: as of a `MarketPolicy`, here one."""
+        return [self]
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Keep the statistics [D] with which the environment normalises what the policy sees."""
@@ -327,13 +347,6 @@ class ObservationPolicy(nn.Module):
 
     def initial_state(self, num_sequences: int) -> PolicyState:
         return self.encoder.initial_state(num_sequences)
-
-    def _encode(
-        self, observations: Tensor, state: PolicyState, episode_starts: Tensor | None
-    ) -> tuple[Encoded, PolicyState]:
-        if not self.recurrent:
-            episode_starts = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
-        return self.encoder(observations, state, episode_starts)
 
     def action_parameters(self, hidden: Tensor, observations: Tensor) -> Tensor:
         """[..., H] -> logits [..., A] of discrete actions, or means [..., A] of continuous ones, float32."""
@@ -348,14 +361,11 @@ class ObservationPolicy(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, PolicyState]:
         """One step [S, D]: actions, their distribution's parameters [S, A], the policy's memory [S, H], state after it.
 
-        Greedy (mode of the distribution) without a generator. A critic with its own LSTM is not run: nobody needs a
+        Greedy (mode of the distribution) without a generator. A critic with its own encoder is not run: nobody needs a
         value to act, and whole stretches of values (`run_critic`) cost a fraction of single ones. So `state.critic`
         comes back as it was given.
         """
-        starts = (
-            None if self.recurrent else torch.ones(1, len(observations), dtype=torch.bool, device=observations.device)
-        )
-        hidden, memory = self.encoder.policy(observations.unsqueeze(0), state.policy, starts)
+        hidden, memory = self.encoder.policy(observations.unsqueeze(0), state.policy)
         parameters = self.action_parameters(hidden[0], observations)
         if self.num_actions is not None:
             if generator is None:
@@ -371,11 +381,9 @@ class ObservationPolicy(nn.Module):
         return actions, parameters, hidden[0], PolicyState(memory, state.critic)
 
     def run_critic(
-        self, observations: Tensor, state: LSTMState, episode_starts: Tensor | None = None
-    ) -> tuple[Tensor, LSTMState]:
-        """Memory [T, S, H] of the LSTM that the value head reads, over observations [T, S, D], and the state after."""
-        if not self.recurrent:
-            episode_starts = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
+        self, observations: Tensor, state: EncoderState, episode_starts: Tensor | None = None
+    ) -> tuple[Tensor, EncoderState]:
+        """Memory [T, S, H] of the value head's encoder, over observations [T, S, D], and the state after."""
         return (self.encoder.critic or self.encoder.policy)(observations, state, episode_starts)
 
     def values(self, hidden: Tensor) -> Tensor:
@@ -386,15 +394,15 @@ class ObservationPolicy(nn.Module):
         """Log-probabilities and entropies [...] of actions."""
         if self.num_actions is not None:
             log_probs = functional.log_softmax(parameters, dim=-1)
-            entropies = -(log_probs.exp() * log_probs).sum(-1)
-            return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), entropies
+            entropies = _entropies(log_probs)
+            return _of_actions(log_probs, actions), entropies
         assert self.log_std is not None
         normal = torch.distributions.Normal(parameters, self.log_std.exp().expand_as(parameters), validate_args=False)
         return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1)
 
-    def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
-        """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
-        encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
-        parameters = self.action_parameters(encoded.policy, rollout.observations)
-        log_probs, entropies = self.log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
-        return PolicyOutputs(log_probs, entropies, self.values(encoded.critic))
+    def sampled(self, seen: Seen, actions: Tensor) -> SampledOutputs:
+        """Evaluate `actions` [T, S] (or [T, S, A]) under the current weights: with the gradient, for the loss."""
+        encoded, _ = self.encoder(seen.observations, seen.initial_state, seen.episode_starts)
+        parameters = self.action_parameters(encoded.policy, seen.observations)
+        log_probs, entropies = self.log_probs(parameters, actions)
+        return SampledOutputs(log_probs, entropies, self.values(encoded.critic))

@@ -34,13 +34,13 @@ def diagnosed(error: FloatingPointError, learner: Learner, directory: str | Path
         learner: whose minibatch, weights and gradients are still those of the update that was refused.
         directory: of the training; the bundle goes to its folder `diagnosis`, one for each rank.
     """
-    folder = Path(directory) / (f"{FOLDER}_rank{learner.rank}" if learner.rank else FOLDER)
+    folder = Path(directory) / (f"{FOLDER}_rank{learner.ranks.rank}" if learner.ranks.rank else FOLDER)
     tensors = dict(_named(learner))
     record = {
         "error": str(error),
         "iteration": learner.iteration,
         "timesteps": learner.timesteps,
-        "rank": learner.rank,
+        "rank": learner.ranks.rank,
         "seed": learner.seed,
         "learning_rate": learner.optimizer.param_groups[0]["lr"],
         "settings": vars(learner.config),

@@ -1,8 +1,8 @@
 """Every held and next position at once, in float32 on a CPU: advantages in one loop, clipped objective in another.
 
-`advantages.counterfactual_advantage` and `losses.ppo_loss` say the same in torch and run everywhere. But thirty small
-operations over [T, S, P, P], and as many backwards, took half of an update's time, and 128 steps of ten small ones a
-third of a rollout's.
+`advantages.counterfactual_advantage` and `losses.ppo_loss` say the same in torch and run everywhere. But
+thirty small operations over [T, S, P, P], and as many backwards, took half of an update's time, and 128 steps of ten
+small ones a third of a rollout's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 
 from lit_ppo.nets.kernels.simd import BYTES, LANES, clamp, constant, fma, load, store, where_at_most
 from lit_ppo.nets.kernels.vector_math import compiled, exp
-from lit_ppo.ppo.losses import PPOLoss
 
 
 def counterfactual_loss(
@@ -30,8 +29,8 @@ def counterfactual_loss(
     clip_coef: float,
     vf_coef: float,
     ent_coef: float,
-) -> PPOLoss:
-    """As `ppo_loss` of log_softmax(logits), without value clipping; float32 on the CPU.
+) -> tuple[Tensor, ...]:
+    """The terms of `PPOLoss`, as `losses.ppo_loss` finds them, without value clipping; float32 on the CPU.
 
     Args:
         logits, old_log_probs, advantages, weights: [T, S, P, P], next position last; `weights` need not sum to 1.
@@ -42,7 +41,7 @@ def counterfactual_loss(
     total, terms = _CounterfactualLoss.apply(
         logits, values, *fixed, state_weights.contiguous(), clip_coef, vf_coef, ent_coef
     )
-    return PPOLoss(total, *terms.unbind())
+    return total, *terms.unbind()
 
 
 class _CounterfactualLoss(torch.autograd.Function):

@@ -14,36 +14,59 @@ from lit_ppo.envs.protocol import VectorEnv
 from lit_ppo.market.rewards import sampled_rewards, transition_rewards
 from lit_ppo.market.stretches import MarketStretches
 from lit_ppo.market.tensors import MarketTensors
-from lit_ppo.nets.lstm import LSTMState
-from lit_ppo.nets.networks import Encoded, PolicyState
-from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.encoder import EncoderState, state_like
+from lit_ppo.nets.networks import Encoded, PolicyState, Seen, select_sequences
+from lit_ppo.nets.policy import AllActionOutputs, MarketPolicy, ObservationPolicy, SampledOutputs
 from lit_ppo.ppo.advantages import counterfactual_advantage, generalized_advantage
 
 
-class Rollout(NamedTuple):
-    """S sequences of T decisions, time-major.
+class SampledRollout(NamedTuple):
+    """S sequences of T decisions, one action sampled at each.
 
     Attributes:
-        observations: [T, S, D] what the encoder read.
-        episode_starts: [T, S] bool: the LSTM is reset *before* that step; None: never.
-        initial_state: the policy's state before observations[0], as it was when the rollout was collected.
-        hidden_mask: [1, S, H] multiplier of the encoder's output, the same in rollout and update (dropout); None: 1.
-        actions: [T, S] (or [T, S, A] continuous) sampled actions; None: every action was tried (counterfactual).
-        held: [T, S] index of the held position (account at the heads, sampled), or None: every held position.
-        account: [T, S, C] other account features at the heads, or None.
-        log_probs, advantages, weights: [T, S], or [T, S, P, P] for every (held, next) position.
-        values, value_targets, state_weights: [T, S], or [T, S, P] for every held position.
+        seen: what the policy saw.
+        actions: [T, S], or [T, S, A] continuous ones.
+        log_probs, advantages, values, value_targets: [T, S].
+    """
+
+    seen: Seen
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    values: Tensor
+    value_targets: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """[T, S] of ones: every decision counts alike."""
+        return torch.ones_like(self.advantages)
+
+    @property
+    def state_weights(self) -> Tensor:
+        """[T, S] of ones."""
+        return self.weights
+
+    def select(self, sequences: Tensor) -> SampledRollout:
+        """Return whole sequences: a shuffled step would meet another step's memory."""
+        return select_sequences(self, sequences)
+
+    def evaluate(self, policy: MarketPolicy | ObservationPolicy) -> SampledOutputs:
+        """The same decisions under the policy's current weights."""
+        return policy.sampled(self.seen, self.actions)
+
+
+class AllActionRollout(NamedTuple):
+    """S sequences of T decisions, every next position tried from every held one (counterfactual).
+
+    Attributes:
+        seen: what the policy saw; no held position, they are all there.
+        log_probs, advantages, weights: [T, S, P, P], row = held position, column = next one.
+        values, value_targets, state_weights: [T, S, P].
 
     `weights` and `state_weights` sum to T S over the rollout, so that their mean over any minibatch is about 1.
     """
 
-    observations: Tensor
-    episode_starts: Tensor | None
-    initial_state: PolicyState
-    hidden_mask: Tensor | None
-    actions: Tensor | None
-    held: Tensor | None
-    account: Tensor | None
+    seen: Seen
     log_probs: Tensor
     advantages: Tensor
     weights: Tensor
@@ -51,18 +74,16 @@ class Rollout(NamedTuple):
     value_targets: Tensor
     state_weights: Tensor
 
-    @property
-    def num_sequences(self) -> int:
-        return self.observations.shape[1]
+    def select(self, sequences: Tensor) -> AllActionRollout:
+        """Return whole sequences: a shuffled step would meet another step's memory."""
+        return select_sequences(self, sequences)
 
-    def select(self, sequences: Tensor) -> Rollout:
-        """Return whole sequences: a shuffled step would meet another step's LSTM state."""
-        chosen = {
-            name: value.index_select(1, sequences)  # several times faster than value[:, sequences]
-            for name, value in self._asdict().items()
-            if isinstance(value, torch.Tensor)
-        }
-        return self._replace(initial_state=self.initial_state.select(sequences), **chosen)
+    def evaluate(self, policy: MarketPolicy) -> AllActionOutputs:
+        """The same decisions under the policy's current weights."""
+        return policy.every_action(self.seen)
+
+
+Rollout = SampledRollout | AllActionRollout
 
 
 def draw_stretches(
@@ -130,7 +151,7 @@ def _encode_stretches(policy: MarketPolicy, stretches: MarketStretches) -> tuple
 @torch.no_grad()
 def collect_counterfactual(
     policy: MarketPolicy, market: MarketTensors, stretches: MarketStretches, gamma: float, gae_lambda: float
-) -> Rollout:
+) -> AllActionRollout:
     """Try every held position and every next position on every bar of the stretches.
 
     Half of the weight of the held positions is where the old policy would be, half is uniform, so that no held
@@ -145,14 +166,9 @@ def collect_counterfactual(
     uniform = torch.full_like(values[0], 1 / num_positions)
     estimate = counterfactual_advantage(rewards, probs, values, uniform, gamma, gae_lambda)
     held_weights = 0.5 * estimate.occupancy + 0.5 / num_positions  # d', [T, S, P]
-    return Rollout(
-        observations=stretches.features[stretches.burn_in : -1],
-        episode_starts=None,
-        initial_state=state,
-        hidden_mask=stretches.hidden_mask,
-        actions=None,
-        held=None,
-        account=None,
+    seen = Seen(stretches.features[stretches.burn_in : -1], state, hidden_mask=stretches.hidden_mask)
+    return AllActionRollout(
+        seen=seen,
         log_probs=log_probs,
         advantages=estimate.advantages,
         weights=held_weights.unsqueeze(-1) * probs,
@@ -171,7 +187,7 @@ def collect_sampled(
     gamma: float,
     gae_lambda: float,
     generator: torch.Generator,
-) -> Rollout:
+) -> SampledRollout:
     """Trade one account along each stretch: recurrent PPO as the literature has it, with one encoder call.
 
     Accounts start with a random held position. Ruin ends an account (terminated); a fresh flat one goes on. The end of
@@ -214,21 +230,15 @@ def collect_sampled(
         gamma,
         gae_lambda,
     )
-    ones = torch.ones_like(advantages)
-    return Rollout(
-        observations=stretches.features[stretches.burn_in : -1],
-        episode_starts=None,
-        initial_state=state,
+    seen = Seen(
+        stretches.features[stretches.burn_in : -1],
+        state,
         hidden_mask=stretches.hidden_mask,
-        actions=stacked["actions"],
         held=stacked["held"],
         account=stacked.get("account"),
-        log_probs=stacked["log_probs"],
-        advantages=advantages,
-        weights=ones,
-        values=stacked["values"],
-        value_targets=targets,
-        state_weights=ones,
+    )
+    return SampledRollout(
+        seen, stacked["actions"], stacked["log_probs"], advantages, stacked["values"], value_targets=targets
     )
 
 
@@ -252,7 +262,7 @@ class StepwiseCollector:
             self.state = self.policy.initial_state(self.env.num_envs)
 
     @torch.no_grad()
-    def collect(self, num_steps: int, gamma: float, gae_lambda: float, generator: torch.Generator) -> Rollout:
+    def collect(self, num_steps: int, gamma: float, gae_lambda: float, generator: torch.Generator) -> SampledRollout:
         """Take `num_steps` steps in every environment."""
         self._begin()
         assert self.observations is not None
@@ -261,7 +271,7 @@ class StepwiseCollector:
         initial_state = self.state
         names = ("observations", "starts", "actions", "parameters", "hidden", "rewards", "terminated", "truncated")
         columns: dict[str, list[Tensor]] = {name: [] for name in names}
-        ahead: dict[int, tuple[LSTMState, Tensor]] = {}  # step: memory after it, final observations it led to
+        ahead: dict[int, tuple[EncoderState, Tensor]] = {}  # step: memory after it, final observations it led to
         for t in range(num_steps):
             state = self.state.reset_where(self.episode_starts)  # before the step, never after it
             actions, parameters, hidden, state = self.policy.act(self.observations, state, generator)
@@ -290,26 +300,18 @@ class StepwiseCollector:
             gamma,
             gae_lambda,
         )
-        ones = torch.ones_like(advantages)
-        return Rollout(
-            observations=stacked["observations"],
-            episode_starts=stacked["starts"],
-            initial_state=initial_state,
-            hidden_mask=None,
-            actions=stacked["actions"],
-            held=None,
-            account=None,
-            log_probs=log_probs,
-            advantages=advantages,
-            weights=ones,
-            values=values,
+        return SampledRollout(
+            Seen(stacked["observations"], initial_state, stacked["starts"]),
+            stacked["actions"],
+            log_probs,
+            advantages,
+            values,
             value_targets=targets,
-            state_weights=ones,
         )
 
     def _values(
-        self, stacked: dict[str, Tensor], initial_state: PolicyState, ahead: dict[int, tuple[LSTMState, Tensor]]
-    ) -> tuple[Tensor, Tensor, LSTMState | None]:
+        self, stacked: dict[str, Tensor], initial_state: PolicyState, ahead: dict[int, tuple[EncoderState, Tensor]]
+    ) -> tuple[Tensor, Tensor, EncoderState | None]:
         """Values [T, S] of all steps; of final observations [T, S], 0 where nobody looks; the critic's own last state.
 
         After the last step, for all of them at once. A critic with its own LSTM runs in pieces that end where a window
@@ -333,15 +335,11 @@ class StepwiseCollector:
         """Everything the next rollout depends on, as tensors, numbers, strings, lists and dicts."""
         self._begin()
         assert self.state is not None
-        lstm = {
-            name: {"hidden": part.hidden, "cell": part.cell}
-            for name, part in self.state._asdict().items()
-            if part is not None
-        }
+        memory = {name: part._asdict() for name, part in self.state._asdict().items() if part is not None}
         return {
             "observations": self.observations,
             "episode_starts": self.episode_starts,
-            "lstm": lstm,
+            "memory": memory,
             "env": self.env.state_dict(),
         }
 
@@ -349,11 +347,12 @@ class StepwiseCollector:
         """Go on from `state_dict` as if never interrupted."""
         self.env.load_state_dict(state["env"])
         fresh = self.policy.initial_state(self.env.num_envs)
-        device = fresh.policy.hidden.device
+        device = next(self.policy.parameters()).device
         self.observations = state["observations"].to(device)
         self.episode_starts = state["episode_starts"].to(device)
+        memory = state["memory"] if "memory" in state else state["lstm"]  # as it was called until 0.1.0
         parts = {
-            name: type(fresh.policy)(part["hidden"].to(device), part["cell"].to(device))
-            for name, part in state["lstm"].items()
+            name: state_like(fresh.policy, (memory[name][key].to(device) for key in fresh.policy._asdict()))
+            for name in memory
         }
         self.state = PolicyState(**parts)

@@ -65,7 +65,7 @@ class _LossInThreads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss_of, minibatch, pieces, *parameters):
         """Return the five terms of `PPOLoss`."""
-        parts = [minibatch.select(part) for part in torch.arange(minibatch.num_sequences).chunk(pieces)]
+        parts = [minibatch.select(part) for part in torch.arange(minibatch.advantages.shape[1]).chunk(pieces)]
         threads = torch.get_num_threads()
 
         def evaluate(part: Rollout) -> tuple[PPOLoss, tuple[Tensor | None, ...]]:

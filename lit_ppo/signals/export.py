@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lit_ppo import __version__
 from lit_ppo.class_paths import take_allowed_modules
+from lit_ppo.nets.encoder import Encoder
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import Recipe
 from lit_ppo.signals.checkpoint_choice import ChosenCheckpoint, choose_checkpoint
@@ -35,8 +36,8 @@ FORMAT = 1
 OPSET = 17
 FILES = ("policy.onnx", "weights.safetensors", "policy.json")
 DECISION_RULE = (
-    "Before the first bar: held is flat, hidden and cell are zeros. At the close of every bar run the graph once, feed "
-    "hidden and cell back, and hold positions[action] next; the first warmup_bars bars after the features' own warm-up "
+    "Before the first bar: held is flat, {memory} zeros. At the close of every bar run the graph once, feed {memory} "
+    "back (from {after}), and hold positions[action] next; the first warmup_bars bars after the features' own warm-up "
     "only fill the memory, and held stays flat in them."
 )
 ACCOUNT_INPUTS = {
@@ -70,24 +71,26 @@ class PolicyGraph(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(scaler[name], dtype=torch.float64))
 
-    def forward(
-        self, features: Tensor, held: Tensor, hidden: Tensor, cell: Tensor, account: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """[F] raw features and the rest of `DecisionStep.forward` -> `OUTPUTS`."""
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        return (*OUTPUT_MEANINGS, *(f"next_{name}" for name in self.step.initial_state()._asdict()))
+
+    def forward(self, features: Tensor, held: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """[F] raw features, held position, the encoder's memory and account features (if any) -> `outputs`."""
+        size = len(self.step.initial_state()._asdict())
+        memory, account = others[:size], others[size] if len(others) > size else None
         scaled = ((features.double() - self.mean) / self.std).clamp(-self.clip, self.clip).float()
-        decision: Decision = self.step(scaled, held, account, hidden, cell)
+        decision: Decision = self.step(scaled, held, account, *memory)
         position = self.step.policy.positions.float()[decision.action]
-        return decision.votes, decision.probabilities, decision.action, position, decision.hidden, decision.cell
+        return decision.votes, decision.probabilities, decision.action, position, *decision.memory
 
 
-OUTPUTS = ("votes", "probabilities", "action", "position", "next_hidden", "next_cell")
 OUTPUT_MEANINGS = {
     "votes": "logits of the next position, summed over networks and views",
     "probabilities": "of the next positions: softmax of the mean logits",
     "action": "index of the position to hold next: the largest vote",
     "position": "that position, share of notional",
-    "next_hidden": "hidden of the next bar",
-    "next_cell": "cell of the next bar",
 }
 
 
@@ -97,8 +100,7 @@ def example_inputs(graph: PolicyGraph, num_account: int) -> dict[str, Tensor]:
     inputs = {
         "features": graph.mean.float(),
         "held": torch.tensor([graph.step.policy.flat_index]),
-        "hidden": memory.hidden,
-        "cell": memory.cell,
+        **memory._asdict(),
     }
     return inputs | ({"account": torch.zeros(1, num_account)} if num_account else {})
 
@@ -128,7 +130,7 @@ def to_onnx(graph: PolicyGraph, num_account: int) -> bytes:
             buffer,  # type: ignore[arg-type]  # the exporter that traces takes a file, whatever its signature says
             dynamo=False,
             input_names=list(inputs),
-            output_names=list(OUTPUTS),
+            output_names=list(graph.outputs),
             opset_version=OPSET,
         )
     model = onnx.load_from_string(buffer.getvalue())
@@ -140,16 +142,17 @@ def description(chosen: ChosenCheckpoint, graph: PolicyGraph, recipe: Recipe, da
     """What policy.json holds: everything that the graph's user has to know, and where it comes from."""
     policy = graph.step.policy
     account = [name for name in recipe.account_features if name != "position"]
-    inputs = example_inputs(graph, len(account))
+    inputs, memory = example_inputs(graph, len(account)), list(graph.step.initial_state()._asdict())
+    after = {f"next_{name}": f"{name} of the next bar" for name in memory}
+    described = OUTPUT_MEANINGS | after
     meanings = {
         "features": "one bar's features, not scaled, in the order of `features`",
         "held": f"index of the held position in `positions`; flat is {policy.flat_index}",
-        "hidden": "memory; zeros before the first bar",
-        "cell": "memory; zeros before the first bar",
+        **dict.fromkeys(memory, "memory; zeros before the first bar"),
         "account": "; ".join(f"{name}: {ACCOUNT_INPUTS[name]}" for name in account),
     }
     with torch.no_grad():
-        outputs = dict(zip(OUTPUTS, graph(*inputs.values()), strict=True))
+        outputs = dict(zip(graph.outputs, graph(*inputs.values()), strict=True))
     return {
         "format": FORMAT,
         "lit_ppo": __version__,
@@ -159,14 +162,14 @@ def description(chosen: ChosenCheckpoint, graph: PolicyGraph, recipe: Recipe, da
             "fold": chosen.fold,
             "bars": {k: chosen.data["fingerprint"][k] for k in ("bars_sha256", "rows", "first_time", "last_time")},
         },
-        "decision": DECISION_RULE,
+        "decision": DECISION_RULE.format(memory=" and ".join(memory), after=" and ".join(after)),
         "positions": policy.positions.tolist(),
         "flat_index": policy.flat_index,
         "fill": chosen.data["fingerprint"]["fill"],
         "costs": chosen.data["fingerprint"]["costs"],
         **data,
         "inputs": {name: _shape(tensor) | {"meaning": meanings[name]} for name, tensor in inputs.items()},
-        "outputs": {name: _shape(tensor) | {"meaning": OUTPUT_MEANINGS[name]} for name, tensor in outputs.items()},
+        "outputs": {name: _shape(tensor) | {"meaning": described[name]} for name, tensor in outputs.items()},
         "network": _network(policy, recipe),
     }
 
@@ -177,13 +180,15 @@ def _shape(tensor: Tensor) -> dict[str, Any]:
 
 def _network(policy: Any, recipe: Recipe) -> dict[str, Any]:
     """Sizes, and what was learnt or measured of the inputs: for a port that reads weights.safetensors."""
+    encoder = next(module for module in policy.modules() if isinstance(module, Encoder))
     common = {
         "kind": type(policy).__name__,
         "account_features": list(recipe.account_features),
         "activation": recipe.activation,
-        "recurrent": policy.recurrent,
+        "encoder": recipe.encoder,
+        "recurrent": encoder.recurrent,
         "num_layers": recipe.num_layers,
-        "lstm": "one bias a layer; rows of weights and bias by gate: input, forget, cell, output, as in torch",
+        "weights": encoder.weight_layout,
     }
     if not isinstance(policy, MarketPolicy):
         hold = None if policy.hold_bias is None else float(policy.hold_bias)

@@ -31,6 +31,7 @@ from safetensors.numpy import save as to_safetensors
 
 from lit_ppo.envs.account import Account
 from lit_ppo.market.costs import FillArrays
+from lit_ppo.nets.encoder import EncoderState, state_like
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.known_equity import KnownEquity
 from lit_ppo.store.atomic import (
@@ -48,6 +49,9 @@ from lit_ppo.store.files import shown_path, utc_cells
 SCHEMA = 1
 HEADER = "time,position,change,probability,seen_in_training"
 _KEY = "lit_ppo"  # of the state file's metadata; one entry only, so that equal states are equal bytes
+
+_DECISIONS = ("actions", "probabilities")
+_OTHERS = (*_DECISIONS, "bars_held")  # of the state file's tensors, neither bars nor the encoder's memory
 
 Columns = dict[str, NDArray[Any]]
 
@@ -67,7 +71,7 @@ class BarFeed(Protocol):
 
     @property
     def memory_bars(self) -> int:
-        """Bars that warm the LSTM up before the first decision."""
+        """Bars that warm the memory up before the first decision."""
         ...
 
     @property
@@ -126,7 +130,7 @@ class SignalState:
     Attributes:
         origin: which checkpoint decides, as plain JSON; a state goes on with that one only.
         bars: every bar seen, oldest first, by column; `time` in nanoseconds since 1970 UTC.
-        hidden, cell: [L, S, H] float32 the policy's memory after the last bar.
+        memory: the state of the policy's encoder after the last bar, [L, S, H] float32 by name.
         bars_held: bars since the held position was taken.
         actions: [D] int64 index of the position decided at each of the last D bars; earlier ones were warm-up.
         probabilities: [D] float32 of those decisions.
@@ -136,8 +140,7 @@ class SignalState:
 
     origin: dict[str, Any]
     bars: Columns
-    hidden: NDArray[np.float32]
-    cell: NDArray[np.float32]
+    memory: Columns
     bars_held: float
     actions: NDArray[np.int64]
     probabilities: NDArray[np.float32]
@@ -146,15 +149,14 @@ class SignalState:
     @classmethod
     def begin(cls, origin: dict[str, Any], step: DecisionStep) -> SignalState:
         """Nothing seen, nothing decided, nothing remembered."""
-        memory = step.initial_state()
         nothing = np.zeros(0, dtype=np.int64)
-        hidden, cell = memory.hidden.numpy(), memory.cell.numpy()
-        return cls(origin, {"time": nothing}, hidden, cell, 0.0, nothing, nothing.astype(np.float32))
+        memory = _arrays(step.initial_state())
+        return cls(origin, {"time": nothing}, memory, 0.0, nothing, nothing.astype(np.float32))
 
     def to_bytes(self) -> bytes:
         """As a safetensors file: no pickle, equal states give equal bytes."""
         tensors = {f"bar.{name}": values for name, values in self.bars.items()}
-        tensors |= {name: getattr(self, name) for name in ("hidden", "cell", "actions", "probabilities")}
+        tensors |= {**self.memory, **{name: getattr(self, name) for name in _DECISIONS}}
         tensors["bars_held"] = np.array([self.bars_held])
         tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         about = {"schema": SCHEMA, "origin": self.origin, "columns": list(self.bars), "sha256": _digest(tensors)}
@@ -187,9 +189,10 @@ class SignalState:
         return cls(
             origin=about["origin"],
             bars={name: tensors[f"bar.{name}"] for name in about["columns"]},
+            memory={name: x for name, x in tensors.items() if not name.startswith("bar.") and name not in _OTHERS},
             bars_held=float(tensors["bars_held"][0]),
             rewritten=tuple(about.get("rewritten", ())),
-            **{name: tensors[name] for name in ("hidden", "cell", "actions", "probabilities")},
+            **{name: tensors[name] for name in _DECISIONS},
         )
 
     def with_bars(self, new: Columns, source: str, bar_seconds: float, keep_last: bool = False) -> SignalState:
@@ -275,7 +278,8 @@ def decide(
     start = max(feed.warmup, seen)
     first_decision = feed.warmup + feed.memory_bars
     inputs = torch.from_numpy(feed.scale(feed.features(state.bars)[start:]))
-    hidden, cell = torch.from_numpy(state.hidden), torch.from_numpy(state.cell)
+    memory = step.initial_state()
+    memory = state_like(memory, (torch.from_numpy(state.memory[name]) for name in memory._asdict()))
     held = torch.tensor([int(state.actions[-1]) if len(state.actions) else policy.flat_index])
     account = Account(held, policy.positions, policy.flat_index, feed.reward_scale)
     account.bars_held += state.bars_held
@@ -291,20 +295,23 @@ def decide(
                 account.known_log_equity = torch.full_like(account.bars_held, equity.at_fill(last, actions))
                 account.entry_log_equity = torch.full_like(account.bars_held, equity.at_fill(entry, actions))
             others = account.features(account_features)
-            decision = step(features, account.held, others, hidden, cell)
-            hidden, cell = decision.hidden, decision.cell
+            decision = step(features, account.held, others, *memory)
+            memory = decision.memory
             if row >= first_decision:
                 account.advance(decision.action, torch.zeros(1, dtype=torch.float64))
                 actions.append(int(decision.action))
                 probabilities.append(float(decision.probabilities[decision.action]))
     return replace(
         state,
-        hidden=hidden.numpy(),
-        cell=cell.numpy(),
+        memory=_arrays(memory),
         bars_held=float(account.bars_held),
         actions=np.array(actions, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float32),
     )
+
+
+def _arrays(memory: EncoderState) -> Columns:
+    return {name: tensor.numpy() for name, tensor in memory._asdict().items()}
 
 
 def write_state(path: Path, state: SignalState) -> None:

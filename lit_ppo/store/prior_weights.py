@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -19,7 +19,7 @@ from lit_ppo.store.schema import Within, parse_json
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
 HURDLE = "core_hurdle"
-NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "recurrent")
+NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "encoder")
 MOST_BYTES = 256 * 2**20  # the released file has some 50 kB
 REMEDY = "Name another file, or make one with `lit-ppo pretrain`"
 Width = Annotated[int, Within(1, 4096)]
@@ -35,7 +35,8 @@ class NetworkRecord(TypedDict, total=False):
     policy_layers: list[Width]
     value_layers: list[Width]
     activation: str
-    recurrent: bool
+    encoder: str
+    recurrent: bool  # of the first weights, see `current_settings`
     positions: list[Exposure]
 
 
@@ -43,6 +44,14 @@ class _Described(TypedDict):
     features: list[str]
     network: NetworkRecord
     card: dict[str, Any]
+
+
+def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Network settings as they are named now: `recurrent` of the first weights and checkpoints chose the encoder."""
+    values = dict(settings)
+    if "recurrent" in values:
+        values["encoder"] = "lstm" if values.pop("recurrent") else "memoryless"
+    return values
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class PriorWeights:
                 f"{source} is damaged: it speaks of positions {positions}, and trades {tensors['positions'].tolist()}. "
                 f"{REMEDY}"
             )
-        return cls(tensors, tuple(described["features"]), described["network"], described["card"])
+        return cls(tensors, tuple(described["features"]), current_settings(described["network"]), described["card"])
 
     def fitted(self, feature_names: Sequence[str]) -> dict[str, Tensor]:
         """The state dict for a policy that sees these features: further ones enter with weight 0.

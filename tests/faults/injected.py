@@ -98,9 +98,11 @@ def _spoil_rollout(name: str) -> None:
     def collect(self) -> Rollout:
         rollout = original(self)
         if next(rollouts) == 3:
-            values = getattr(rollout, name).clone()
+            part = rollout.seen if name == "observations" else rollout
+            values = getattr(part, name).clone()
             values.view(-1)[len(values.view(-1)) // 2] = float("inf") if name == "observations" else float("nan")
-            return rollout._replace(**{name: values})
+            spoilt = part._replace(**{name: values})
+            return rollout._replace(seen=spoilt) if name == "observations" else spoilt
         return rollout
 
     Learner.collect = collect  # type: ignore[method-assign]

@@ -75,7 +75,7 @@ def test_the_chosen_weights_come_with_the_statistics_they_were_trained_with(tmp_
 
 
 def test_without_memory_is_another_training(tmp_path):
-    module = LitPPO(seed=5, **SMALL, recurrent=False)
+    module = LitPPO(seed=5, **SMALL, encoder="memoryless")
     small_trainer(tmp_path / "control").fit(module, datamodule=data("CartPole-v1"))
     assert not same(weights(module), weights(fitted(tmp_path / "memory", "CartPole-v1", [])))
 

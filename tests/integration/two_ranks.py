@@ -23,7 +23,7 @@ collected: list[torch.Tensor] = []
 
 def watched_collect(self, original=Learner.collect):
     rollout = original(self)
-    collected.append(rollout.observations.clone())
+    collected.append(rollout.seen.observations.clone())
     return rollout
 
 

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 import lit_ppo.ppo.advantages as advantages_module
 from lit_ppo.nets.kernels.activations import Tanh
+from lit_ppo.nets.policy import AllActionOutputs, SampledOutputs
 from lit_ppo.ppo.advantages import counterfactual_advantage
 from lit_ppo.ppo.losses import PPOLoss, ppo_loss
+from lit_ppo.ppo.rollout import AllActionRollout
 
 pytest.importorskip("numba", reason="the fused kernels need numba")
-from lit_ppo.ppo.fused_objective import counterfactual_loss
 
 COEFFICIENTS = {"clip_coef": 0.2, "vf_coef": 0.1, "ent_coef": 0.05}
 
@@ -39,27 +40,28 @@ def draw(steps: int, sequences: int, positions: int, seed: int = 0) -> dict[str,
     }
 
 
-def in_torch(batch: dict[str, torch.Tensor]) -> PPOLoss:
-    log_probs = functional.log_softmax(batch["logits"], dim=-1)
-    return ppo_loss(
-        log_probs,
-        batch["old_log_probs"],
-        batch["advantages"],
-        batch["weights"] / batch["weights"].sum(),
-        batch["values"],
-        batch["values"].detach(),
-        batch["value_targets"],
-        -(log_probs.exp() * log_probs).sum(-1),
-        batch["state_weights"] / batch["state_weights"].sum(),
-        **COEFFICIENTS,
-    )
+def objects(batch: dict[str, torch.Tensor]) -> tuple[AllActionOutputs, AllActionRollout]:
+    names = ("old_log_probs", "advantages", "weights", "values", "value_targets", "state_weights")
+    rollout = AllActionRollout(None, *(batch[name].detach() for name in names))
+    return AllActionOutputs(batch["logits"], batch["values"]), rollout
+
+
+def plain_loss(batch: dict[str, torch.Tensor]) -> PPOLoss:
+    outputs, rollout = objects(batch)
+    return ppo_loss(SampledOutputs(outputs.log_probs, outputs.entropies, outputs.values), rollout, **COEFFICIENTS)
+
+
+def fused_loss(batch: dict[str, torch.Tensor], **changes: float) -> PPOLoss:
+    found = ppo_loss(*objects(batch), **{**COEFFICIENTS, **changes})
+    assert "CounterfactualLoss" in found.total.grad_fn.name(), "this is to be about the fused form"
+    return found
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 3), (3, 3, 2), (4, 3, 5), (3, 16, 21)])
 def test_the_fused_loss_and_its_gradient_are_those_of_ppo_loss(shape):
     batch = draw(*shape)
     learned = (batch["logits"], batch["values"])
-    plain, fused = in_torch(batch), counterfactual_loss(**batch, **COEFFICIENTS)
+    plain, fused = plain_loss(batch), fused_loss(batch)
     for ours, theirs in zip(fused, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
     assert 0 < float(plain.clip_fraction) < 1, "the draw must reach both sides of the clip"
@@ -72,11 +74,11 @@ def test_each_clipped_side_stops_its_gradient():
     batch = draw(1, 1, 2)
     batch["old_log_probs"] = functional.log_softmax(batch["logits"].detach(), -1) - 1.0  # every ratio is e
     batch["advantages"] = torch.ones_like(batch["advantages"])  # already raised beyond 1 + clip: no more
-    raised = counterfactual_loss(**batch, **{**COEFFICIENTS, "ent_coef": 0.0})
+    raised = fused_loss(batch, ent_coef=0.0)
     (gradient,) = torch.autograd.grad(raised.total, batch["logits"])
     assert not gradient.any()
     batch["advantages"] = -batch["advantages"]  # raised though worse: must come down
-    lowered = counterfactual_loss(**batch, **{**COEFFICIENTS, "ent_coef": 0.0})
+    lowered = fused_loss(batch, ent_coef=0.0)
     assert float(lowered.policy) == pytest.approx(math.e, rel=1e-5)
     (gradient,) = torch.autograd.grad(lowered.total, batch["logits"])
     assert gradient.abs().sum() > 0
@@ -87,7 +89,7 @@ def test_a_logit_that_is_not_finite_makes_the_fused_loss_not_finite():
         batch = draw(2, 3, 3)
         with torch.no_grad():
             batch["logits"][1, 2, 0, 1] = bad
-        assert not torch.isfinite(counterfactual_loss(**batch, **COEFFICIENTS).total)
+        assert not torch.isfinite(fused_loss(batch).total)
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.97, 1.0])

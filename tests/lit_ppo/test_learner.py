@@ -143,13 +143,13 @@ def test_minibatches_use_every_sequence_once_and_keep_time_order():
     learner = heads_learner(policy_options={"num_networks": 2}, num_minibatches=4)
     rollout = learner.collect()
     parts = list(learner.minibatches(rollout))
-    assert [part.num_sequences for part in parts] == [4] * 4
-    columns = torch.cat([part.observations for part in parts], 1)
+    assert [part.advantages.shape[1] for part in parts] == [4] * 4
+    columns = torch.cat([part.seen.observations for part in parts], 1)
     seen = sorted(columns[0, :, 0].tolist())
-    assert seen == sorted(rollout.observations[0, :, 0].tolist())
-    first = parts[0].observations[:, 0]
-    assert any(torch.equal(first, rollout.observations[:, s]) for s in range(rollout.num_sequences))
-    assert parts[0].hidden_mask.shape[1] == 4
+    assert seen == sorted(rollout.seen.observations[0, :, 0].tolist())
+    first = parts[0].seen.observations[:, 0]
+    assert any(torch.equal(first, column) for column in rollout.seen.observations.unbind(1))
+    assert parts[0].seen.hidden_mask.shape[1] == 4
 
 
 def test_advantages_have_unit_scale_and_constant_ones_are_zero_not_nan():
@@ -184,7 +184,7 @@ def test_a_network_without_gradient_goes_back_to_its_start():
     start = encoder.policy.weight_hh[0].detach().clone()
     with torch.no_grad():
         encoder.policy.weight_hh[0].add_(1.0)
-    learner._pull_to_start(0.1)
+    learner.source.after_step(0.1)
     strength = 0.1 * 2.0 / (1 + 600 / 200_000)
     torch.testing.assert_close(encoder.policy.weight_hh[0].detach() - start, torch.full_like(start, 1 - strength))
 
@@ -213,9 +213,7 @@ def test_networks_learn_as_they_would_alone():
     learner.loss(rollout).total.backward()
     together = [network.hold_bias.grad.clone() for network in learner.policy.networks]
     learner.policy.zero_grad()
-    own = slice(0, 8)
-    alone = rollout._replace(initial_state=rollout.initial_state.select(own))
-    alone = alone._replace(**{k: v[:, own] for k, v in rollout._asdict().items() if isinstance(v, torch.Tensor)})
+    alone = rollout.select(torch.arange(8))
     single = copy.deepcopy(learner.policy)
     single.networks = single.networks[:1]
     learner.policy = single

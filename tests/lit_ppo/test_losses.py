@@ -5,27 +5,28 @@ import math
 import pytest
 import torch
 
+from lit_ppo.nets.policy import SampledOutputs
 from lit_ppo.ppo.losses import ppo_loss
+from lit_ppo.ppo.rollout import AllActionRollout, SampledRollout
 
 
 def loss_of(ratio, advantage, **changes):
     log_prob = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    zero = torch.zeros(1, 1)
     given = {
-        "log_probs": log_prob,
-        "old_log_probs": zero,
-        "advantages": torch.full((1, 1), advantage),
-        "weights": one,
         "values": zero,
-        "old_values": zero,
         "value_targets": zero,
         "entropies": zero,
-        "state_weights": one,
-        "clip_coef": 0.2,
-        "vf_coef": 0.5,
-        "ent_coef": 0.01,
+        "clip_value": None,
     } | changes
-    loss = ppo_loss(**given)
+    loss = ppo_loss(
+        SampledOutputs(log_prob, given["entropies"], given["values"]),
+        SampledRollout(None, None, zero, torch.full((1, 1), advantage), zero, given["value_targets"]),
+        clip_coef=0.2,
+        vf_coef=0.5,
+        ent_coef=0.01,
+        clip_value=given["clip_value"],
+    )
     loss.total.backward()
     return loss, log_prob.grad.item()
 
@@ -70,21 +71,15 @@ def test_all_actions_with_their_probabilities_as_weights_equal_the_expected_samp
     old = torch.randn(1, 1, 1, 3, generator=generator).log_softmax(-1)
     new = torch.randn(1, 1, 1, 3, generator=generator).log_softmax(-1)
     advantages = torch.randn(1, 1, 1, 3, generator=generator)
-    zero = torch.zeros(1, 1, 1)
-    common = {
-        "values": zero,
-        "old_values": zero,
-        "value_targets": zero,
-        "entropies": zero,
-        "state_weights": torch.ones(1, 1, 1),
-        "clip_coef": 0.2,
-        "vf_coef": 0.0,
-        "ent_coef": 0.0,
-    }
-    exact = ppo_loss(new, old, advantages, old.exp(), **common)
+    zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    coefficients = {"clip_coef": 0.2, "vf_coef": 0.0, "ent_coef": 0.0}
+
+    def policy_loss(new, old, advantages, weights):
+        rollout = AllActionRollout(None, old, advantages, weights, zero, zero, one)
+        return ppo_loss(SampledOutputs(new, zero, zero), rollout, **coefficients).policy
+
+    exact = policy_loss(new, old, advantages, old.exp())
     expected = sum(
-        old.exp()[0, 0, 0, a]
-        * ppo_loss(new[..., a], old[..., a], advantages[..., a], torch.ones(1, 1, 1), **common).policy
-        for a in range(3)
+        old.exp()[0, 0, 0, a] * policy_loss(new[..., a], old[..., a], advantages[..., a], one) for a in range(3)
     )
-    torch.testing.assert_close(exact.policy, expected)
+    torch.testing.assert_close(exact, expected)

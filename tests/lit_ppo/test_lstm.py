@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_ppo.nets import lstm as lstm_module
 from lit_ppo.nets.lstm import LSTM, LSTMState
+from lit_ppo.nets.networks import PolicyState
 
 CPU_IMPLEMENTATIONS = ["reference", "torch", "numba"]
 SIZES = [(1, 3), (5, 64), (16, 1), (32, 64), (33, 3), (64, 3), (256, 1), (256, 3)]  # (H, S)
@@ -239,7 +240,7 @@ def test_one_call_equals_bar_by_bar_stepping(implementation):
     starts = random_starts(10, 3)
     outputs, end = lstm(inputs, state, starts)
     for t in range(10):
-        output, state = lstm(inputs[t : t + 1], state.reset_where(starts[t]))
+        output, state = lstm(inputs[t : t + 1], PolicyState(state).reset_where(starts[t]).policy)
         torch.testing.assert_close(output[0], outputs[t])
     torch.testing.assert_close(end, state)
 
@@ -369,7 +370,7 @@ def test_under_autocast_it_computes_in_float32(implementation):
 
 def test_reset_where_zeroes_the_marked_sequences_only():
     state = LSTMState(torch.ones(2, 3, 4), torch.full((2, 3, 4), float("nan")))
-    reset = state.reset_where(torch.tensor([True, False, True]))
+    reset = PolicyState(state).reset_where(torch.tensor([True, False, True])).policy
     assert (reset.hidden.sum((0, 2)) == torch.tensor([0.0, 8.0, 0.0])).all()
     assert (reset.cell[:, [0, 2]] == 0).all()
     assert reset.cell[:, 1].isnan().all()

@@ -116,7 +116,7 @@ CHANGES: dict[str, Any] = {
     "value_layers": (4,),
     "activation": "relu",
     "hold_bias": 0.0,
-    "recurrent": False,
+    "encoder": "gru",
     "init": "orthogonal",
     "episode_bars": ENCODER | {"episode_bars": 8},
     "optimizer": "adamw",

@@ -219,5 +219,5 @@ def test_the_default_recipe_comes_close_to_the_optimum(kind, parameters, least):
 @pytest.mark.slow
 def test_the_same_trainer_without_memory_stays_below_sixty_percent():
     task = OracleTask({"kind": "regime"}, train_bars=20_000, test_bars=300_000)
-    result = task.train(MAKE, 0, {"total_timesteps": 500_000, "recurrent": False}, curve_decisions=0)
+    result = task.train(MAKE, 0, {"total_timesteps": 500_000, "encoder": "memoryless"}, curve_decisions=0)
     assert result.score.fraction <= 0.6

@@ -25,7 +25,7 @@ from lit_ppo.store.prior_weights import NETWORK, PriorWeights
 from lit_ppo.store.results import PRIOR_DECIDES, load_run
 
 SHAPE = {"hidden_size": 8, "num_layers": 1, "shared_encoder": True, "policy_layers": [8], "value_layers": [8]}
-SHAPE |= {"activation": "tanh", "recurrent": True, "positions": [-1.0, 0.0, 1.0]}
+SHAPE |= {"activation": "tanh", "encoder": "lstm", "positions": [-1.0, 0.0, 1.0]}
 
 
 @pytest.fixture
@@ -85,6 +85,8 @@ def test_what_cannot_be_started_from_is_refused(weights, tmp_path):
         Recipe(start=str(damaged))
     with pytest.raises(ValueError, match=r"model\.hidden_size is 32"):
         Recipe(start=str(weights), hidden_size=32)
+    with pytest.raises(ValueError, match=r"model\.encoder is 'gru', but .* Leave model\.encoder out, or start"):
+        Recipe(start="prior", encoder="gru")
     with pytest.raises(ValueError, match=r"data\.features lacks core_bars_seen"):
         build_policy(Recipe(start=str(weights)), {"feature_names": list(FEATURES[:-2])}, 0)
     with pytest.raises(ValueError, match="total_timesteps=0"):

@@ -18,7 +18,7 @@ def stretches_of(policy, market, num_steps=32, burn_in=8, mirror=True, dropout=0
 
 
 def assert_every_ratio_is_one(policy, rollout):
-    outputs = policy(rollout)
+    outputs = rollout.evaluate(policy)
     torch.testing.assert_close(outputs.log_probs, rollout.log_probs, rtol=0, atol=2e-6)
     torch.testing.assert_close(outputs.values, rollout.values, rtol=0, atol=2e-6)
 
@@ -58,17 +58,17 @@ def test_before_the_first_update_every_ratio_is_one_at_the_encoder(num_layers, s
     collector = StepwiseCollector(env, policy)
     for _ in range(2):  # the second rollout starts with a carried state
         rollout = collector.collect(64, 0.99, 0.95, make_generator(2))
-        assert rollout.episode_starts.any()
+        assert rollout.seen.episode_starts.any()
         assert_every_ratio_is_one(policy, rollout)
-    assert rollout.initial_state.policy.hidden.abs().max() > 0
+    assert rollout.seen.initial_state.policy.hidden.abs().max() > 0
 
 
 def test_a_shifted_reset_mask_is_noticed():
     env = MarketEnv(market_tensors(), num_envs=4, episode_bars=20, generator=make_generator(0))
     policy = ObservationPolicy(env.observation_size, 3, hold_column=env.hold_column, generator=make_generator(1))
     rollout = StepwiseCollector(env, policy).collect(64, 0.99, 0.95, make_generator(2))
-    shifted = rollout._replace(episode_starts=rollout.episode_starts.roll(1, 0))
-    assert (policy(shifted).log_probs - rollout.log_probs).abs().max() > 1e-5
+    shifted = rollout.seen._replace(episode_starts=rollout.seen.episode_starts.roll(1, 0))
+    assert (policy.sampled(shifted, rollout.actions).log_probs - rollout.log_probs).abs().max() > 1e-5
 
 
 def test_one_long_rollout_is_two_short_ones():
@@ -80,9 +80,10 @@ def test_one_long_rollout_is_two_short_ones():
     long = collector().collect(48, 0.99, 0.95, make_generator(2))
     short, generator = collector(), make_generator(2)
     halves = [short.collect(24, 0.99, 0.95, generator) for _ in range(2)]
-    for name in ("observations", "episode_starts", "actions"):
-        joined = torch.cat([getattr(half, name) for half in halves])
-        assert torch.equal(joined, getattr(long, name)), name
+    for name in ("observations", "episode_starts"):
+        joined = torch.cat([getattr(half.seen, name) for half in halves])
+        assert torch.equal(joined, getattr(long.seen, name)), name
+    assert torch.equal(torch.cat([half.actions for half in halves]), long.actions)
     for name in ("log_probs", "values"):  # computed for all steps of a rollout at once: equal but for rounding
         torch.testing.assert_close(torch.cat([getattr(half, name) for half in halves]), getattr(long, name))
 
@@ -115,7 +116,7 @@ def test_value_targets_are_those_of_a_critic_that_goes_step_by_step(shared_encod
                 state = state._replace(critic=critic)
                 torch.testing.assert_close(rollout.values[t], slow.policy.values(hidden[0]))
             transition = slow.env.step(actions)
-            assert torch.equal(rollout.observations[t], observations)
+            assert torch.equal(rollout.seen.observations[t], observations)
             following = slow.policy.values(
                 slow.policy.run_critic(transition.final_observations.unsqueeze(0), critic)[0][0]
             )
@@ -138,7 +139,7 @@ def test_a_collector_goes_on_from_its_state_as_if_never_interrupted():
     second.load_state_dict(state)
     generator.set_state(drawn)
     resumed = second.collect(24, 0.99, 0.95, generator)
-    assert torch.equal(resumed.observations, expected.observations)
+    assert torch.equal(resumed.seen.observations, expected.seen.observations)
     assert torch.equal(resumed.log_probs, expected.log_probs)
 
 
@@ -152,7 +153,7 @@ def test_a_stretch_is_consecutive_bars_and_its_memory_starts_before_it():
     rollout = collect_counterfactual(policy, market, stretches, 0.99, 0.95)
     one = stretches.rows[0, 1]
     _, state = policy.encode(market.features[one - 8 : one].unsqueeze(1), policy.initial_state(1))
-    torch.testing.assert_close(rollout.initial_state.policy.hidden[:, 1], state.policy.hidden[:, 0])
+    torch.testing.assert_close(rollout.seen.initial_state.policy.hidden[:, 1], state.policy.hidden[:, 0])
 
 
 def test_a_mirrored_stretch_swaps_long_and_short():
@@ -201,10 +202,10 @@ def test_sampled_and_counterfactual_gradients_agree_in_expectation():
     occupancy = 2 * exact.state_weights - 1 / 3
     probs = exact.log_probs.exp()
     weights = occupancy.unsqueeze(-1) * probs * exact.advantages
-    expected = gradient(policy(exact).log_probs, weights)
+    expected = gradient(exact.evaluate(policy).log_probs, weights)
     copies = 6000  # of each stretch, each traded by its own account
     many = stretches._replace(features=stretches.features.repeat(1, copies, 1), rows=stretches.rows.repeat(1, copies))
     rollout = collect_sampled(policy, market, many, ("position",), 0.9, 0.9, make_generator(3))
-    sampled = gradient(policy(rollout).log_probs, rollout.advantages / copies)
+    sampled = gradient(rollout.evaluate(policy).log_probs, rollout.advantages / copies)
     assert functional.cosine_similarity(sampled, expected, dim=0) > 0.97
     assert 0.9 < sampled.norm() / expected.norm() < 1.1

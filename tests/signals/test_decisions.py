@@ -12,7 +12,7 @@ from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.scoring.evaluation import _Trader, evaluate, sum_of_votes
 from lit_ppo.seeding import make_generator
 from lit_ppo.signals.decisions import DecisionStep
-from lit_ppo.signals.export import OUTPUTS, PolicyGraph, to_onnx
+from lit_ppo.signals.export import PolicyGraph, to_onnx
 from tests.lit_ppo.markets import market_tensors
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'lit-ppo[export]'")
@@ -43,7 +43,9 @@ CASES = {
     "mirrored, account": (lambda g: mirrored(MarketPolicy(3, num_account=2, num_networks=2, generator=g)), ACCOUNT),
     "one network, five positions": (lambda g: MarketPolicy(3, (-1, -0.5, 0, 0.5, 1), generator=g), ALONE),
     "two layers, own critic": (lambda g: MarketPolicy(3, num_layers=2, shared_encoder=False, generator=g), ALONE),
-    "memoryless": (lambda g: MarketPolicy(3, recurrent=False, generator=g), ALONE),
+    "memoryless": (lambda g: MarketPolicy(3, encoder="memoryless", generator=g), ALONE),
+    "gru": (lambda g: mirrored(MarketPolicy(3, encoder="gru", num_networks=2, num_layers=2, generator=g)), ALONE),
+    "gru at the encoder": (lambda g: ObservationPolicy(4, 3, hold_column=3, encoder="gru", generator=g), ALONE),
     "encoder": (lambda g: ObservationPolicy(4, 3, hold_column=3, num_layers=2, generator=g), ALONE),
     "encoder, account": (lambda g: ObservationPolicy(6, 3, hold_column=3, generator=g), ACCOUNT),
 }
@@ -74,7 +76,7 @@ def by_step(policy):
     def decide(features, held, account, state):
         with torch.no_grad():
             decision = step(features, held, account, *state)
-        return decision.votes, decision.action, (decision.hidden, decision.cell)
+        return decision.votes, decision.action, decision.memory
 
     return decide
 
@@ -104,16 +106,16 @@ def test_onnx_gives_the_same_actions_and_logits_from_raw_features(case):
     raw = dataclasses.replace(raw, features=(raw.features.double() * std + mean).float())
     scaled = ((raw.features.double() - mean) / std).clamp(-10, 10).float()
     market = dataclasses.replace(raw, features=scaled)
-    rows = iter(raw.features)
+    rows, memory = iter(raw.features), graph.step.initial_state()._asdict()
 
     def by_onnx(features, held, account, state):
-        names = ("features", "held", "hidden", "cell", "account")
+        names = ("features", "held", *memory, "account")
         values = (next(rows), held, *state, account)
         inputs = {name: value.numpy() for name, value in zip(names, values, strict=True) if value is not None}
-        found = {name: torch.from_numpy(x) for name, x in zip(OUTPUTS, session.run(None, inputs), strict=True)}
+        found = {name: torch.from_numpy(x) for name, x in zip(graph.outputs, session.run(None, inputs), strict=True)}
         assert found["position"] == policy.positions[found["action"]].float()
         torch.testing.assert_close(found["probabilities"].sum(), torch.tensor(1.0))
-        return found["votes"], found["action"], (found["next_hidden"], found["next_cell"])
+        return found["votes"], found["action"], tuple(found[f"next_{name}"] for name in memory)
 
     votes, actions = run(by_onnx, policy, market, account_features)
     expected, _ = run(by_step(policy), policy, market, account_features)

@@ -349,7 +349,7 @@ def test_what_a_bar_is_decided_from_does_not_change_with_later_bars(run_folder, 
 
 def test_further_columns_with_holes_are_carried_and_compared():
     bars = {"time": np.arange(5) * 900 * 10**9, "close": np.arange(5.0), "mood": np.array([1, np.nan, 2, 3, np.nan])}
-    state = SignalState({}, bars, *(np.zeros((1, 1, 1), np.float32),) * 2, 0.0, np.zeros(0, np.int64), np.zeros(0))
+    state = SignalState({}, bars, {}, 0.0, np.zeros(0, np.int64), np.zeros(0))
     assert len(state.with_bars(bars, "bars.csv", 900).bars["time"]) == 5
     other = bars | {"mood": np.array([1, np.nan, 2, np.nan, np.nan])}
     with pytest.raises(ValueError, match=r"mood is nan, and was 3\.0"):
