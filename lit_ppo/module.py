@@ -75,6 +75,7 @@ class LitPPO(pl.LightningModule):
         stop_requested: some rank was asked to stop; all ranks agree.
         stop_reason: why training ended before its budget; "" otherwise. Written by early-stopping callbacks.
         screen: what the screen of the features found, see `InputScreen.record`; {} where there was none.
+        mirror_record: what the train bars decided about the mirror, see `InputScreen.mirror_record`; None: nothing.
         selection: {"score", "timesteps"} of the weights that were chosen; written by a selecting callback.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
         fold: number of this fold and number of folds, for displays.
@@ -101,6 +102,7 @@ class LitPPO(pl.LightningModule):
         self.stop_requested, self.stop_reason = False, ""
         self.selection: dict[str, float] = {}
         self.screen: dict[str, Any] = {}
+        self.mirror_record: dict[str, Any] | None = None
         self.fold, self.side_by_side = (0, 1), 1
         self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
@@ -222,9 +224,9 @@ class LitPPO(pl.LightningModule):
         self._resume = None
 
     def _tell_screen(self) -> None:
-        """Keep what the screen found for the ledger (`screen`), and give it to the loggers."""
+        """Keep what the screen found for the ledger (`screen`, `mirror_record`), and give it to the loggers."""
         assert self.learner is not None
-        found = self.learner.screen
+        found, self.mirror_record = self.learner.screen, self.learner.mirror_record
         if found is None:
             return
         self.screen = found.record(self._inputs["feature_names"])

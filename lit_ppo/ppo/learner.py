@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -54,7 +54,9 @@ class PPOConfig:
             soon said, the rest is its noise. None: no such end.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
         screen_features: use the features that say something about the next return on train (`lit_ppo.ppo.screening`).
-        mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
+        mirror: train on a random half of the stretches upside down, and look at both sides for a decision; needs a
+            symmetric position grid. "auto": unless the train bars tell up from down (`screen_features`), or the grid is
+            not symmetric.
         hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training on a small window; it
             fades as 1 / (1 + train bars / 50,000).
         pull_to_start: strength with which the LSTM's weights are drawn back to where they started, per unit of step
@@ -85,7 +87,7 @@ class PPOConfig:
     max_passes: float | None = 50.0
     normalise_advantages: Literal["rms", "standard"] = "rms"
     screen_features: bool = True
-    mirror: bool = True
+    mirror: Literal["auto"] | bool = "auto"
     hidden_dropout: float = 0.5
     pull_to_start: float = 3.0
 
@@ -155,6 +157,8 @@ class Learner:
     Attributes:
         timesteps, iteration: done so far, over all ranks.
         screen: what the screen of the features found on the train bars; None where there was none.
+        mirrored: whether the market is learnt from upside down as well.
+        mirror_record: why, where the train bars decided (`mirror: auto`); None elsewhere.
         minibatch: of the update that is under way, or was refused; None between updates.
         learning_rate, final_learning_rate, ent_coef, clip_coef, update_epochs, total_timesteps: may be changed between
             iterations.
@@ -188,6 +192,8 @@ class Learner:
         self._collector: StepwiseCollector | None = None
         self._gradient_norms: list[Tensor] = []
         self.screen: InputScreen | None = None
+        self.mirrored = config.mirror is True
+        self.mirror_record: dict[str, Any] | None = None
         self.minibatch: Rollout | None = None
 
     def attach(self, source: MarketTensors | MarketStream | VectorEnv) -> None:
@@ -199,26 +205,33 @@ class Learner:
         if isinstance(source, MarketStream):
             if not isinstance(self.policy, MarketPolicy) or self.config.estimator != "counterfactual":
                 raise ValueError("A stream of markets is learnt from with `estimator: counterfactual` only")
-            if self.policy.num_networks != 1 or self.config.screen_features or self.config.hidden_dropout:
+            unfit = self.config.screen_features or self.config.hidden_dropout or self.config.mirror == "auto"
+            if self.policy.num_networks != 1 or unfit:
                 raise ValueError(
                     "A stream of markets has no train window to screen, to spare or to vote about: set "
-                    "model.num_networks: 1, model.screen_features: false and model.hidden_dropout: 0"
+                    "model.num_networks: 1, model.screen_features: false, model.hidden_dropout: 0 and model.mirror"
                 )
             self._stream = source.of_rank(self.rank)
             parity = torch.tensor(source.feature_parity, dtype=torch.float32)
-            self.policy.set_inputs(torch.ones_like(parity), parity, self.config.mirror)
+            self.policy.set_inputs(torch.ones_like(parity), parity, self.mirrored)
         elif isinstance(source, MarketTensors):
             if not isinstance(self.policy, MarketPolicy):
                 raise ValueError("`account_at: encoder` learns from a vector environment, not from bars: use MarketEnv")
-            if self.config.mirror and not self.policy.symmetric:
+            if self.config.mirror is True and not self.policy.symmetric:
                 raise ValueError(
                     f"`mirror` needs a position grid that is symmetric about 0, got {self.policy.positions.tolist()}. "
-                    "Set model.mirror: false, or give symmetric model.positions."
+                    "Set model.mirror: auto or false, or give symmetric model.positions."
                 )
             self._market = source
-            screen = screen_features(source, self.seed) if self.config.screen_features else keep_all_features(source)
-            self.screen = screen if self.config.screen_features else None
-            self.policy.set_inputs(screen.gain, screen.mirror_sign, self.config.mirror)
+            screen = keep_all_features(source)
+            if self.config.mirror == "auto" or self.config.screen_features:
+                found = screen_features(source, self.seed)
+                if self.config.mirror == "auto":
+                    self.mirrored = found.symmetric and self.policy.symmetric
+                    self.mirror_record = found.mirror_record(self.mirrored)
+                if self.config.screen_features:
+                    self.screen = screen = found
+            self.policy.set_inputs(screen.gain, screen.mirror_sign, self.mirrored)
         else:
             if not isinstance(self.policy, ObservationPolicy):
                 raise ValueError("`account_at: heads` learns from MarketTensors, not from a vector environment")
@@ -242,7 +255,7 @@ class Learner:
     @property
     def sees_nothing(self) -> bool:
         """No feature passed the screen and the market is mirrored: such a policy has no side to take, and is flat."""
-        blind = self.screen is not None and not self.screen.gain.any() and self.config.mirror
+        blind = self.screen is not None and not self.screen.gain.any() and self.mirrored
         return blind and tuple(self.config.account_features) == ("position",)
 
     @property
@@ -290,7 +303,7 @@ class Learner:
             config.num_envs,
             config.num_steps,
             config.burn_in,
-            config.mirror,
+            self.mirrored,
             config.hidden_dropout / (1 + self._market.num_decisions / 50_000),
             self.rollout_generator,
             config.random_start,
