@@ -79,6 +79,8 @@ class Recipe(PPOConfig):
         if self.start != "scratch":
             self._take_network()
             self.mirror = True if self.mirror == "auto" else self.mirror
+        if self.risk_aversion is not None and not self.risk_aversion > 0:
+            raise ValueError(f"model.risk_aversion must be above 0 (none: the account's own), got {self.risk_aversion}")
         if self.num_networks is None:
             self.num_networks = 3 if self.account_at == "heads" else 1
         if self.account_at == "encoder" and self.num_networks != 1:

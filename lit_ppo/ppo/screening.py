@@ -26,6 +26,7 @@ MAX_BARS = 100_000  # the newest bars of a longer window decide: enough to see a
 VOLATILITY_BARS = 100.0
 LARGEST_MOVE = 5.0  # volatilities
 DRIFT = "drift"  # what the constant is called among the evidence of a side
+DRIFT_NEEDS = 2.58  # standard errors: one mean of many bounded moves is normal, and passes this with 1 % probability
 
 
 class InputScreen(NamedTuple):
@@ -141,7 +142,7 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
         rest = _select(averages, rest, others, threshold, gain, score)
     moves = gain > 0
     drift = abs(float(target.mean())) * math.sqrt(bars / max(float(np.square(target).mean()), 1e-24))
-    sides = {DRIFT: (drift, _threshold(np.ones((1, bars)), target, derive_seed(seed, 0, "screening of the drift")))}
+    sides = {DRIFT: (drift, DRIFT_NEEDS)}
     names = market.feature_names
     sides |= {names[x]: (float(score[x]), float(threshold[x])) for x in range(width) if parity[x] > 0 and moves[x]}
     modulates = np.zeros(width, bool)
