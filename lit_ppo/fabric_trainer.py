@@ -37,6 +37,7 @@ from lit_ppo.command_line_only import check_asked_by_flag, check_environment
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.ppo.diagnosis import diagnosed
 from lit_ppo.ppo.learner import Learner
+from lit_ppo.ppo.screening import mirror_line
 from lit_ppo.ppo.sources import Experience
 from lit_ppo.precision import SkippedSteps, check_precision, scales_loss
 from lit_ppo.recipe import (
@@ -196,6 +197,8 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
     """
     if trainer.learner.sees_nothing:
         fabric.print(NOT_TRAINED)
+    if (decided := trainer.learner.mirror_record) and not decided["mirrored"]:
+        fabric.print(mirror_line(decided))
     while not trainer.learner.finished:
         metrics = trainer.iterate()
         score = fabric.broadcast(trainer.evaluate(validation, close_at_end=False).score)

@@ -75,6 +75,7 @@ class LitPPO(pl.LightningModule):
         policy: built from the first train batch (a `MarketTensors` or a vector environment), or by `build`.
         learner: made when training starts.
         screen: what the screen of the features found, see `InputScreen.record`; {} where there was none.
+        mirror_record: what the train bars decided about the mirror, see `InputScreen.mirror_record`; None: nothing.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
     What callbacks read and write of it is `lit_ppo.trainee.Trainee`.
     """
@@ -96,6 +97,7 @@ class LitPPO(pl.LightningModule):
         self.notes = TrainingNotes()
         self.figures: MetricCollection | None = None  # of the path that `test` and `validate` go along
         self.screen: dict[str, Any] = {}
+        self.mirror_record: dict[str, Any] | None = None
         self.fold, self.side_by_side = (0, 1), 1
         self.show: Callable[[str], None] | None = None
         self.earlier_folds: Sequence[TrainedFold] = ()
@@ -216,9 +218,9 @@ class LitPPO(pl.LightningModule):
         self._resume = None
 
     def _tell_screen(self) -> None:
-        """Keep what the screen found for the ledger (`screen`), and give it to the loggers."""
+        """Keep what the screen found for the ledger (`screen`, `mirror_record`), and give it to the loggers."""
         assert self.learner is not None
-        found = self.learner.screen
+        found, self.mirror_record = self.learner.screen, self.learner.mirror_record
         if found is None:
             return
         self.screen = found.record(self._inputs["feature_names"])

@@ -47,9 +47,13 @@ class Recipe(PPOConfig):
         activation: "tanh", "relu" or "mish".
         hold_bias: start of the learned bias on the logit of keeping the held position.
         init: start values of the encoder, "chrono" or "orthogonal".
+        risk_aversion: a position of 1 is worth its risk where it earns at least half of this on average, volatilities
+            (standard deviations of a train bar's price return) a bar held; twice as much where this is the best size.
+            None: what the growth of the account asks, the volatility itself: .001 on bars of 15 minutes, .01 on days.
         episode_bars: bars of one episode of the market environment (account at the encoder only); None: the segment.
         start: "scratch", "prior" (the released weights of the prior trader, docs/prior.md) or a prior.safetensors of
-            `lit-ppo pretrain`. The network is then theirs, and `total_timesteps: 0` trains nothing.
+            `lit-ppo pretrain`. The network is then theirs, `mirror: auto` is true (they were trained so, and their
+            inputs show what a drift or an hour has done so far), and `total_timesteps: 0` trains nothing.
         optimizer: "adam", or "adamw" with torch's weight decay of 0.01 towards zero.
     Where None is allowed it means the default of the policy that `account_at` chooses.
     """
@@ -66,6 +70,7 @@ class Recipe(PPOConfig):
     hold_bias: float = 3.0
     init: InitScheme | None = None
     episode_bars: int | None = None
+    risk_aversion: float | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
     start: str = "scratch"
 
@@ -76,6 +81,10 @@ class Recipe(PPOConfig):
             self.take_network(PriorWeights.read(self.start))
             check_types(_recipe_hints(), vars(self), f"model.start {self.start!r}: ")
         super().__post_init__()
+        if self.start != "scratch" and self.mirror == "auto":
+            self.mirror = True
+        if self.risk_aversion is not None and not self.risk_aversion > 0:
+            raise ValueError(f"model.risk_aversion must be above 0 (none: the account's own), got {self.risk_aversion}")
         if self.num_networks is None:
             self.num_networks = 3 if self.account_at == "heads" else 1
         if self.account_at == "encoder" and self.num_networks != 1:
@@ -195,7 +204,12 @@ def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Experi
                 f"got {recipe.account_at} and {recipe.estimator}"
             )
         return environment_of(batch, recipe.num_envs, seed=seed, rank=rank, gamma=recipe.gamma)
-    if not isinstance(batch, MarketTensors) or recipe.account_at == "heads":
+    if not isinstance(batch, MarketTensors):
+        if recipe.risk_aversion is not None:
+            raise ValueError(f"model.risk_aversion {recipe.risk_aversion} is for bars of one market; leave it out here")
+        return batch
+    batch = dataclasses.replace(batch, risk_aversion=recipe.risk_aversion)
+    if recipe.account_at == "heads":
         return batch
     generator = make_generator(seed, rank, "environment", batch.features.device)
     return MarketEnv(

@@ -33,7 +33,7 @@ from lit_ppo.market.baselines import buy_and_hold
 from lit_ppo.market.books import Ledger, trades
 from lit_ppo.market.tensors import BarRange, Fold, FoldData, MarketTensors, TrainedFold
 from lit_ppo.module import LitPPO
-from lit_ppo.ppo.screening import passed_of, screen_line
+from lit_ppo.ppo.screening import mirror_line, passed_of, screen_line
 from lit_ppo.recipe import Policy, load_policy
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.scoring.fills import FillTable, write_fills
@@ -204,6 +204,8 @@ class WalkForward:
         record.stop_reason = module.notes.stop_reason or "budget"
         if module.screen:
             record.details["screen"] = module.screen
+        if module.mirror_record:
+            record.details["mirror"] = module.mirror_record
         record.details["selected"] = module.notes.selection or {"timesteps": module.timesteps, "score": chosen.score}
         return module, chosen
 
@@ -374,7 +376,10 @@ def _line(record: FoldRecord) -> str:
         f"fold {record.index:3d}{trained}  validation {_number(scores['validation/score'])}  "
         f"test {_number(scores['test/return_pct'], '+.2f')} %"
     )
-    return f"{line}  {passed_of(screen)}" if screen else line
+    told = [passed_of(screen)] if screen else []
+    if mirror := record.details.get("mirror"):
+        told.append(mirror_line(mirror))
+    return "  ".join([line, *filter(None, told)])
 
 
 def _policy(module: LitPPO) -> Policy:

@@ -1,4 +1,8 @@
-"""The learner's reward: log of one plus the net return, in standard deviations of the train bars' price return."""
+"""The learner's reward: log of one plus the net return, in standard deviations of the train bars' price return.
+
+log(1 + n) / s of a net return n = z s is z - s z^2 / 2 + ...: in units of the usual move s the account's own growth has
+the risk aversion s, which is next to nothing on short bars. `risk_aversion` sets another: log(1 + a z) / a.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,15 @@ from lit_ppo.market.tensors import MarketTensors
 RUIN_RETURN = -0.95
 
 
-def log_reward(net_returns: Tensor, reward_scale: float) -> Tensor:
-    """float64 net returns [...] -> float32 rewards [...]: log(1 + n) / scale, with n held above ruin."""
-    return (torch.log1p(net_returns.clamp(min=RUIN_RETURN)) / reward_scale).float()
+def log_reward(net_returns: Tensor, reward_scale: float, risk_aversion: float | None = None) -> Tensor:
+    """float64 net returns [...] -> float32 rewards [...]: log(1 + a n / scale) / a, with a n / scale held above ruin.
+
+    Args:
+        reward_scale: usual size of a price return, the unit of rewards.
+        risk_aversion: a; None: `reward_scale`, so that the reward is log(1 + n) / scale.
+    """
+    aversion = reward_scale if risk_aversion is None else risk_aversion
+    return (torch.log1p((net_returns * (aversion / reward_scale)).clamp(min=RUIN_RETURN)) / aversion).float()
 
 
 def transition_rewards(market: MarketTensors, rows: Tensor, positions: Tensor, mirror: Tensor | None = None) -> Tensor:
@@ -42,7 +52,7 @@ def transition_rewards(market: MarketTensors, rows: Tensor, positions: Tensor, m
         of_bar(market.carry_long),
         of_bar(market.carry_short),
     )
-    return log_reward(returns, market.reward_scale)
+    return log_reward(returns, market.reward_scale, market.risk_aversion)
 
 
 def sampled_rewards(
@@ -63,4 +73,4 @@ def sampled_rewards(
         market.carry_long[rows],
         market.carry_short[rows],
     )
-    return log_reward(returns, market.reward_scale), returns
+    return log_reward(returns, market.reward_scale, market.risk_aversion), returns

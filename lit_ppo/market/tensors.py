@@ -70,6 +70,7 @@ class MarketTensors:
         feature_names: F names.
         feature_parity: F numbers: what a feature becomes when the price is mirrored (r -> -r): -1 (odd: returns,
             RSI - 50), +1 (even: volatility, time of day) or 0 (unknown, never mirrored).
+        risk_aversion: of the learner's reward, see `lit_ppo.market.rewards`; None: that of the account's growth.
     """
 
     features: Tensor
@@ -85,6 +86,7 @@ class MarketTensors:
     bars_per_year: float
     feature_names: tuple[str, ...]
     feature_parity: tuple[int, ...]
+    risk_aversion: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.features)

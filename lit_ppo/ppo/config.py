@@ -32,7 +32,9 @@ class PPOConfig:
             soon said, the rest is its noise. None: no such end.
         normalise_advantages: "rms" (divide by the weighted root mean square), "standard" (also subtract the mean).
         screen_features: use the features that say something about the next return on train (`lit_ppo.ppo.screening`).
-        mirror: train on a random half of the stretches upside down; needs a symmetric position grid.
+        mirror: train on a random half of the stretches upside down, and look at both sides for a decision; needs a
+            symmetric position grid. "auto": unless the train bars tell up from down (`screen_features`), or the grid is
+            not symmetric.
         hidden_dropout: share of the encoder's outputs hidden from a whole stretch while training on a small window; it
             fades as 1 / (1 + train bars / 50,000).
         pull_to_start: strength with which the LSTM's weights are drawn back to where they started, per unit of step
@@ -63,7 +65,7 @@ class PPOConfig:
     max_passes: float | None = 50.0
     normalise_advantages: Literal["rms", "standard"] = "rms"
     screen_features: bool = True
-    mirror: bool = True
+    mirror: Literal["auto"] | bool = "auto"
     hidden_dropout: float = 0.5
     pull_to_start: float = 3.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,11 @@ class Learner:
     def screen(self) -> InputScreen | None:
         """What the screen of the features found on the train bars; None where there was none."""
         return self.source.screen
+
+    @property
+    def mirror_record(self) -> dict[str, Any] | None:
+        """Why the market is learnt from upside down as well, or not, where the train bars decided; None elsewhere."""
+        return self.source.mirror_record
 
     @property
     def sees_nothing(self) -> bool:

@@ -34,11 +34,14 @@ class Source:
 
     Attributes:
         screen: what the screen of the features found on the train bars; None where there was none.
+        mirror_record: why the market is learnt from upside down as well, or not, where the train bars decided
+            (`mirror: auto`); None elsewhere.
         sees_nothing: nothing there can be learnt from: the policy stays flat.
         shares_threads: threads that share the sequences of a minibatch pay (`lit_ppo.ppo.threaded_loss`).
     """
 
     screen: InputScreen | None = None
+    mirror_record: dict[str, Any] | None = None
     sees_nothing = False
     shares_threads = False
 
@@ -73,17 +76,23 @@ class Window(Source):
     """
 
     def __init__(self, market: MarketTensors, policy: MarketPolicy, config: PPOConfig, seed: int) -> None:
-        if config.mirror and not policy.symmetric:
+        if config.mirror is True and not policy.symmetric:
             raise ValueError(
                 f"`mirror` needs a position grid that is symmetric about 0, got {policy.positions.tolist()}. "
-                "Set model.mirror: false, or give symmetric model.positions."
+                "Set model.mirror: auto or false, or give symmetric model.positions."
             )
         self.market, self.policy, self.config = market, policy, config
-        screen = screen_features(market, seed) if config.screen_features else keep_all_features(market)
-        policy.set_inputs(screen.gain, screen.mirror_sign, config.mirror)
-        self.screen = screen if config.screen_features else None
+        self.mirrored, screen = config.mirror is True, keep_all_features(market)
+        if config.mirror == "auto" or config.screen_features:
+            found = screen_features(market, seed)
+            if config.mirror == "auto":
+                self.mirrored = found.symmetric and policy.symmetric
+                self.mirror_record = found.mirror_record(self.mirrored)
+            if config.screen_features:
+                self.screen = screen = found
+        policy.set_inputs(screen.gain, screen.mirror_sign, self.mirrored)
         # No feature passed the screen and the market is mirrored: such a policy has no side to take, and is flat.
-        blind = config.screen_features and not screen.gain.any() and config.mirror
+        blind = config.screen_features and not screen.gain.any() and self.mirrored
         self.sees_nothing = blind and tuple(config.account_features) == ("position",)
         self._start: list[Tensor] = [parameter.detach().clone() for parameter in self._pulled()]
 
@@ -95,7 +104,7 @@ class Window(Source):
             config.num_envs,
             config.num_steps,
             config.burn_in,
-            config.mirror,
+            self.mirrored,
             config.hidden_dropout / (1 + market.num_decisions / 50_000),
             generator,
             config.random_start,
@@ -143,14 +152,15 @@ class Stream(Source):
     """
 
     def __init__(self, stream: MarketStream, policy: MarketPolicy, config: PPOConfig) -> None:
-        if policy.num_networks != 1 or config.screen_features or config.hidden_dropout:
+        unfit = config.screen_features or config.hidden_dropout or config.mirror == "auto"
+        if policy.num_networks != 1 or unfit:
             raise ValueError(
                 "A stream of markets has no train window to screen, to spare or to vote about: set "
-                "model.num_networks: 1, model.screen_features: false and model.hidden_dropout: 0"
+                "model.num_networks: 1, model.screen_features: false, model.hidden_dropout: 0 and model.mirror"
             )
         self.stream, self.policy, self.config = stream, policy, config
         parity = torch.tensor(stream.feature_parity, dtype=torch.float32)
-        policy.set_inputs(torch.ones_like(parity), parity, config.mirror)
+        policy.set_inputs(torch.ones_like(parity), parity, config.mirror is True)
 
     def collect(self, iteration: int, generator: torch.Generator) -> AllActionRollout:
         config = self.config

@@ -20,7 +20,7 @@ from lit_ppo.report.breakdown import MONTHS
 from lit_ppo.report.page import render
 from lit_ppo.report.scrutiny import rolling_sharpe, selection
 from lit_ppo.report.tables import Row, without_directories
-from lit_ppo.report.untraded import decided_by, remedies, screened
+from lit_ppo.report.untraded import decided_by, price_of_screen, remedies, screened, unmirrored
 from lit_ppo.report.verdict import CONFIDENCE
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
@@ -108,6 +108,8 @@ def page(analysis: Analysis) -> str:
         confidence=f"{100 * CONFIDENCE:.0f}",
         verdict=analysis.verdict,
         decided_by=decided_by(run),
+        unmirrored=unmirrored(run.folds),
+        price_of_screen=price_of_screen(run.folds),
         power=analysis.power,
         cards=tables.cards(analysis),
         evidence=tables.evidence(analysis),

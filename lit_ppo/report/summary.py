@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
 from lit_ppo.report.analysis import Analysis
-from lit_ppo.report.untraded import decided_by, reason, remedies
+from lit_ppo.report.untraded import decided_by, reason, remedies, unmirrored
 from lit_ppo.scoring.power import power_of
 from lit_ppo.store.results import FoldRecord, Run
 
@@ -136,8 +136,7 @@ def _paths(analysis: Analysis) -> Table:
 def _statistics(analysis: Analysis) -> list[str]:
     run, evidence = analysis.run, analysis.evidence
     lines = [f"{len(analysis.time):,} test bars. Folds: {len(run.folds)}."]
-    if told := decided_by(run):
-        lines.append(told)
+    lines += filter(None, (decided_by(run), unmirrored(run.folds)))
     if analysis.net_return.std() == 0:
         tries = [f"  {text}" for text in remedies(run.folds)]
         return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]

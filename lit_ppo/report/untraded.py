@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_ppo.scoring.power import visible_sharpe
 from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, Run
 
 
@@ -32,6 +33,38 @@ def screened(folds: Sequence[FoldRecord]) -> list[ScreenedFeature]:
     return sorted(found, key=lambda feature: (-feature.passed, -feature.score / max(feature.threshold, 1e-12)))
 
 
+def seen_sharpe(folds: Sequence[FoldRecord]) -> float | None:
+    """Annual Sharpe ratio, before costs, of what passes the screen in one of two folds (median); None: not known."""
+    records = [fold.details["screen"] for fold in folds if fold.details.get("screen", {}).get("years")]
+    needs = [visible_sharpe(min(record["threshold"].values()), record["years"]) for record in records]
+    return float(np.median(needs)) if needs else None
+
+
+def price_of_screen(folds: Sequence[FoldRecord]) -> str:
+    """The screen's price in one sentence; "" where it is not known."""
+    least = seen_sharpe(folds)
+    if least is None:
+        return ""
+    return (
+        f"In windows of this length a feature passes every second time if what it says is worth an annual Sharpe ratio "
+        f"of {least:.1f} before costs; weaker ones mostly stay unseen."
+    )
+
+
+def unmirrored(folds: Sequence[FoldRecord]) -> str:
+    """In which folds the train bars told up from down, and by what, in one sentence; "" where in none."""
+    records = [fold.details["mirror"] for fold in folds if "mirror" in fold.details]
+    sided = [record for record in records if not record["mirrored"]]
+    if not sided:
+        return ""
+    names = [name for r in sided for name in r["score"] if r["score"][name] > r["threshold"][name]]
+    found = ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names))
+    return (
+        f"In {len(sided)} of {len(records)} folds the market was not learnt from upside down as well (model.mirror: "
+        f"auto): {found or 'the positions are not symmetric'}."
+    )
+
+
 def untrained(folds: Sequence[FoldRecord]) -> int:
     """Number of folds that were not trained, because no feature passed the screen."""
     return sum(fold.stop_reason == NOT_TRAINED for fold in folds)
@@ -45,8 +78,8 @@ def reason(folds: Sequence[FoldRecord]) -> str:
         return (
             f"In all {of} folds no feature passed the screen, so nothing was trained: on the train bars none of them "
             f"goes with the next return beyond chance (best: {best.name}, median score {best.score:.1f}, needs "
-            f"{best.threshold:.1f})."
-        )
+            f"{best.threshold:.1f}). {price_of_screen(folds)}"
+        ).strip()
     if blind:
         return (
             f"In {blind} of {of} folds no feature passed the screen and nothing was trained; in the others the trained "
@@ -63,7 +96,7 @@ def remedies(folds: Sequence[FoldRecord]) -> list[str]:
     if untrained(folds):
         tries.append("other features (data.features: full, or your own)")
         tries.append("model.screen_features: false: train on all of them, and let the test judge")
-        tries.append("model.mirror: false, if you expect a drift or hours that differ: the mirror cannot see them")
+        tries.append("model.mirror: false, if you know of a drift or of hours that differ: it takes evidence otherwise")
     else:
         if folds and all(record.stop_reason == PRIOR_DECIDES for record in folds):
             tries = ["a training that begins with these weights (model.total_timesteps above 0)"]

@@ -107,10 +107,23 @@ class RunRecord(TypedDict, total=False):
     changed_at_resume: list[ResumeRecord]
 
 
-class Screen(TypedDict):
+class _Screen(TypedDict):
+    passed: list[str]
+    score: dict[str, float]
+    threshold: dict[str, float]
+
+
+class Screen(_Screen, total=False):
     """`details.screen` of a fold: what the feature screen saw."""
 
-    passed: list[str]
+    modulates: list[str]
+    years: Seconds
+
+
+class Mirror(TypedDict):
+    """`details.mirror` of a fold: what its train bars decided about the mirror."""
+
+    mirrored: bool
     score: dict[str, float]
     threshold: dict[str, float]
 
@@ -130,6 +143,7 @@ class Details(TypedDict, total=False):
 
     times: dict[str, tuple[str, str]]
     screen: Screen | None
+    mirror: Mirror
     seen: tuple[Count, Count]
     planned_timesteps: Count
     visited_timesteps: Count

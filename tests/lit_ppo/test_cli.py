@@ -168,7 +168,7 @@ def test_a_flag_cut_short_is_no_flag(tmp_path, monkeypatch, capsys):
 
 def test_settings_that_only_the_training_can_refuse_leave_no_run_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    wrong = [*RUN, "--model.positions", "[0, 1]"]
+    wrong = [*RUN, "--model.positions", "[0, 1]", "--model.mirror", "true"]
     assert main(wrong) == 2
     assert "mirror" in capsys.readouterr().err
     assert main([*wrong, "--model.mirror", "false"]) == 0

@@ -241,7 +241,7 @@ def test_options_that_cannot_be_trained_are_refused(options, message):
 
 def test_a_source_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="symmetric"):
-        heads_learner(policy_options={"positions": (0.0, 1.0)})
+        heads_learner(policy_options={"positions": (0.0, 1.0)}, mirror=True)
     heads_learner(policy_options={"positions": (0.0, 1.0)}, mirror=False).iterate()
     with pytest.raises(ValueError, match="not from bars"):
         encoder_learner().attach(market_tensors())

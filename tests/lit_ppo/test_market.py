@@ -14,7 +14,7 @@ from lit_ppo.envs.market import MarketEnv
 from lit_ppo.envs.scalar_market import ScalarMarket
 from lit_ppo.market.books import account
 from lit_ppo.market.costs import FILLS, Costs, fill_arrays
-from lit_ppo.market.rewards import RUIN_RETURN, sampled_rewards
+from lit_ppo.market.rewards import RUIN_RETURN, log_reward, sampled_rewards
 from lit_ppo.market.tensors import MarketTensors
 
 ALL_ACCOUNT = ("position", "unrealised", "holding_time")
@@ -303,3 +303,13 @@ def test_step_before_reset_and_unusable_arguments_are_refused():
     state = MarketEnv(market, num_envs=2, generator=generator()).state_dict()
     with pytest.raises(ValueError, match="2 environments"):
         MarketEnv(market, num_envs=3, generator=generator()).load_state_dict(state)
+
+
+def test_the_reward_has_the_risk_aversion_that_was_asked_for():
+    scale, moves = 1e-3, np.array([-2.0, -0.5, 0.0, 1.0, 3.0])
+    net = torch.from_numpy(moves * scale)
+    np.testing.assert_allclose(log_reward(net, scale), np.log1p(moves * scale) / scale, rtol=1e-6)
+    averse = log_reward(net, scale, risk_aversion=0.04)
+    np.testing.assert_allclose(averse, np.log1p(0.04 * moves) / 0.04, rtol=1e-6)
+    np.testing.assert_allclose(averse, moves - 0.04 * moves**2 / 2, atol=0.02)  # what the setting's docstring says
+    assert torch.isfinite(log_reward(torch.tensor([-0.9], dtype=torch.float64), scale, 0.04)).all()
