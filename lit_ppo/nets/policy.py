@@ -14,6 +14,8 @@ from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.lstm import LSTMState
 from lit_ppo.nets.networks import Encoded, PolicyState, PositionHead, RecurrentEncoder, check_network, mlp
 
+FORBIDDEN = -1e9  # logit of a masked action: its probability is exactly 0, and p log p stays 0 where -inf would be NaN
+
 
 class PolicyOutputs(NamedTuple):
     """What the loss needs of a rollout: [T, S] each, or [T, S, P, P] and twice [T, S, P] for all actions."""
@@ -46,6 +48,9 @@ class EvaluatedRollout(Protocol):
 
     @property
     def account(self) -> Tensor | None: ...
+
+    @property
+    def action_mask(self) -> Tensor | None: ...
 
 
 class MarketNetwork(nn.Module):
@@ -335,16 +340,23 @@ class ObservationPolicy(nn.Module):
             episode_starts = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
         return self.encoder(observations, state, episode_starts)
 
-    def action_parameters(self, hidden: Tensor, observations: Tensor) -> Tensor:
-        """[..., H] -> logits [..., A] of discrete actions, or means [..., A] of continuous ones, float32."""
+    def action_parameters(self, hidden: Tensor, observations: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """[..., H] -> logits [..., A] of discrete actions, or means [..., A] of continuous ones, float32.
+
+        Actions that `action_mask` [..., A] (bool) forbids have probability 0 and no gradient.
+        """
         parameters = self.policy_head(hidden).float()
         if self.hold_column is not None and self.hold_bias is not None:
             held = observations[..., self.hold_column].unsqueeze(-1)
             parameters = parameters + self.hold_bias * ((held - self.positions.to(held.dtype)).abs() < 1e-6)
-        return parameters
+        return parameters if action_mask is None else parameters.masked_fill(~action_mask, FORBIDDEN)
 
     def act(
-        self, observations: Tensor, state: PolicyState, generator: torch.Generator | None = None
+        self,
+        observations: Tensor,
+        state: PolicyState,
+        generator: torch.Generator | None = None,
+        action_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, PolicyState]:
         """One step [S, D]: actions, their distribution's parameters [S, A], the policy's memory [S, H], state after it.
 
@@ -356,7 +368,7 @@ class ObservationPolicy(nn.Module):
             None if self.recurrent else torch.ones(1, len(observations), dtype=torch.bool, device=observations.device)
         )
         hidden, memory = self.encoder.policy(observations.unsqueeze(0), state.policy, starts)
-        parameters = self.action_parameters(hidden[0], observations)
+        parameters = self.action_parameters(hidden[0], observations, action_mask)
         if self.num_actions is not None:
             if generator is None:
                 actions = parameters.argmax(-1)
@@ -395,6 +407,6 @@ class ObservationPolicy(nn.Module):
     def forward(self, rollout: EvaluatedRollout) -> PolicyOutputs:
         """Evaluate the rollout's actions under the current weights: with the gradient, for the loss."""
         encoded, _ = self._encode(rollout.observations, rollout.initial_state, rollout.episode_starts)
-        parameters = self.action_parameters(encoded.policy, rollout.observations)
+        parameters = self.action_parameters(encoded.policy, rollout.observations, rollout.action_mask)
         log_probs, entropies = self.log_probs(parameters, rollout.actions)  # type: ignore[arg-type]
         return PolicyOutputs(log_probs, entropies, self.values(encoded.critic))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_ppo.envs.account import Account
-from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.envs.protocol import MaskedEnv, VectorEnv
 from lit_ppo.market.rewards import sampled_rewards, transition_rewards
 from lit_ppo.market.stretches import MarketStretches
 from lit_ppo.market.tensors import MarketTensors
@@ -33,6 +33,7 @@ class Rollout(NamedTuple):
         account: [T, S, C] other account features at the heads, or None.
         log_probs, advantages, weights: [T, S], or [T, S, P, P] for every (held, next) position.
         values, value_targets, state_weights: [T, S], or [T, S, P] for every held position.
+        action_mask: [T, S, A] bool: the actions that were allowed; None: all of them.
 
     `weights` and `state_weights` sum to T S over the rollout, so that their mean over any minibatch is about 1.
     """
@@ -50,6 +51,7 @@ class Rollout(NamedTuple):
     values: Tensor
     value_targets: Tensor
     state_weights: Tensor
+    action_mask: Tensor | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -261,10 +263,14 @@ class StepwiseCollector:
         initial_state = self.state
         names = ("observations", "starts", "actions", "parameters", "hidden", "rewards", "terminated", "truncated")
         columns: dict[str, list[Tensor]] = {name: [] for name in names}
+        masks: list[Tensor] = []
         ahead: dict[int, tuple[LSTMState, Tensor]] = {}  # step: memory after it, final observations it led to
         for t in range(num_steps):
             state = self.state.reset_where(self.episode_starts)  # before the step, never after it
-            actions, parameters, hidden, state = self.policy.act(self.observations, state, generator)
+            mask = self.env.action_mask if isinstance(self.env, MaskedEnv) else None
+            if mask is not None:
+                masks.append(mask)
+            actions, parameters, hidden, state = self.policy.act(self.observations, state, generator, mask)
             transition = self.env.step(actions)
             if t == num_steps - 1 or bool(transition.truncated.any()):
                 ahead[t] = state.policy, transition.final_observations
@@ -305,6 +311,7 @@ class StepwiseCollector:
             values=values,
             value_targets=targets,
             state_weights=ones,
+            action_mask=torch.stack(masks) if masks else None,
         )
 
     def _values(
