@@ -54,7 +54,11 @@ _lit_ppo() {{
         _files
     fi
 }}
-compdef _lit_ppo lit-ppo
+if [[ $funcstack[1] == _lit-ppo ]]; then  # autoloaded from $fpath by the first Tab
+    _lit_ppo
+else
+    compdef _lit_ppo lit-ppo
+fi
 """
 
 

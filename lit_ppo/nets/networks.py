@@ -59,9 +59,15 @@ class Encoded(NamedTuple):
         return Encoded(policy, policy if self.critic is self.policy else function(self.critic))
 
 
+class _UndrawnLinear(nn.Linear):
+    """Has no start values: the global generator would draw them. (`skip_init` loads sympy for that, half a second.)"""
+
+    def reset_parameters(self) -> None: ...
+
+
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
     """An orthogonal linear layer, drawn from `generator`: `nn.Linear` alone would draw from the global one."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    layer = _UndrawnLinear(inputs, outputs, bias=bias)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     if bias:
         nn.init.zeros_(layer.bias)
