@@ -88,15 +88,15 @@ class GymnasiumDataModule(pl.LightningDataModule):
     @staticmethod
     def _wrappings(
         key: str, entries: Sequence[str | Mapping[str, Any]], allow_modules: Sequence[str]
-    ) -> tuple[Callable[[gymnasium.Env], gymnasium.Env], ...]:
+    ) -> tuple[Callable[[gymnasium.Env], gymnasium.Wrapper], ...]:
         found = []
         for entry in entries:
-            named = {"class_path": entry} if isinstance(entry, str) else dict(entry)
-            arguments = named.pop("init_args", {})
-            if list(named) != ["class_path"] or not isinstance(arguments, Mapping):
+            named: dict[str, Any] = {"class_path": entry} if isinstance(entry, str) else dict(entry)
+            path, arguments = named.pop("class_path", None), named.pop("init_args", {})
+            if named or not isinstance(path, str) or not isinstance(arguments, Mapping):
                 raise ValueError(f"data.{key}: a wrapper is a class path, or class_path and init_args; got {entry!r}")
             allowed = (*allow_modules, "gymnasium.wrappers")
-            wrapper = allowed_class(named["class_path"], gymnasium.Wrapper, f"data.{key}", allowed)
+            wrapper = allowed_class(path, gymnasium.Wrapper, f"data.{key}", allowed)
             found.append(partial(wrapper, **arguments))
         return tuple(found)
 

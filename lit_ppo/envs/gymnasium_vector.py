@@ -53,7 +53,9 @@ def environment_of(
     Raises:
         ValueError: there is no such environment, or it cannot be adapted.
     """
-    env = task.env_id if task.env_class is None else EnvSpec(task.env_id, entry_point=task.env_class)
+    env: str | EnvSpec = task.env_id
+    if task.env_class is not None:
+        env = EnvSpec(task.env_id, entry_point=task.env_class)  # type: ignore[arg-type]  # a class makes an Env too
     wrappers = [*task.wrappers, *(task.training_wrappers if task.role == "train" else ())]
     try:
         envs = make_environments(env, num_envs, wrappers, **task.env_arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import gymnasium
 
-    Wrapping = Callable[[gymnasium.Env], gymnasium.Env]  # what makes a wrapped environment of an environment
+    Wrapping = Callable[[gymnasium.Env], gymnasium.Wrapper]
 
 
 class BarRange(NamedTuple):
