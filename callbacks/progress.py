@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import timedelta
 
@@ -13,7 +14,7 @@ from lit_ppo.trainee import Trainee
 
 
 class RunProgress(pl.Callback):
-    """Show bars done, steps per second, time left, fold and validation score.
+    """Show timesteps done, steps per second, time left, fold and validation score.
 
     Reads `pl_module.timesteps`, `total_timesteps`, `fold`, `side_by_side`, `validation` and `show`; writes to the
     terminal only (rank zero): where the run as a whole has a display, into its line. Time left counts the folds still
@@ -59,9 +60,10 @@ class RunProgress(pl.Callback):
         pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)
         left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1) / pl_module.side_by_side
         where = f"fold {fold} of {num_folds}: " if num_folds > 1 else ""  # `fit` knows of the one that it trains
+        score = "" if math.isnan(self._score) else f", validation score {self._score:.4f}"
         return (
-            f"{where}{pl_module.timesteps:,} / {total:,} bars, {pace:,.0f} steps/s, "
-            f"{timedelta(seconds=round(left / max(pace, 1e-9)))} left, validation score {self._score:.4f}"
+            f"{where}{pl_module.timesteps:,} / {total:,} timesteps, {pace:,.0f} steps/s, "
+            f"{timedelta(seconds=round(left / max(pace, 1e-9)))} left{score}"
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

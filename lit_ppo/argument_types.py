@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -69,3 +71,36 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (dict, Mapping):
         return isinstance(value, Mapping)
     return isinstance(value, kind)
+
+
+def allowed_class(path: str, base: type, key: str, allow_modules: Sequence[str]) -> type:
+    """Import the class that a configuration names, if the user trusts its module.
+
+    Args:
+        path: "module.Class".
+        base: what it must derive from.
+        key: of the configuration, for the message.
+        allow_modules: modules, with their submodules, that may be imported.
+
+    Raises:
+        ValueError: the module is not allowed or cannot be imported, or it defines no such class.
+    """
+    module, _, name = path.rpartition(".")
+
+    def allowed(asked: str) -> bool:
+        return any(f"{asked}.".startswith(f"{one}.") for one in allow_modules)
+
+    if not module:
+        raise ValueError(f"{key}: {path!r} is no class path; write module.Class")
+    if not allowed(module):
+        raise ValueError(
+            f"{key}: {path} was not imported. If you trust module {module}, name it with --allow-module {module}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"{key}: module {module} of {path} cannot be imported: {error}") from error
+    # A name that an allowed module merely imported would let a configuration reach any class.
+    if not inspect.isclass(found) or not issubclass(found, base) or not allowed(found.__module__):
+        raise ValueError(f"{key}: {path} is no {base.__name__} that is defined there")
+    return found

@@ -60,6 +60,9 @@ def restrict_class_paths(modules: Sequence[str] = ()) -> None:
 def take_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Take `--allow-module NAME` and `--allow-module=NAME` out of a command's arguments.
 
+    With one, modules of the working directory can be imported, as `python -m` would; an installed program does not
+    look there by itself.
+
     Returns:
         The other arguments, and the names.
 
@@ -78,6 +81,8 @@ def take_allowed_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]
         if not name or name.startswith("-"):
             raise ValueError("--allow-module needs the name of a module, like --allow-module my_features")
         modules.append(name)
+    if modules and (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last: what the user named may lie there, and hides nothing that is installed
     return rest, modules
 
 

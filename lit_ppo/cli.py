@@ -40,6 +40,7 @@ COMMANDS = {
     "doctor": "check this installation, with a 10-second training",
     "init": "write the shipped recipes into a folder, to edit",
     "run": "run a Fabric script on several devices (= fabric run)",
+    "completion": "print a script for bash or zsh that completes all of this",
 }
 
 
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "init": _init,
         "predict": _predict,
         "export": _export,
+        "completion": _completion,
     }.get(command, lambda rest: _train(command, rest))
     try:
         check_environment()
@@ -303,6 +305,24 @@ def _init(rest: list[str]) -> int:
         atomic_write(copy, path.read_bytes())
     print(f"{len(sources)} recipes are in {target}: lit-ppo walk-forward --config {target / 'walk_forward.yaml'} ...")
     return 0
+
+
+def _completion(rest: list[str]) -> int:
+    """`lit-ppo completion bash | zsh`."""
+    import contextlib
+    import io
+
+    from lit_ppo.commands.completion import completion
+
+    def help_of(command: str) -> str:
+        if command == "completion":
+            return "--help"
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            main([command, "--help"])
+        return text.getvalue()
+
+    return completion(rest, COMMANDS, help_of)
 
 
 def _benchmark(rest: list[str]) -> int:

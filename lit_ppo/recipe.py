@@ -15,7 +15,6 @@ from typing import Any, Literal, get_type_hints
 import torch
 
 from lit_ppo.argument_types import check_types
-from lit_ppo.envs.gymnasium_vector import environment_of
 from lit_ppo.envs.market import MarketEnv
 from lit_ppo.market.stretches import MarketStream
 from lit_ppo.market.tensors import GymnasiumTask, MarketTensors
@@ -203,6 +202,8 @@ def experience(recipe: Recipe, batch: Batch, seed: int, rank: int = 0) -> Experi
                 f"{batch.env_id} is no market: set model.account_at: encoder and model.estimator: sampled, "
                 f"got {recipe.account_at} and {recipe.estimator}"
             )
+        from lit_ppo.envs.gymnasium_vector import environment_of  # gymnasium: who decides on bars needs none of it
+
         return environment_of(batch, recipe.num_envs, seed=seed, rank=rank, gamma=recipe.gamma)
     if not isinstance(batch, MarketTensors):
         if recipe.risk_aversion is not None:

@@ -195,6 +195,8 @@ def here(world, tmp_path, monkeypatch) -> Path:
     shutil.copytree(world, tmp_path / "here")
     for name in ("configs", "docs", "lit_ppo"):
         (tmp_path / "here" / name).symlink_to(REPOSITORY / name)
+    for name in ("masked_task.py", "masked_task.yaml"):
+        shutil.copyfile(REPOSITORY / "docs/examples" / name, tmp_path / "here" / name)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "here"

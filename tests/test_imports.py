@@ -147,10 +147,12 @@ def test_light_modules_start_without_torch_and_lightning():
     assert done.stdout.strip() == "[]"
 
 
-def test_deciding_on_new_bars_starts_without_lightning_and_scipy_signal():
+def test_deciding_on_new_bars_starts_without_what_is_slow_to_load():
     names = ["datamodules.features.feed", "lit_ppo.commands.signals"]
     code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
-    code += "print([name for name in ('lightning', 'scipy.signal') if name in sys.modules])"
+    code += "from lit_ppo.nets.policy import MarketPolicy\nMarketPolicy(3)\n"
+    code += "slow = ('lightning', 'scipy.signal', 'sympy', 'gymnasium')\n"
+    code += "print([name for name in slow if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -22,7 +22,8 @@ MOST_SYMBOLS = 30  # told by name
 SEPARATORS = ("\t", ";", "|", ",")  # in this order: a decimal comma also splits every row alike
 SEPARATOR_NAMES = {"\t": "tab", ";": "semicolon", "|": "pipe", ",": "comma"}
 PRICES = ("open", "high", "low", "close")
-NUMBERS = (*PRICES, "volume", "tick_volume", "spread", "quote_volume", "adjusted_close")
+VOLUMES = ("volume", "tick_volume")
+NUMBERS = (*PRICES, *VOLUMES, "spread", "quote_volume", "adjusted_close")
 
 # names after case-folding and leaving out everything but letters and digits
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -170,7 +171,7 @@ def find_dialect(sample: bytes, source: BarSource, options: ReaderOptions) -> Di
             f"adjusted prices are asked for, and there is no column Adj Close; {found}",
             "Leave --adjusted out if the prices are adjusted already (yfinance: unless auto_adjust=False).",
         )
-    prices = [fields[columns[role]] for _, fields in good for role in PRICES if role in columns]
+    prices = [fields[columns[role]].removeprefix("$") for _, fields in good for role in PRICES if role in columns]
     decimal = options.decimal or _find_decimal(prices, separator, options.thousands, source)
     if decimal == options.thousands:
         raise source.refuse(f"decimal and thousands are both {decimal!r}", "They must differ.")
@@ -346,6 +347,12 @@ def _columns_of(
         needed = ("close",)
         if closes := [name for name in _CLOSE_ONLY_NAMES if name in plain]:
             columns["close"] = plain.index(closes[0])
+    elif "close" not in columns and "price" in plain and {"open", "high", "low"} <= columns.keys():
+        columns["close"] = plain.index("price")  # Investing.com
+        notes.append(f"closes are read from {names[columns['close']]!r}")
+    for role in VOLUMES:
+        if role in columns and all(row[columns[role]] in ("", "-") for row in rows):
+            notes.append(f"{names[columns.pop(role)]!r} is empty: left out")
     times = [plain.index(name) for name in _TIME_NAMES if name in plain]
     typical = rows[0]
     unnamed = [i for i, name in enumerate(plain) if (name == "" and names[i] == "") or name.startswith("unnamed")]

@@ -14,8 +14,10 @@ import pandas as pd
 from datamodules.bars.checks import FIX_ROWS
 from datamodules.bars.dialects import (
     NUMBERS,
+    PRICES,
     QUOTED_SEPARATOR,
     SEPARATOR_NAMES,
+    VOLUMES,
     Dialect,
     choose_symbol,
     find_dialect,
@@ -27,6 +29,8 @@ from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColum
 
 # pandas 3.1 reads every decimal as the nearest float and warns about the option; older ones need it for that
 _EXACT = {} if tuple(int(x) for x in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
+
+_THOUSANDS_TO = {"K": 3, "M": 6, "B": 9}  # suffix of a volume -> power of ten
 
 
 @dataclass
@@ -240,7 +244,7 @@ def _parse(
     numbers: dict[str, np.ndarray] = {}
     form = _number_form(decimal, dialect.thousands if grouped else None)
     for role, place in places.items():
-        numbers[role] = _to_numbers(table[place], form, decimal, dialect.thousands)
+        numbers[role] = _to_numbers(table[place], form, decimal, dialect.thousands, role)
         if role in dialect.further:  # a hole there is no wrong price; who uses the column decides
             continue
         rows = np.flatnonzero(np.isnan(numbers[role]))
@@ -270,18 +274,26 @@ def _number_form(decimal: str, thousands: str | None) -> re.Pattern[str]:
     return re.compile(rf"[+-]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def _to_numbers(column: pd.Series, form: re.Pattern[str], decimal: str, thousands: str | None) -> np.ndarray:
-    """Return [n] float64, NaN where the text is no finite number."""
+def _to_numbers(column: pd.Series, form: re.Pattern[str], decimal: str, thousands: str | None, role: str) -> np.ndarray:
+    """Return [n] float64, NaN where the text is no finite number.
+
+    A price may begin with a dollar sign (Nasdaq.com), a volume end with K, M or B (Investing.com).
+    """
     if column.dtype.kind in "iuf":
         values = column.to_numpy(np.float64)
         return np.where(np.isfinite(values), values, np.nan)
     numbers = np.full(len(column), np.nan)
     for i, value in enumerate(column):
-        text = str(value).strip()  # True is no number: the form refuses it
+        text, power = str(value).strip(), 0  # True is no number: the form refuses it
+        if role in PRICES:
+            text = text.removeprefix("$")
+        elif role in VOLUMES and text[-1:] in _THOUSANDS_TO:
+            text, power = text[:-1], _THOUSANDS_TO[text[-1]]
         if form.fullmatch(text):
             if thousands is not None:
                 text = text.replace(thousands, "")
-            number = float(text.replace(decimal, "."))
+            text = text.replace(decimal, ".")
+            number = float(f"{text}e{power}" if power else text)  # not times 1e3: 100.14K is 100140
             numbers[i] = number if np.isfinite(number) else np.nan
     return numbers
 

@@ -20,18 +20,16 @@ _FIXED = (gymnasium.Space, EnvSpec, np.random.Generator)  # the generator is sav
 def environment_state(env: gymnasium.Env) -> dict[str, Any]:
     """Return what the next steps of `env` depend on: physics, wrappers (elapsed steps), generator.
 
-    An environment that has `state_dict` and `load_state_dict` describes its own physics.
+    An environment or a wrapper that has `state_dict` and `load_state_dict` describes itself.
 
     Raises:
         TypeError: it keeps something that cannot be saved.
     """
     inner = env.unwrapped
-    own: Any = getattr(inner, "state_dict", None)
-    physics = own() if own is not None else _attributes(inner)
     generator = inner.np_random.bit_generator
     return {
-        "physics": physics,
-        "wrappers": [_attributes(wrapper, skip="env") for wrapper in _wrappers(env)],
+        "physics": _state(inner),
+        "wrappers": [_state(wrapper, skip="env") for wrapper in _wrappers(env)],
         "generator": encode(dict(generator.state), f"generator of {inner}"),
     }
 
@@ -49,13 +47,9 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
             "Make it with the same arguments as before."
         )
     generator = inner.np_random.bit_generator  # made here where it was not yet, which sets `_np_random_seed`
-    own: Any = getattr(inner, "load_state_dict", None)
-    if own is not None:
-        own(state["physics"])
-    else:
-        _set_attributes(inner, state["physics"])
-    for wrapper, attributes in zip(wrappers, state["wrappers"], strict=True):
-        _set_attributes(wrapper, attributes)
+    _set_state(inner, state["physics"])
+    for wrapper, saved in zip(wrappers, state["wrappers"], strict=True):
+        _set_state(wrapper, saved)
     generator.state = decode(state["generator"])
 
 
@@ -67,7 +61,9 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
     return found
 
 
-def _attributes(owner: Any, skip: str = "") -> dict[str, Any]:
+def _state(owner: Any, skip: str = "") -> dict[str, Any]:
+    if hasattr(owner, "state_dict"):
+        return owner.state_dict()
     return {
         name: encode(value, f"{type(owner).__name__}.{name}")
         for name, value in vars(owner).items()
@@ -75,8 +71,11 @@ def _attributes(owner: Any, skip: str = "") -> dict[str, Any]:
     }
 
 
-def _set_attributes(owner: Any, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
+def _set_state(owner: Any, saved: dict[str, Any]) -> None:
+    if hasattr(owner, "load_state_dict"):
+        owner.load_state_dict(saved)
+        return
+    for name, value in saved.items():
         setattr(owner, name, decode(value))
 
 

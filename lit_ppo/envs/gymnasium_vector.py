@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,14 +19,26 @@ from lit_ppo.envs.running_moments import Gather, RewardNormaliser, RunningMoment
 from lit_ppo.market.tensors import GymnasiumTask
 from lit_ppo.seeding import derive_seed
 
+if TYPE_CHECKING:
+    from lit_ppo.market.tensors import Wrapping
 
-def make_environments(env_id: str, num_envs: int, **env_arguments: Any) -> SyncVectorEnv:
-    """Return `num_envs` environments that reset in the step that ends an episode, the kind the adapter needs."""
+
+def make_environments(
+    env: str | EnvSpec, num_envs: int, wrappers: Sequence[Wrapping] = (), **env_arguments: Any
+) -> SyncVectorEnv:
+    """Return `num_envs` environments that reset in the step that ends an episode, the kind the adapter needs.
+
+    Args:
+        env: id or specification, as `gymnasium.make` takes it.
+        wrappers: around each environment, the first one innermost.
+        env_arguments: further arguments of `gymnasium.make`.
+    """
     envs = gymnasium.make_vec(
-        env_id,
+        env,
         num_envs,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        wrappers=wrappers,
         **env_arguments,
     )
     assert isinstance(envs, SyncVectorEnv)
@@ -40,9 +53,13 @@ def environment_of(
     Raises:
         ValueError: there is no such environment, or it cannot be adapted.
     """
+    env: str | EnvSpec = task.env_id
+    if task.env_class is not None:
+        env = EnvSpec(task.env_id, entry_point=task.env_class)  # type: ignore[arg-type]  # a class makes an Env too
+    wrappers = [*task.wrappers, *(task.training_wrappers if task.role == "train" else ())]
     try:
-        envs = make_environments(task.env_id, num_envs, **task.env_arguments)
-    except (gymnasium.error.Error, ImportError) as error:
+        envs = make_environments(env, num_envs, wrappers, **task.env_arguments)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:  # TypeError: arguments that it does not take
         raise ValueError(f"data.env_id {task.env_id!r} cannot be made: {error}") from error
     return GymnasiumVectorEnv(
         envs,
@@ -76,9 +93,12 @@ class GymnasiumVectorEnv:
 
     Attributes:
         training: see above.
+        action_mask: [B, A] bool, the actions that the next step may take: what the environments' `info["action_mask"]`
+            said last. None where they say nothing.
 
     Raises:
-        ValueError: another autoreset mode, or spaces that cannot be adapted, or columns that are not there.
+        ValueError: another autoreset mode, or spaces that cannot be adapted, or columns that are not there; from
+            `reset` and `step`: an action mask that forbids everything, has another size, or comes only sometimes.
     """
 
     def __init__(
@@ -104,6 +124,7 @@ class GymnasiumVectorEnv:
         self.num_envs, self.device = envs.num_envs, torch.device(device)
         self.mask_observations, self.gamma, self.rescale_actions = tuple(mask_observations), gamma, rescale_actions
         self.training = True
+        self.action_mask: Tensor | None = None
         self._kept = self._kept_columns()
         self.observation_size = len(self._kept)
         self.num_actions: int | None = None
@@ -152,7 +173,8 @@ class GymnasiumVectorEnv:
         if not self._started:
             seeds = [derive_seed(self.seed, self.rank, f"environment {i}") for i in range(self.num_envs)]
         self._started = True
-        observations, _ = self.envs.reset(seed=seeds)
+        observations, info = self.envs.reset(seed=seeds)
+        self.action_mask = self._read_masks(info, known=True) if "action_mask" in info else None
         self._totals, self._lengths = np.zeros_like(self._totals), np.zeros_like(self._lengths)
         if self._rewards is not None:
             self._rewards.returns = np.zeros(self.num_envs)
@@ -167,6 +189,8 @@ class GymnasiumVectorEnv:
         if not self._started:
             raise RuntimeError("GymnasiumVectorEnv.step was called before GymnasiumVectorEnv.reset")
         raw, rewards, terminated, truncated, info = self.envs.step(self._to_gymnasium(actions))
+        if self.action_mask is not None or "action_mask" in info:
+            self.action_mask = self._read_masks(info, known=self.action_mask is not None)
         truncated = truncated & ~terminated
         ended = terminated | truncated
         observations = self._flat(raw)
@@ -184,6 +208,24 @@ class GymnasiumVectorEnv:
             torch.tensor(truncated, device=self.device),
             self._tensor(self._normalised(final, learn=False)),
         )
+
+    def _read_masks(self, info: Mapping[str, Any], known: bool) -> Tensor:
+        """[B, A] bool of the environments' `info["action_mask"]`; `known`: they have given it from reset on."""
+        where = f"info['action_mask'] of {self.envs.envs[0].unwrapped}"
+        if self.num_actions is None:
+            raise ValueError(f"{where} is for Discrete actions; this environment has {self.envs.single_action_space}")
+        given = info.get("_action_mask", np.zeros(self.num_envs, dtype=np.bool_))
+        if not (known and given.all()):
+            raise ValueError(f"{where} must come with every reset and every step, or never; one came without it")
+        masks = np.array([np.asarray(mask) for mask in info["action_mask"]])  # [B, A]
+        if masks.shape != (self.num_envs, self.num_actions) or not np.isin(masks, (0, 1)).all():
+            raise ValueError(
+                f"{where} must be {self.num_actions} numbers, 1 where an action is allowed and 0 where not; got "
+                f"{info['action_mask'][0]!r}"
+            )
+        if not masks.any(1).all():
+            raise ValueError(f"{where} forbids every action: end the episode instead")
+        return torch.tensor(masks.astype(np.bool_), device=self.device)
 
     def _to_gymnasium(self, actions: Tensor) -> NDArray[Any]:
         chosen = actions.detach().cpu().numpy()
@@ -250,6 +292,7 @@ class GymnasiumVectorEnv:
             "rewards": None if self._rewards is None else self._rewards.state_dict(),
             "totals": torch.tensor(self._totals),
             "lengths": torch.tensor(self._lengths),
+            "action_mask": self.action_mask,
             "episodes": [list(episode) for episode in self._episodes],
             "environments": [environment_state(env) for env in self.envs.envs],
         }
@@ -274,5 +317,7 @@ class GymnasiumVectorEnv:
             self._rewards.load_state_dict(state["rewards"])
         self._totals, self._lengths = state["totals"].cpu().numpy().copy(), state["lengths"].cpu().numpy().copy()
         self._episodes = [Episode(float(total), int(length)) for total, length in state["episodes"]]
+        mask = state.get("action_mask")  # absent from checkpoints of version 0.1
+        self.action_mask = None if mask is None else mask.to(self.device)
         for env, saved_env in zip(self.envs.envs, state["environments"], strict=True):
             restore_environment(env, saved_env)

@@ -64,6 +64,17 @@ class VectorEnv(Protocol):
         ...
 
 
+@runtime_checkable
+class MaskedEnv(Protocol):
+    """What a vector environment offers besides when some of its discrete actions may be forbidden.
+
+    Attributes:
+        action_mask: [B, A] bool: the actions that the next step may take, at least one of each row; None: all.
+    """
+
+    action_mask: Tensor | None
+
+
 class Episode(NamedTuple):
     """One finished episode: sum of the environment's own rewards, and steps."""
 

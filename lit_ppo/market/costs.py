@@ -5,8 +5,6 @@ numpy and pandas only; the reader of a bar file must not need torch.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 import re
 from abc import ABC, abstractmethod
@@ -17,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+
+from lit_ppo.argument_types import allowed_class
 
 FILLS = ("next_open", "next_close", "same_close")
 NANOSECONDS_PER_DAY = 86_400 * 10**9
@@ -159,19 +159,7 @@ def model_entry(model: CostModel) -> dict[str, Any]:
 
 
 def _load_model(entry: Mapping[str, Any], allow_modules: Sequence[str]) -> CostModel:
-    path: str = entry["class_path"]
-    module, _, name = path.rpartition(".")
-    if not any(f"{module}.".startswith(f"{allowed}.") for allowed in allow_modules):
-        raise ValueError(
-            f"costs.model: {path} was not imported. If you trust module {module}, name it with --allow-module {module}"
-        )
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise ValueError(f"costs.model: module {module} of {path} cannot be imported: {error}") from error
-    if not inspect.isclass(found) or not issubclass(found, CostModel):
-        raise ValueError(f"costs.model: {path} is no CostModel")
-    return found(**entry["init_args"])
+    return allowed_class(entry["class_path"], CostModel, "costs.model", allow_modules)(**entry["init_args"])
 
 
 class FillArrays(NamedTuple):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    Wrapping = Callable[[gymnasium.Env], gymnasium.Wrapper]
 
 
 class BarRange(NamedTuple):
@@ -147,6 +152,9 @@ class GymnasiumTask:
         normalise_observations, normalise_rewards: by running statistics of the training episodes.
         rescale_actions: continuous actions in [-1, 1] span the action space; otherwise they are in its own units.
         env_arguments: for `gymnasium.make`.
+        env_class: the environment itself, where `env_id` is not a registered name but names this class.
+        wrappers: around each environment, the first one innermost.
+        training_wrappers: around those, in training only: a shaped reward that no evaluation counts.
         role: what the episodes are for; each role has episodes of its own.
         num_episodes: of an evaluation.
         device: of the tensors.
@@ -158,6 +166,9 @@ class GymnasiumTask:
     normalise_rewards: bool = True
     rescale_actions: bool = True
     env_arguments: Mapping[str, Any] = field(default_factory=dict)
+    env_class: type[gymnasium.Env] | None = None
+    wrappers: tuple[Wrapping, ...] = ()
+    training_wrappers: tuple[Wrapping, ...] = ()
     role: Literal["train", "validation", "test"] = "train"
     num_episodes: int = 0
     device: str = "cpu"

@@ -63,6 +63,7 @@ class Seen(NamedTuple):
         hidden_mask: [1, S, H] multiplier of what the encoder remembers, the same in rollout and update (dropout).
         held: [T, S] index of the held position (account at the heads), None for every position, or in an environment.
         account: [T, S, C] other account features at the heads, or None.
+        action_mask: [T, S, A] bool: the actions that were allowed; None: all of them.
     """
 
     observations: Tensor
@@ -71,6 +72,7 @@ class Seen(NamedTuple):
     hidden_mask: Tensor | None = None
     held: Tensor | None = None
     account: Tensor | None = None
+    action_mask: Tensor | None = None
 
     def select(self, sequences: Tensor) -> Seen:
         """Return whole sequences."""
@@ -102,9 +104,15 @@ class Encoded(NamedTuple):
         return Encoded(policy, policy if self.critic is self.policy else function(self.critic))
 
 
+class _UndrawnLinear(nn.Linear):
+    """Has no start values: the global generator would draw them. (`skip_init` loads sympy for that, half a second.)"""
+
+    def reset_parameters(self) -> None: ...
+
+
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
     """An orthogonal linear layer, drawn from `generator`: `nn.Linear` alone would draw from the global one."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    layer = _UndrawnLinear(inputs, outputs, bias=bias)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -16,6 +16,8 @@ from lit_ppo.nets.encoder import EncoderName, EncoderState
 from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.networks import ActorCriticEncoder, Encoded, PolicyState, PositionHead, Seen, check_network, mlp
 
+FORBIDDEN = -1e9  # logit of a masked action: its probability is exactly 0, and p log p stays 0 where -inf would be NaN
+
 
 class SampledOutputs(NamedTuple):
     """What the loss needs of sampled actions under the current weights: [T, S] each."""
@@ -348,16 +350,23 @@ class ObservationPolicy(nn.Module):
     def initial_state(self, num_sequences: int) -> PolicyState:
         return self.encoder.initial_state(num_sequences)
 
-    def action_parameters(self, hidden: Tensor, observations: Tensor) -> Tensor:
-        """[..., H] -> logits [..., A] of discrete actions, or means [..., A] of continuous ones, float32."""
+    def action_parameters(self, hidden: Tensor, observations: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """[..., H] -> logits [..., A] of discrete actions, or means [..., A] of continuous ones, float32.
+
+        Actions that `action_mask` [..., A] (bool) forbids have probability 0 and no gradient.
+        """
         parameters = self.policy_head(hidden).float()
         if self.hold_column is not None and self.hold_bias is not None:
             held = observations[..., self.hold_column].unsqueeze(-1)
             parameters = parameters + self.hold_bias * ((held - self.positions.to(held.dtype)).abs() < 1e-6)
-        return parameters
+        return parameters if action_mask is None else parameters.masked_fill(~action_mask, FORBIDDEN)
 
     def act(
-        self, observations: Tensor, state: PolicyState, generator: torch.Generator | None = None
+        self,
+        observations: Tensor,
+        state: PolicyState,
+        generator: torch.Generator | None = None,
+        action_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, PolicyState]:
         """One step [S, D]: actions, their distribution's parameters [S, A], the policy's memory [S, H], state after it.
 
@@ -366,7 +375,7 @@ class ObservationPolicy(nn.Module):
         comes back as it was given.
         """
         hidden, memory = self.encoder.policy(observations.unsqueeze(0), state.policy)
-        parameters = self.action_parameters(hidden[0], observations)
+        parameters = self.action_parameters(hidden[0], observations, action_mask)
         if self.num_actions is not None:
             if generator is None:
                 actions = parameters.argmax(-1)
@@ -403,6 +412,6 @@ class ObservationPolicy(nn.Module):
     def sampled(self, seen: Seen, actions: Tensor) -> SampledOutputs:
         """Evaluate `actions` [T, S] (or [T, S, A]) under the current weights: with the gradient, for the loss."""
         encoded, _ = self.encoder(seen.observations, seen.initial_state, seen.episode_starts)
-        parameters = self.action_parameters(encoded.policy, seen.observations)
+        parameters = self.action_parameters(encoded.policy, seen.observations, seen.action_mask)
         log_probs, entropies = self.log_probs(parameters, actions)
         return SampledOutputs(log_probs, entropies, self.values(encoded.critic))

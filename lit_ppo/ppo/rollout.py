@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_ppo.envs.account import Account
-from lit_ppo.envs.protocol import VectorEnv
+from lit_ppo.envs.protocol import MaskedEnv, VectorEnv
 from lit_ppo.market.rewards import sampled_rewards, transition_rewards
 from lit_ppo.market.stretches import MarketStretches
 from lit_ppo.market.tensors import MarketTensors
@@ -271,10 +271,14 @@ class StepwiseCollector:
         initial_state = self.state
         names = ("observations", "starts", "actions", "parameters", "hidden", "rewards", "terminated", "truncated")
         columns: dict[str, list[Tensor]] = {name: [] for name in names}
+        masks: list[Tensor] = []
         ahead: dict[int, tuple[EncoderState, Tensor]] = {}  # step: memory after it, final observations it led to
         for t in range(num_steps):
             state = self.state.reset_where(self.episode_starts)  # before the step, never after it
-            actions, parameters, hidden, state = self.policy.act(self.observations, state, generator)
+            mask = self.env.action_mask if isinstance(self.env, MaskedEnv) else None
+            if mask is not None:
+                masks.append(mask)
+            actions, parameters, hidden, state = self.policy.act(self.observations, state, generator, mask)
             transition = self.env.step(actions)
             if t == num_steps - 1 or bool(transition.truncated.any()):
                 ahead[t] = state.policy, transition.final_observations
@@ -301,7 +305,12 @@ class StepwiseCollector:
             gae_lambda,
         )
         return SampledRollout(
-            Seen(stacked["observations"], initial_state, stacked["starts"]),
+            Seen(
+                stacked["observations"],
+                initial_state,
+                stacked["starts"],
+                action_mask=torch.stack(masks) if masks else None,
+            ),
             stacked["actions"],
             log_probs,
             advantages,

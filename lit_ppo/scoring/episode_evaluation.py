@@ -60,7 +60,7 @@ def evaluate_episodes(policy: ObservationPolicy, task: GymnasiumTask, seed: int)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     while running.any():
-        actions, _, _, state = policy.act(observations, state)
+        actions, _, _, state = policy.act(observations, state, action_mask=env.action_mask)
         transition = env.step(actions)
         rewards += transition.rewards * running
         lengths += running

@@ -39,6 +39,11 @@ BY_TICKER = "Ticker,MSFT,MSFT,MSFT,MSFT,MSFT,AAPL,AAPL,AAPL,AAPL,AAPL\n"
 BY_TICKER += "Price" + ",Open,High,Low,Close,Volume" * 2 + "\nDate,,,,,,,,,,\n"
 
 
+NEW_YORK_DAYS = ["01/16/2024", "01/17/2024", "01/18/2024", "01/19/2024"]
+SHORT_VOLUMES = ["0.10K", "250", "0.000175M", "0.00000009B"]
+INVESTING = '"Date","Price","Open","High","Low","Vol.","Change %"\n'
+
+
 class Source(NamedTuple):
     text: str
     first: str = "2024-01-02 14:30"
@@ -108,6 +113,15 @@ READ: dict[str, Source] = {
         lines("{t},{o},{h},{l},{c},{v},NaN,1,2.5", [t // 1000 for t in MS], PLOT), further=("Basis",)
     ),
     "TradingView, ISO": Source(lines("{t},{o},{h},{l},{c}", ISO, "time,open,high,low,close\n"), volume=False),
+    "Nasdaq.com": Source(
+        lines("{t},${c},{v},${o},${h},${l}", NEW_YORK_DAYS, "Date,Close/Last,Volume,Open,High,Low\n"), "2024-01-16"
+    ),
+    "Investing.com": Source(
+        lines('"{t}","{c}","{o}","{h}","{l}","{k}","-0.50%"', NEW_YORK_DAYS, INVESTING, k=SHORT_VOLUMES), "2024-01-16"
+    ),
+    "Investing.com, without volume": Source(
+        lines('"{t}","{c}","{o}","{h}","{l}","","1.50%"', NEW_YORK_DAYS, INVESTING), "2024-01-16", volume=False
+    ),
     "NinjaTrader": Source(
         lines("20240102 {t};{o};{h};{l};{c};{v}", ["143100", "143200", "143300", "143400"]),
         options={"timezone": "UTC", "stamp": "close"},
@@ -146,6 +160,20 @@ def test_a_source_s_own_file_reads_as_the_bars_it_holds(name, tmp_path):
         assert bars.frame[column].tolist() == values
     assert bars.frame["volume"].tolist() == (VOLUME if source.volume else [0] * 4)
     assert bars.bar_seconds == (86_400 if len(source.first) == 10 else 300 if "PER" in source.further else 60)
+
+
+def test_grouped_thousands_of_a_file_from_new_to_old(tmp_path):
+    text = INVESTING + (
+        '"01/19/2024","2,029.30","2,023.15","2,039.75","2,021.20","171.29K","0.38%"\n'
+        '"01/18/2024","2,021.60","2,009.60","2,025.60","2,006.40","1.14M","0.75%"\n'
+        '"01/17/2024","$2,006.50","2,032.30","2,035.40","2,004.60","203.03K","-1.17%"\n'
+    )
+    with pytest.raises(BarFileError, match="Pass --thousands ','"):
+        read(tmp_path, text)
+    bars = read(tmp_path, text, thousands=",")
+    assert bars.frame["close"].tolist() == [2006.5, 2021.6, 2029.3]
+    assert bars.frame["volume"].tolist() == [203030, 1140000, 171290]
+    assert any("new to old" in note for note in bars.card.notes)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -21,7 +23,8 @@ from tests.integration.shells import same, small_trainer, weights
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {"estimator": "sampled", "account_at": "encoder", "num_envs": 4, "num_steps": 16, "num_minibatches": 2}
 SMALL |= {"update_epochs": 2, "hidden_size": 8, "total_timesteps": 4 * 64, "normalise_advantages": "standard"}
-TASKS = {"CartPole-v1": [1, 3], "Pendulum-v1": [2]}
+TASKS = {"CartPole-v1": [1, 3], "Pendulum-v1": [2], "masked_task.Doors": []}
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 # Iterations of a few steps: the network and everything else are the recipe's own.
 SHORT = ["--model.num_envs", "2", "--model.num_steps", "16", "--model.total_timesteps", "64", "--model.num_minibatches"]
 SHORT += ["1", "--model.update_epochs", "1", "--data.validation_episodes", "2", "--data.test_episodes", "2"]
@@ -29,7 +32,8 @@ SHORT += ["--trainer.check_val_every_n_epoch", "1"]
 
 
 def data(env_id: str) -> GymnasiumDataModule:
-    return GymnasiumDataModule(env_id, TASKS[env_id], validation_episodes=2, test_episodes=2)
+    options = {"validation_episodes": 2, "test_episodes": 2, "allow_modules": ["masked_task"]}
+    return GymnasiumDataModule(env_id, TASKS[env_id], **options)
 
 
 def everything() -> list[pl.Callback]:
@@ -50,7 +54,8 @@ class Stop(pl.Callback):
 
 
 @pytest.mark.parametrize("env_id", TASKS)
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, env_id):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, env_id):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     whole = fitted(tmp_path / "whole", env_id, everything())
     with pytest.raises(KeyError):
         fitted(tmp_path / "cut", env_id, [*everything(), Stop()])
@@ -105,6 +110,23 @@ def test_another_environment_than_the_checkpoints_is_refused(tmp_path, monkeypat
     assert "data.normalise_observations was True and is False" in capsys.readouterr().err
 
 
+def test_a_task_of_ones_own_is_found_in_the_working_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "masked_task", raising=False)
+    for name in ("masked_task.py", "masked_task.yaml"):
+        shutil.copyfile(EXAMPLES / name, tmp_path / name)
+    arguments = ["--config", "masked_task.yaml", *SHORT]
+    assert main(["fit", *arguments]) == 2
+    assert "--allow-module masked_task" in capsys.readouterr().err
+    assert main(["fit", *arguments, "--allow-module", "masked_task"]) == 0
+    assert main(["test", *arguments, "--allow-module", "masked_task", "--data.training_wrappers", "null"]) == 2
+    assert "data.training_wrappers was" in capsys.readouterr().err
+    wrapper = "--data.wrappers=[masked_task.Doors]"
+    assert main(["fit", *arguments, "--allow-module", "masked_task", wrapper]) == 2
+    assert "data.wrappers: masked_task.Doors is no Wrapper" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,6 +135,9 @@ def test_another_environment_than_the_checkpoints_is_refused(tmp_path, monkeypat
         (["fit", "--data.env_id=CartPole-v1", "--data.path=bars.csv"], "data.path"),
         (["fit", "--data.env_id", "somewhere:Maze-v0"], "--allow-module somewhere"),
         (["fit", "--data.env_id", "CartPole-v1", "--data.test_episodes", "0"], "data.test_episodes"),
+        (["fit", "--data.env_id", "os.path"], "--allow-module os"),
+        (["fit", "--data.env_id", "CartPole-v1", "--data.wrappers=[os.system]"], "--allow-module os"),
+        (["fit", "--data.env_id", "CartPole-v1", "--data.wrappers=[{path: x}]"], "a wrapper is a class path"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
