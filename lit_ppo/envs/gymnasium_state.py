@@ -1,12 +1,13 @@
 """Save and restore a gymnasium environment in the middle of an episode, as tensors and plain values.
 
-gymnasium has no such call. What an environment and its wrappers remember are their attributes: numbers, strings and
-arrays are saved; spaces and specifications never change and are not; anything else is refused, because a resume that
-silently forgets a part of the state is worse than none.
+gymnasium has no such call. What an environment and its wrappers remember are their attributes: numbers, strings, arrays
+and the attributes of plain objects (a deck of cards) are saved; spaces and specifications never change and are not;
+anything else is refused, because a resume that silently forgets a part of the state is worse than none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-_FIXED = (gymnasium.Space, EnvSpec, np.random.Generator)  # the generator is saved by its own state
+_FIXED = (gymnasium.Space, EnvSpec)
+_GENERATOR = {"generator": "own"}  # stands for the environment's generator, which is saved by its own state
 
 
 def environment_state(env: gymnasium.Env) -> dict[str, Any]:
@@ -27,11 +29,11 @@ def environment_state(env: gymnasium.Env) -> dict[str, Any]:
     """
     inner = env.unwrapped
     own: Any = getattr(inner, "state_dict", None)
-    physics = own() if own is not None else _attributes(inner)
+    physics = own() if own is not None else _attributes(inner, inner.np_random)
     generator = inner.np_random.bit_generator
     return {
         "physics": physics,
-        "wrappers": [_attributes(wrapper, skip="env") for wrapper in _wrappers(env)],
+        "wrappers": [_attributes(wrapper, inner.np_random, skip=("env",)) for wrapper in _wrappers(env)],
         "generator": encode(dict(generator.state), f"generator of {inner}"),
     }
 
@@ -53,9 +55,9 @@ def restore_environment(env: gymnasium.Env, state: dict[str, Any]) -> None:
     if own is not None:
         own(state["physics"])
     else:
-        _set_attributes(inner, state["physics"])
+        _set_attributes(inner, state["physics"], inner.np_random)
     for wrapper, attributes in zip(wrappers, state["wrappers"], strict=True):
-        _set_attributes(wrapper, attributes)
+        _set_attributes(wrapper, attributes, inner.np_random)
     generator.state = decode(state["generator"])
 
 
@@ -67,17 +69,38 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Wrapper]:
     return found
 
 
-def _attributes(owner: Any, skip: str = "") -> dict[str, Any]:
-    return {
-        name: encode(value, f"{type(owner).__name__}.{name}")
-        for name, value in vars(owner).items()
-        if name != skip and not isinstance(value, _FIXED) and not callable(value)
-    }
+def _attributes(
+    owner: Any, generator: np.random.Generator, skip: Sequence[str] = (), where: str = "", above: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """What `owner` remembers; `above`: the objects whose attribute it is, which it must not lead back to."""
+    found: dict[str, Any] = {}
+    where = where or type(owner).__name__
+    for name, value in vars(owner).items():
+        if name in skip or isinstance(value, _FIXED) or callable(value):
+            continue
+        if value is generator:
+            found[name] = _GENERATOR
+        elif _is_plain_object(value) and not any(value is one for one in (*above, owner)):
+            found[name] = {"object": _attributes(value, generator, (), f"{where}.{name}", (*above, owner))}
+        else:
+            found[name] = encode(value, f"{where}.{name}")
+    return found
 
 
-def _set_attributes(owner: Any, attributes: dict[str, Any]) -> None:
+def _is_plain_object(value: Any) -> bool:
+    """Whether `value` is nothing but its attributes: of a class written in Python that extends no built-in type."""
+    kinds = type(value).__mro__[:-1]
+    return bool(kinds) and hasattr(value, "__dict__") and all(hasattr(kind, "__weakref__") for kind in kinds)
+
+
+def _set_attributes(owner: Any, attributes: dict[str, Any], generator: np.random.Generator) -> None:
     for name, value in attributes.items():
-        setattr(owner, name, decode(value))
+        if value == _GENERATOR:
+            setattr(owner, name, generator)
+        elif isinstance(value, dict) and "object" in value:  # it is there already: the environment was made alike
+            _set_attributes(getattr(owner, name), value["object"], generator)
+        else:
+            setattr(owner, name, decode(value))
 
 
 def encode(value: Any, where: str) -> Any:
@@ -88,6 +111,8 @@ def encode(value: Any, where: str) -> Any:
         return {"int": str(value)}  # generator states have 128 bits
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return {"array": torch.tensor(value)}
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return {"strings": [value.dtype.str, list(value.shape), value.ravel().tolist()]}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"scalar": torch.tensor(value)}
     if isinstance(value, list | tuple):
@@ -111,6 +136,9 @@ def decode(value: Any) -> Any:
         return content.cpu().numpy().copy()
     if kind == "scalar":
         return content.cpu().numpy()[()]
+    if kind == "strings":
+        dtype, shape, texts = content
+        return np.array(texts, dtype=dtype).reshape(shape)
     if kind == "dict":
         return {key: decode(item) for key, item in content.items()}
     items = [decode(item) for item in content]
