@@ -9,8 +9,9 @@ is what POPGym reports: the mean return of the episodes that ended during one PP
 that of the last iteration, *best* that of the best, and the greedy test is 100 other episodes with the final weights. A
 goal counts as reached at the first iteration whose score, rounded as published, is at least it. CPU seconds are those
 of the process (rollouts and updates, no evaluation, no start), which says more than seconds on a shared machine. A run
-that was stopped early (`--stop-at`) keeps the schedules of a whole one. Results: benchmarks/results/popgym.json, after
-every training; calls for different tasks or seeds may run side by side.
+that was stopped early (`--stop-at`, or by a signal) keeps the schedules of a whole one, and is run again by a call that
+goes further. Results: benchmarks/results/popgym.json, after every training; calls for different tasks, agents or seeds
+may run side by side.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ import yaml
 
 from benchmarks.common import RESULTS, provenance, read, write
 from datamodules.gymnasium_data import GymnasiumDataModule
+from lit_ppo import interrupts
 from lit_ppo.nets.policy import ObservationPolicy
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, experience, policy_inputs
 from lit_ppo.scoring.episode_evaluation import evaluate_episodes
+from lit_ppo.store.provenance import code_state
 
 CONFIG = Path(__file__).parents[1] / "configs/popgym.yaml"
 CURVE_POINTS = 40  # kept of a training's iterations
@@ -42,17 +45,16 @@ CURVE_POINTS = 40  # kept of a training's iterations
 
 @dataclass(frozen=True)
 class Goal:
-    """A task's score to reach, the published one (GRU, 15 M steps, arXiv:2303.01859), and steps allowed (None: any)."""
+    """A task's score to reach, and the published one (Morad et al. 2023, arXiv:2303.01859: GRU, 15 M timesteps, best)."""
 
     score: float
     published: float
-    timesteps: int | None = None
 
 
 GOALS = {
-    "RepeatPreviousEasy": Goal(1.0, 1.0, 2_000_000),
-    "RepeatFirstMedium": Goal(1.0, 1.0, 2_000_000),
-    "PositionOnlyCartPoleHard": Goal(1.0, 1.0, 2_000_000),
+    "RepeatPreviousEasy": Goal(1.0, 1.0),
+    "RepeatFirstMedium": Goal(1.0, 1.0),
+    "PositionOnlyCartPoleHard": Goal(1.0, 1.0),
     "NoisyPositionOnlyCartPoleMedium": Goal(0.642, 0.642),
     "CountRecallEasy": Goal(0.509, 0.177),
     "RepeatPreviousMedium": Goal(-0.314, -0.315),  # above the published one
@@ -71,7 +73,7 @@ def recipe_of(agent: str) -> tuple[Recipe, dict[str, Any]]:
     return Recipe(**{**config["model"], **OURS.get(agent, {})}), config["data"]
 
 
-def train(task: str, agent: str, seed: int, stop_at: int) -> dict[str, Any]:
+def train(task: str, agent: str, seed: int, stop_at: float) -> dict[str, Any]:
     """One training of ours, by the learner that both shells drive, and the greedy test of its last weights."""
     recipe, settings = recipe_of(agent)
     data = GymnasiumDataModule(**{**settings, "env_id": f"popgym:popgym-{task}-v0"}, allow_modules=["popgym"])
@@ -82,7 +84,7 @@ def train(task: str, agent: str, seed: int, stop_at: int) -> dict[str, Any]:
     learner.attach(source)
     points: list[dict[str, float]] = []
     started = time.process_time()
-    while not learner.finished and learner.timesteps < stop_at:
+    while not learner.finished and learner.timesteps < stop_at and not interrupts.requested():
         metrics = learner.iterate()
         if "train/episode_reward" in metrics:
             score, cpu_s = metrics["train/episode_reward"], time.process_time() - started
@@ -91,7 +93,7 @@ def train(task: str, agent: str, seed: int, stop_at: int) -> dict[str, Any]:
     return {"points": points, "greedy_test": round(test.score, 4)}
 
 
-def train_peer(python: str, task: str, seed: int, stop_at: int) -> dict[str, Any]:
+def train_peer(python: str, task: str, seed: int, stop_at: float) -> dict[str, Any]:
     """The same for sb3-contrib, with the same settings, in its own environment."""
     recipe, _ = recipe_of(PEER)
     wanted = {"task": task, "seed": seed, "stop_at": stop_at, "recipe": recipe.to_dict()}
@@ -119,32 +121,29 @@ def judged(run: dict[str, Any], goal: Goal) -> dict[str, Any]:
     }
 
 
-def missing(out: Path, task: str, agent: str, seed: int) -> bool:
-    return all(run["seed"] != seed for run in read(out).get("runs", {}).get(task, {}).get(agent, []))
+def missing(runs: dict[str, Any], task: str, agent: str, seed: int, timesteps: int) -> bool:
+    """Whether no such run went as far."""
+    return all(run["seed"] != seed or run["timesteps"] < timesteps for run in runs.get(task, {}).get(agent, []))
 
 
 def add(out: Path, task: str, agent: str, run: dict[str, Any]) -> None:
-    """Put a run into the results; another call may be doing the same."""
+    """Put a run into the results, in the place of a shorter one; another call may be doing the same."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if missing(out, task, agent, run["seed"]):
-            runs = read(out).get("runs", {})
-            of_agent = runs.setdefault(task, {}).setdefault(agent, [])
-            of_agent.append(run)
-            of_agent.sort(key=lambda one: one["seed"])
-            goals = {name: {"score": goal.score, "published": goal.published} for name, goal in GOALS.items()}
-            what = "Mean return of the episodes of an iteration on POPGym tasks: with memory, without, and sb3-contrib"
-            write(
-                out,
-                {
-                    "what": what,
-                    **provenance(),
-                    "goals": goals,
-                    "recipe": recipe_of("lit_ppo")[0].to_dict(),
-                    "runs": runs,
-                },
-            )
+        runs = read(out).get("runs", {})
+        if not missing(runs, task, agent, run["seed"], run["timesteps"]):
+            return
+        others = [one for one in runs.get(task, {}).get(agent, []) if one["seed"] != run["seed"]]
+        runs.setdefault(task, {})[agent] = sorted([*others, run], key=lambda one: one["seed"])
+        record = {
+            "what": "Mean return of the episodes of an iteration on POPGym: with memory, without, and sb3-contrib",
+            **provenance(),
+            "goals": {name: {"score": goal.score, "published": goal.published} for name, goal in GOALS.items()},
+            "recipe": recipe_of("lit_ppo")[0].to_dict(),
+            "runs": runs,
+        }
+        write(out, record)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -162,17 +161,26 @@ def main(arguments: list[str] | None = None) -> None:
         )
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    stop_at = options.stop_at or recipe_of("lit_ppo")[0].total_timesteps
+    interrupts.install()
+    stop_at = min(options.stop_at or math.inf, recipe_of("lit_ppo")[0].total_timesteps)
     for seed in options.seeds:  # interleaved: a shared machine is not equally fast all the time
         for task in options.tasks:
             for agent in options.agents:
-                if not missing(options.out, task, agent, seed):
+                if interrupts.requested() or not missing(read(options.out).get("runs", {}), task, agent, seed, stop_at):
                     continue
                 if agent == PEER:
                     run = train_peer(options.peer_python, task, seed, stop_at)
                 else:
                     run = train(task, agent, seed, stop_at)
-                run = judged({"seed": seed, "load_average": round(os.getloadavg()[0], 1), **run}, GOALS[task])
+                run = judged(
+                    {
+                        "seed": seed,
+                        "commit": code_state()["commit"],
+                        "load_average": round(os.getloadavg()[0], 1),
+                        **run,
+                    },
+                    GOALS[task],
+                )
                 add(options.out, task, agent, run)
                 figures = ", ".join(f"{name} {run[name]}" for name in ("final", "best", "reached", "cpu_s"))
                 print(f"{task} {agent} seed {seed}: {figures}", flush=True)

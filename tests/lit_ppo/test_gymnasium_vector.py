@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from copy import deepcopy
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -57,7 +58,14 @@ def recorder(action_space: gymnasium.Space, end: str = "truncated", num_envs: in
     return GymnasiumVectorEnv(envs, **{**plain, **options})
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+needs_popgym = pytest.mark.skipif(find_spec("popgym") is None, reason='needs pip install "lit-ppo[popgym]"')
+POPGYM = [
+    pytest.param(f"popgym:popgym-{name}-v0", marks=needs_popgym)
+    for name in ("RepeatFirstMedium", "CountRecallEasy", "NoisyPositionOnlyCartPoleMedium")
+]
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", *POPGYM])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_resumed_environment_equals_the_uninterrupted_one_bit_for_bit(env_id, training):
     env, generator = make(env_id), torch.Generator().manual_seed(1)
@@ -71,7 +79,7 @@ def test_a_resumed_environment_equals_the_uninterrupted_one_bit_for_bit(env_id, 
     resumed = make(env_id, seed=77)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     ends = 0
-    for _ in range(250):
+    for _ in range(250 if "popgym" not in env_id else 700):  # an episode of RepeatFirstMedium has 415 steps
         actions = random_actions(env, generator)
         one, other = env.step(actions), resumed.step(actions)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
