@@ -22,6 +22,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ CURVE_POINTS = 40  # kept of a training's iterations
 
 @dataclass(frozen=True)
 class Goal:
-    """A task's score to reach, and the published one (Morad et al. 2023, arXiv:2303.01859: GRU, 15 M timesteps, best)."""
+    """A task's score to reach, and the published one: Morad et al. 2023, arXiv:2303.01859, GRU, 15 M timesteps, best."""
 
     score: float
     published: float
@@ -89,6 +90,8 @@ def train(task: str, agent: str, seed: int, stop_at: float) -> dict[str, Any]:
         if "train/episode_reward" in metrics:
             score, cpu_s = metrics["train/episode_reward"], time.process_time() - started
             points.append({"timesteps": learner.timesteps, "cpu_s": round(cpu_s, 1), "score": round(score, 4)})
+            if learner.iteration % 10 == 0:
+                print(f"{task} {agent} seed {seed}: {points[-1]}", file=sys.stderr, flush=True)
     test = evaluate_episodes(policy, data.test_dataloader().task, seed)
     return {"points": points, "greedy_test": round(test.score, 4)}
 
