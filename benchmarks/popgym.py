@@ -46,7 +46,7 @@ CURVE_POINTS = 40  # kept of a training's iterations
 
 @dataclass(frozen=True)
 class Goal:
-    """A task's score to reach, and the published one: Morad et al. 2023, arXiv:2303.01859, GRU, 15 M timesteps, best."""
+    """A task's score to reach, and the published one: Morad et al. 2023, arXiv:2303.01859, GRU, 15 M steps, best."""
 
     score: float
     published: float

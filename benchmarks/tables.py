@@ -443,10 +443,10 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
             "Beyond markets ([gymnasium.md](gymnasium.md)): `python -m benchmarks.memory_proofs`.",
             memory_table(results["memory_proofs"]),
             "### POPGym",
-            "One recipe (configs/popgym.yaml): `python -m benchmarks.popgym`. Score: mean return of the episodes of one "
-            "PPO iteration, actions sampled, as POPGym reports it; mean over seeds (least to most). Steps and CPU seconds: "
-            "of the seeds that reached the goal, median (least to most). Published: GRU, 15,000,000 timesteps, best. Fewer "
-            "timesteps than the others had is a training that was cut off there: nothing is claimed beyond.",
+            "One recipe (configs/popgym.yaml): `python -m benchmarks.popgym`. Score: mean return of the episodes of "
+            "one PPO iteration, actions sampled, as POPGym reports it; mean over seeds (least to most). Timesteps and "
+            "CPU seconds: of the seeds that reached the goal, median (least to most). Published: GRU, 15,000,000 "
+            "timesteps, best. Fewer timesteps than the others had: cut off there, and nothing is claimed beyond.",
             popgym_table(results["popgym"]),
             "## Optimisations",
             "All against none: `python -m benchmarks.optimisations`, `--data FILE`. Score: mean reward per bar.",
