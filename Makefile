@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.long_evaluation
 	$(BIN)/python -m benchmarks.scaling $(if $(DATA),--file "$(DATA)")
 	$(BIN)/python -m benchmarks.memory_proofs --add
+	$(BIN)/python -m benchmarks.popgym
 	$(BIN)/python -m benchmarks.optimisations
 	$(BIN)/python -m benchmarks.optimisations --fast_base --ablation
 	$(if $(DATA),$(BIN)/python -m benchmarks.optimisations --data "$(DATA)")

@@ -87,7 +87,7 @@ def train(goal: Goal, encoder: str, seed: int) -> dict[str, Any]:
         policy, _ = load_policy(load_checkpoint(Path(folder) / SELECTED))
     assert isinstance(policy, ObservationPolicy)
     data = GymnasiumDataModule(**yaml.safe_load(goal.path.read_text(encoding="utf-8"))["data"])
-    result = evaluate_episodes(policy, data.test_dataloader().task, seed)
+    result = evaluate_episodes(policy, next(iter(data.test_dataloader())), seed)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         "test_reward": round(result.score, 2),

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin", "<!-- measured:end -->"
 UNMEASURED = "unmeasured"
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
-NAMES += ("prior", "planted", "optimisations_regime", "optimisations_regime_results", "optimisations_file")
+NAMES += ("popgym", "prior", "planted", "optimisations_regime", "optimisations_regime_results")
+NAMES += ("optimisations_file",)
 HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
     "quality": ("o3",),
     "planted": {  # informed annual Sharpe: what is asked of the default recipe
@@ -274,6 +275,51 @@ def memory_table(record: dict[str, Any]) -> str:
     return table(titles, rows)
 
 
+POPGYM_AGENTS = {
+    "lit_ppo": "lit-ppo",
+    "memoryless": "the same without memory (control)",
+    "orthogonal": "the same from orthogonal start values",
+    "sb3_contrib": "sb3-contrib RecurrentPPO, same settings",
+}
+
+
+def popgym_table(record: dict[str, Any]) -> str:
+    """One row per task and agent: mean (least to most) over seeds of POPGym's score, and work until the goal."""
+    rows: list[Row] = []
+    for task, goal in record.get("goals", {}).items():
+        title = f"{task} (goal {goal['score']:.3f}, published {goal['published']:.3f})"
+        for agent, label in POPGYM_AGENTS.items():
+            runs = record["runs"].get(task, {}).get(agent, [])
+            rows.append([title, label, *popgym_figures(runs)] if runs else [title, label, UNMEASURED, *[""] * 6])
+    titles = [
+        "task",
+        "who",
+        "seeds",
+        "timesteps",
+        "final",
+        "best",
+        "at the goal",
+        "timesteps to it",
+        "CPU seconds to it",
+    ]
+    return table(titles, rows or [["POPGym", "", UNMEASURED, *[""] * 6]])
+
+
+def popgym_figures(runs: list[dict[str, Any]]) -> list[str]:
+    """Cells of one agent's runs on one task."""
+
+    def scores(name: str) -> str:
+        values = [run[name] for run in runs]
+        spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+        return f"{statistics.fmean(values):.3f}{spread}"
+
+    budgets = sorted({run["timesteps"] for run in runs})
+    reached = [run["reached"] for run in runs if run["reached"]]
+    work = [median_and_ends([point[name] for point in reached]) or "never" for name in ("timesteps", "cpu_s")]
+    steps = " to ".join(f"{budget:,}" for budget in (budgets[:1] + budgets[-1:] if len(budgets) > 1 else budgets))
+    return [str(len(runs)), steps, scores("final"), scores("best"), f"{len(reached)} of {len(runs)}", *work]
+
+
 def median_and_ends(values: Sequence[float]) -> str:
     """Median, least and most; "" of nothing."""
     return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})" if values else ""
@@ -405,6 +451,12 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
             "## Memory",
             "Beyond markets ([gymnasium.md](gymnasium.md)): `python -m benchmarks.memory_proofs`.",
             memory_table(results["memory_proofs"]),
+            "### POPGym",
+            "One recipe (configs/popgym.yaml): `python -m benchmarks.popgym`. Score: mean return of the episodes of "
+            "one PPO iteration, actions sampled, as POPGym reports it; mean over seeds (least to most). Timesteps and "
+            "CPU seconds: of the seeds that reached the goal, median (least to most). Published: GRU, 15,000,000 "
+            "timesteps, best. Fewer timesteps than the others had: cut off there, and nothing is claimed beyond.",
+            popgym_table(results["popgym"]),
             "## Optimisations",
             "All against none: `python -m benchmarks.optimisations`, `--data FILE`. Score: mean reward per bar.",
             optimisations_together(results),

@@ -21,8 +21,9 @@ class GymnasiumDataModule(pl.LightningDataModule):
     """Names an environment; the learner makes `model.num_envs` of it, an evaluation one for each episode.
 
     Args:
-        env_id: as `gymnasium.make` takes it, or the class path of an environment, "my_tasks.Maze"; observations must be
-            a Box, actions Discrete or a Box.
+        env_id: as `gymnasium.make` takes it, or the class path of an environment, "my_tasks.Maze"; actions must be
+            Discrete or a Box; observations may be Box, Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of them
+            (choices become columns of 0 and 1).
         mask_observations: columns of the flat observation that the agent does not see, such as velocities: without
             them it has to remember.
         normalise_observations: by running mean and standard deviation; frozen in an evaluation.

@@ -1,4 +1,4 @@
-"""Gymnasium environments with Box observations and Discrete or Box actions, as the collector's vector environment."""
+"""Gymnasium environments with Discrete or Box actions, as the collector's vector environment."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_ppo.envs.gymnasium_state import environment_state, restore_environment
+from lit_ppo.envs.observation_columns import count_columns, to_columns
 from lit_ppo.envs.protocol import Episode, Transition
 from lit_ppo.envs.running_moments import Gather, RewardNormaliser, RunningMoments
 from lit_ppo.market.tensors import GymnasiumTask
@@ -141,9 +142,7 @@ class GymnasiumVectorEnv:
 
     def _kept_columns(self) -> NDArray[np.int64]:
         space = self.envs.single_observation_space
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"Observations must be a Box, got {space}. Wrap the environment in FlattenObservation.")
-        size = int(np.prod(space.shape))
+        size = count_columns(space)
         wrong = [column for column in self.mask_observations if not 0 <= column < size]
         if wrong or len(set(self.mask_observations)) == size:
             raise ValueError(
@@ -196,7 +195,7 @@ class GymnasiumVectorEnv:
         observations = self._flat(raw)
         final = observations.copy()
         for i in np.flatnonzero(ended):
-            final[i] = self._flat(info["final_obs"][i][None])[0]
+            final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, info["final_obs"][i])[self._kept]
         self._count_episodes(rewards, ended)
         observations = self._normalised(observations, learn=self.training)
         if self.training and self._rewards is not None:
@@ -236,9 +235,9 @@ class GymnasiumVectorEnv:
             chosen = self._low + (np.clip(chosen, -1, 1) + 1) / 2 * (self._high - self._low)
         return np.clip(chosen, self._low, self._high).astype(self._low.dtype)
 
-    def _flat(self, observations: NDArray[Any]) -> NDArray[np.float64]:
-        """[B, ...] -> [B, D] float64 without the masked columns."""
-        return observations.reshape(len(observations), -1)[:, self._kept].astype(np.float64)
+    def _flat(self, observations: Any) -> NDArray[np.float64]:
+        """A batch of B observations -> [B, D] float64 without the masked columns."""
+        return to_columns(self.envs.single_observation_space, observations)[:, self._kept]
 
     def _normalised(self, observations: NDArray[np.float64], learn: bool) -> NDArray[np.float64]:
         if self._moments is None:

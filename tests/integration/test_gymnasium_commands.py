@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -85,10 +86,15 @@ def test_without_memory_is_another_training(tmp_path):
     assert not same(weights(module), weights(fitted(tmp_path / "memory", "CartPole-v1", [])))
 
 
-@pytest.mark.parametrize("name", ["cartpole_novel", "pendulum_novel"])
+needs_popgym = pytest.mark.skipif(find_spec("popgym") is None, reason='needs pip install "lit-ppo[popgym]"')
+
+
+@pytest.mark.parametrize("name", ["cartpole_novel", "pendulum_novel", pytest.param("popgym", marks=needs_popgym)])
 def test_the_recipe_trains_and_its_checkpoint_is_tested(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     arguments = ["--config", str(CONFIGS / f"{name}.yaml"), *SHORT]
+    if name == "popgym":
+        arguments += ["--allow-module", "popgym"]
     assert main(["fit", *arguments]) == 0
     folder = tmp_path / "results" / name
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from copy import deepcopy
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -57,7 +58,14 @@ def recorder(action_space: gymnasium.Space, end: str = "truncated", num_envs: in
     return GymnasiumVectorEnv(envs, **{**plain, **options})
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+needs_popgym = pytest.mark.skipif(find_spec("popgym") is None, reason='needs pip install "lit-ppo[popgym]"')
+POPGYM = [
+    pytest.param(f"popgym:popgym-{name}-v0", marks=needs_popgym)
+    for name in ("RepeatFirstMedium", "CountRecallEasy", "NoisyPositionOnlyCartPoleMedium")
+]
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", *POPGYM])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_resumed_environment_equals_the_uninterrupted_one_bit_for_bit(env_id, training):
     env, generator = make(env_id), torch.Generator().manual_seed(1)
@@ -71,7 +79,7 @@ def test_a_resumed_environment_equals_the_uninterrupted_one_bit_for_bit(env_id, 
     resumed = make(env_id, seed=77)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     ends = 0
-    for _ in range(250):
+    for _ in range(250 if "popgym" not in env_id else 700):  # an episode of RepeatFirstMedium has 415 steps
         actions = random_actions(env, generator)
         one, other = env.step(actions), resumed.step(actions)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -156,6 +164,69 @@ def test_masked_observations_are_gone():
     pair = make(mask_observations=[1, 3], normalise_observations=False), make(normalise_observations=False)
     masked, full = (env.reset() for env in pair)
     assert torch.equal(masked, full[:, [0, 2]])
+
+
+class Drawer(gymnasium.Env):
+    """Observes a random member of its space; ends after two steps."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, space: gymnasium.Space) -> None:
+        self.observation_space, self.drawn = space, []
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self._draw(), {}
+
+    def _draw(self):
+        self.drawn.append(self.observation_space.sample())
+        return self.drawn[-1]
+
+    def step(self, action):
+        self.steps += 1
+        return self._draw(), 0.0, self.steps == 2, False, {}
+
+
+def drawer(space: gymnasium.Space, **options: Any) -> GymnasiumVectorEnv:
+    space.seed(0)
+    envs = SyncVectorEnv([lambda: Drawer(space)] * 2, autoreset_mode="SameStep")
+    plain = {"seed": 0, "normalise_observations": False, "normalise_rewards": False}
+    return GymnasiumVectorEnv(envs, **{**plain, **options})
+
+
+BOX = gymnasium.spaces.Box(-1, 1, (2, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        BOX,
+        gymnasium.spaces.Discrete(4, start=3),
+        gymnasium.spaces.MultiDiscrete([2, 5, 3]),
+        gymnasium.spaces.MultiDiscrete([[2, 5], [3, 2]], start=[[1, -1], [0, 4]]),
+        gymnasium.spaces.MultiBinary(3),
+        gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(3), BOX, gymnasium.spaces.MultiDiscrete([2, 2])]),
+        gymnasium.spaces.Dict({"late": BOX, "early": gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)])}),
+    ],
+    ids=str,
+)
+def test_any_observation_becomes_the_columns_of_gymnasiums_flatten(space):
+    env = drawer(space)
+    inner = env.envs.envs
+    assert env.observation_size == gymnasium.spaces.flatdim(space)
+    assert env.reset().tolist() == [gymnasium.spaces.flatten(space, one.drawn[-1]).tolist() for one in inner]
+    for ends in (False, True, False):
+        step = env.step(torch.zeros(2, dtype=torch.int64))
+        assert step.terminated.all() == ends
+        after = [gymnasium.spaces.flatten(space, one.drawn[-1]).tolist() for one in inner]
+        final = [gymnasium.spaces.flatten(space, one.drawn[-2 if ends else -1]).tolist() for one in inner]
+        assert step.observations.tolist() == after
+        assert step.final_observations.tolist() == final
+
+
+def test_columns_of_a_choice_can_be_masked():
+    env = drawer(gymnasium.spaces.Discrete(3), mask_observations=[0])
+    assert env.reset().tolist() == [[float(one.drawn[-1] == k) for k in (1, 2)] for one in env.envs.envs]
 
 
 def test_observations_are_normalised_by_everything_seen_so_far():
@@ -273,6 +344,8 @@ def test_environments_that_cannot_be_adapted_are_refused():
         GymnasiumVectorEnv(gymnasium.make_vec("CartPole-v1", 2), seed=0)
     with pytest.raises(ValueError, match="Discrete or a Box"):
         recorder(gymnasium.spaces.MultiDiscrete([2, 2]))
+    with pytest.raises(ValueError, match=r"a Tuple or Dict of them, got Text\("):
+        drawer(gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Text(3)]))
     with pytest.raises(ValueError, match="bounded"):
         recorder(gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32))
     with pytest.raises(RuntimeError, match="before"):
@@ -281,11 +354,52 @@ def test_environments_that_cannot_be_adapted_are_refused():
         make(num_envs=2).load_state_dict(make(num_envs=3).state_dict())
 
 
-def test_a_state_that_a_checkpoint_cannot_hold_is_refused_by_name():
+class Cards:
+    """What an environment may keep: a plain object, here with another inside and the environment's generator."""
+
+    def __init__(self, depth: int = 1) -> None:
+        self.names, self.dealt = np.array(["ace", "ten"]), [3]
+        self.inner = Cards(0) if depth else None
+
+
+def test_a_plain_object_of_an_environment_is_saved_with_all_that_is_in_it():
+    envs = [recorder(gymnasium.spaces.Discrete(2), num_envs=1) for _ in range(2)]
+    for env in envs:
+        env.envs.envs[0].cards = Cards()
+        env.reset()
+    used, fresh = (env.envs.envs[0] for env in envs)
+    used.cards.inner.dealt.append(7)
+    used.cards.names[1], used.cards.inner.shuffler = "two", used.np_random
+    used.np_random.random(5)
+    file = io.BytesIO()
+    torch.save(envs[0].state_dict(), file)
+    file.seek(0)
+    envs[1].load_state_dict(torch.load(file, weights_only=True))
+    assert fresh.cards.names.tolist() == ["ace", "two"]
+    assert (fresh.cards.dealt, fresh.cards.inner.dealt) == ([3], [3, 7])
+    assert fresh.cards.inner.shuffler is fresh.np_random
+    assert fresh.cards.inner.shuffler.random() == used.np_random.random()
+
+
+def circle(env: gymnasium.Env) -> Any:
+    cards = Cards()
+    cards.table = env
+    return cards
+
+
+@pytest.mark.parametrize(
+    ("keeps", "message"),
+    [
+        (lambda env: {"deep": [object()]}, r"Recorder\.memory\['deep'\] is a object"),
+        (lambda env: np.random.default_rng(0), r"Recorder\.memory is a Generator"),  # not the environment's own
+        (circle, r"Recorder\.memory\.table is a Recorder"),
+    ],
+)
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused_by_name(keeps, message):
     env = recorder(gymnasium.spaces.Discrete(2))
     env.reset()
-    env.envs.envs[1].memory = {"deep": [object()]}
-    with pytest.raises(TypeError, match=r"Recorder\.memory\['deep'\] is a object"):
+    env.envs.envs[1].memory = keeps(env.envs.envs[1])
+    with pytest.raises(TypeError, match=message):
         env.state_dict()
 
 
