@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 import pandas as pd
 
-from lit_ppo.argument_types import check_types
+from lit_ppo.argument_types import as_flag, check_types
 from lit_ppo.market.costs import CostModel, Costs, model_entry
 from lit_ppo.scoring.power import FILE_NAME as POWER_FILE
 from lit_ppo.scoring.power import read_power, sentence
@@ -316,7 +316,7 @@ def power(
     )
     asked = {"kinds": kinds, "sharpes": sharpes, "seeds": seeds, "folds": folds}
     lists = {name: list(x) if isinstance(x, Sequence) else x for name, x in asked.items() if x is not None}
-    arguments += [f"--{name}={_as_flag(name, value)}" for name, value in lists.items()]
+    arguments += [f"--{name}={as_flag(name, value)}" for name, value in lists.items()]
     arguments += [flag for flag, wanted in (("--quick", quick), ("--overwrite", overwrite)) if wanted]
     command(LitPPOCLI("power", arguments, WalkForwardDataModule), EdgeMaker(KINDS, plant_in, planted_data))
     return Power(Path(results) / POWER_FILE)
@@ -353,7 +353,7 @@ def _arguments(
     cost_keys, modules = _cost_keys(costs)
     for group, given in (("model", model), ("data.costs", cost_keys), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
-    arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
+    arguments += [f"--{key}={as_flag(key, value)}" for key, value in keys.items()]
     return [*arguments, *(f"--allow-module={module}" for module in modules)]
 
 
@@ -368,19 +368,6 @@ def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None) -> tuple[dic
     if not isinstance(model, CostModel):
         return keys, []
     return keys | {"model": model_entry(model)}, [type(model).__module__]
-
-
-def _as_flag(key: str, value: Any) -> str:
-    """A keyword's value as the command line would have it."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value)
-    except TypeError as error:
-        raise ValueError(
-            f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
-            f"the run; got {value!r}"
-        ) from error
 
 
 @dataclass(frozen=True)

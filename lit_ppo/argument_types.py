@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -49,6 +50,23 @@ def described(hint: Any) -> str:
     if plain is Mapping:
         return "a dict"
     return _NAMED.get(plain) or f"a {getattr(plain, '__name__', plain)}"
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A keyword's value as the command line would have it.
+
+    Raises:
+        ValueError: it is of a type that no recipe can hold.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        raise ValueError(
+            f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
+            f"the run; got {value!r}"
+        ) from error
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -18,7 +18,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 _installed: list[int] = []  # the signals that are ours
 RESUMES, NOTHING_KEPT = "everything is saved; --resume goes on from here", "nothing is kept"
 LAST = "everything is saved; --ckpt_path last goes on from here"
-WAYS_ON = {"walk-forward": RESUMES, "fit": LAST, "pretrain": LAST}  # by command
+WAYS_ON = {"walk-forward": RESUMES, "search": RESUMES, "fit": LAST, "pretrain": LAST}  # by command
 _way_on = [RESUMES]  # what the message says; of the command that has installed
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 

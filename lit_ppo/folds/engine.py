@@ -92,9 +92,18 @@ class Engine(Protocol):
         """
         ...
 
+    def kept(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what takes long to start from one call of `results` to the next."""
+        ...
+
 
 class InProcess:
     """One fold after the other, here."""
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """See `Engine`."""
+        yield
 
     def results(self, loop: Loop, folds: Sequence[Fold]) -> Iterator[FoldWork]:
         """See `Engine`."""
