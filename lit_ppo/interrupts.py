@@ -74,6 +74,11 @@ def request(number: int) -> None:
     _received.append(number)
 
 
+def withdraw() -> None:
+    """Forget a request: for a worker that goes on with other work."""
+    _received.clear()
+
+
 def raise_if_requested() -> None:
     """Stop here, between two stages.
 

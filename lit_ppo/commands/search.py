@@ -42,8 +42,8 @@ from lit_ppo.seeding import derive_seed
 from lit_ppo.store.atomic import atomic_write, open_own, refuse_link
 from lit_ppo.store.files import json_bytes, make_writable
 from lit_ppo.store.provenance import source_sha256
-from lit_ppo.store.resume_check import changes, flat
 from lit_ppo.store.results import RunFolder, run_record
+from lit_ppo.store.resume_check import changes, flat
 from lit_ppo.store.run_lock import RunLock
 from lit_ppo.store.schema import read_json
 
@@ -81,7 +81,7 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         Interrupted: a signal came; `--resume` goes on.
     """
     config = cli.config
-    optuna = _import_optuna()
+    optuna = import_optuna()
     plan = read_plan(config["space"], known_keys(cli.parser), config["trials"])
     if cli.dev_run:
         raise UsageError("trainer.fast_dev_run keeps no trial to compare: leave it out, or give --trials 1")
@@ -189,7 +189,9 @@ class History:
         _mend(journal)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
         self._kept = optuna.create_study(study_name=FOLDER, storage=storage, direction="maximize", load_if_exists=True)
-        pruner = optuna.pruners.WilcoxonPruner(p_threshold=plan.p_threshold)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            pruner = optuna.pruners.WilcoxonPruner(p_threshold=plan.p_threshold)
         self.study = optuna.create_study(direction="maximize", pruner=pruner)
         self.study.add_trials(self._kept.trials)
 
@@ -236,6 +238,22 @@ class History:
         if one.whole:
             return kinds.IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
         return kinds.FloatDistribution(float(one.low), float(one.high), log=one.log, step=one.step)
+
+
+def kept_trials(folder: Path) -> list[dict[str, Any]]:
+    """The finished trials of a search: number, state, value, folds, and each searched key."""
+    optuna = import_optuna()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "value": trial.value if trial.state.name == "COMPLETE" else None,
+            "folds": len(trial.intermediate_values),
+            **trial.params,
+        }
+        for trial in optuna.load_study(study_name=FOLDER, storage=storage).trials
+    ]
 
 
 def _one_trial(own: Settings, history: History, engine: Engine, ground: Ground, folder: Path) -> None:
@@ -286,12 +304,16 @@ def _say(number: int, plan: Plan, state: str, values: Sequence[float], error: st
     print(f"trial {number + 1:3d}/{plan.trials}  {what}  {said(settings)}", flush=True)
 
 
-def _import_optuna() -> Any:
+def import_optuna() -> Any:
+    """Optuna, without its log lines.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
     try:
         import optuna
     except ImportError as error:
         raise RuntimeError("search needs Optuna, which is not installed: pip install lit-ppo[search]") from error
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -318,8 +340,8 @@ def _refuse_present(root: Path, seed: int, config: Mapping[str, Any]) -> None:
     for path in (root / FOLDER / RECORD, root / str(seed) / "run.json"):
         if path.exists():
             raise FileExistsError(
-                f"{path.parent} is there already, and a search ends with a walk-forward in {root / str(seed)}. Continue "
-                "with --resume, delete both with --overwrite, or choose another --seed or --results directory"
+                f"{path.parent} is there already, and a search ends with a walk-forward in {root / str(seed)}. "
+                "Continue with --resume, delete both with --overwrite, or choose another --seed or --results directory"
             )
 
 

@@ -119,7 +119,7 @@ def _run(
             folder.write_run(_record(cli, command, seeds) | ({} if search is None else {"search": dict(search)}))
             if tuned is not None:
                 tuned.write(folder.path)
-        loop = make_loop(cli, folder)
+        loop = make_loop(cli, folder, WalkForward)
         loop.engine = engine
         try:
             with _monitor(cli, loop):
@@ -192,8 +192,8 @@ def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
     return choice
 
 
-def make_loop(cli: LitPPOCLI, folder: RunFolder, kind: type[Loop] = WalkForward) -> Loop:  # type: ignore[assignment]
-    """Return the loop that a configuration describes; its datamodule is `cli.datamodule`."""
+def make_loop(cli: LitPPOCLI, folder: RunFolder, kind: type[Loop]) -> Loop:
+    """Return the loop of this kind that a configuration describes; its datamodule is `cli.datamodule`."""
     config, shell = cli.config, cli.shell
     callbacks = shell.trainer["callbacks"] or []
     return kind(

@@ -274,6 +274,12 @@ def _checks(analysis: Analysis) -> list[Row]:
         "Rows of unfinished folds left out": f"{left:,}" if left else "none",
         "Trials counted": f"{analysis.evidence.trials:,}",
     }
+    if found := analysis.run.record.get("search"):
+        start, stop = found["validation"]
+        rows["Settings chosen by"] = (
+            f"lit-ppo search: the best of {found['trials']:,} trials by {found['objective']} on the validation of "
+            f"{found['folds']:,} folds, bars {start:,} to {stop - 1:,}, before these test bars; they are no trials here"
+        )
     for key, label in (("refused", "Mixed at a resume (--allow-mismatch)"), ("inexact", "Not bit-identical since")):
         notes = [entry for note in analysis.run.record.get("changed_at_resume", []) for entry in note.get(key, [])]
         if notes:
