@@ -272,7 +272,7 @@ def _checks(analysis: Analysis) -> list[Row]:
         else f"DIFFER by up to {difference:.3g}: this result is not to be trusted",
         "Folds not finished": str(unfinished) if unfinished else "none",
         "Rows of unfinished folds left out": f"{left:,}" if left else "none",
-        "Trials counted": f"{analysis.evidence.trials:,}",
+        "Trials counted": f"{analysis.evidence.trials:,}, {analysis.evidence.kinds:,} of their own kind by returns",
     }
     if found := analysis.run.record.get("search"):
         start, stop = found["validation"]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import lit_ppo
+from benchmarks.null_searches import run, summary
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.cli import main
@@ -338,3 +339,15 @@ def test_test_bars_are_read_once_by_the_best_setting_and_lie_behind_all_that_the
     assert "is there already" in capsys.readouterr().err
     assert main([*again, "--resume", "--model.gamma=0.5"]) == 2
     assert "model.gamma was 0.995 and is 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_searches_on_markets_without_an_edge_do_not_end_with_one():
+    """A small part of `python -m benchmarks.null_searches`: were the true share 5 %, two of six would be 1 in 30."""
+    rows = [run(seed, trials=5) for seed in range(6)]
+    found = summary(rows)
+    assert found["above_0.95"] <= 1
+    assert found["called_an_edge"] == 0
+    assert found["traded"] >= 4  # who never trades passes any such test
+    assert {row["counted_trials"] for row in rows} == {1}
