@@ -22,16 +22,16 @@ from lit_ppo.store.schema import Count, read_json_lines
 
 NAME = "looks.jsonl"
 MOST_SUMS = 512  # of a line
-_DAY = 86_400 * 10**9
+_HOUR = 3_600 * 10**9
 
 
 class Returns(TypedDict):
-    """Net returns of the test decisions, summed over stretches of `days` days from 1970 on; `first` is the first one's.
+    """Net returns of the test decisions, summed over stretches of so many hours from 1970 on; `first` is the first one's.
 
-    `days` is a power of two, so that the sums of two looks can be brought to equal stretches.
+    `hours` is a power of two, so that the sums of two looks can be brought to equal stretches.
     """
 
-    days: Count
+    hours: Count
     first: int
     sums: list[float]
 
@@ -118,20 +118,20 @@ def returns_of(time: NDArray[np.int64], net_return: NDArray[np.float64]) -> Retu
     Args:
         time: [D] open times of the decisions' bars, rising, nanoseconds since 1970 UTC.
     """
-    days, day = 1, time // _DAY
-    while (day[-1] // days) - (day[0] // days) >= MOST_SUMS:
-        days *= 2
-    stretch = day // days
+    hours, hour = 1, time // _HOUR
+    while (hour[-1] // hours) - (hour[0] // hours) >= MOST_SUMS:
+        hours *= 2
+    stretch = hour // hours
     sums = np.bincount(stretch - stretch[0], weights=net_return)
-    return {"days": days, "first": int(stretch[0]), "sums": [float(f"{one:.6g}") for one in sums]}
+    return {"hours": hours, "first": int(stretch[0]), "sums": [float(f"{one:.6g}") for one in sums]}
 
 
 def side_by_side(every: Sequence[Returns]) -> NDArray[np.float64]:
     """Sums [stretches, N] of N looks over equal stretches, which all of them have seen; 0 rows: there are none."""
-    days = max(one["days"] for one in every)
+    hours = max(one["hours"] for one in every)
     columns = []
     for one in every:
-        stretch = (one["first"] + np.arange(len(one["sums"]))) // (days // one["days"])
+        stretch = (one["first"] + np.arange(len(one["sums"]))) // (hours // one["hours"])
         columns.append((int(stretch[0]), np.bincount(stretch - stretch[0], weights=one["sums"])))
     first = max(start for start, _ in columns)
     count = min(start + len(sums) for start, sums in columns) - first

@@ -106,17 +106,17 @@ def test_the_ledger_keeps_what_was_earned_so_that_trials_of_one_kind_are_known_w
     assert trials_seen(load_run(run)) == (3, 3)
 
 
-def test_sums_over_days_are_few_and_meet_those_of_a_longer_test():
-    day = 86_400 * 10**9
-    long = returns_of(np.arange(2000) * day // 2 + 10 * day, np.ones(2000))
-    short = returns_of(np.arange(100) * day + 500 * day, np.full(100, 0.5))
-    assert (long["days"], short["days"]) == (2, 1)
+def test_sums_are_few_and_meet_those_of_a_longer_test():
+    hour = 3_600 * 10**9
+    long = returns_of(np.arange(2000) * hour // 2 + 10 * hour, np.ones(2000))
+    short = returns_of(np.arange(100) * hour + 500 * hour, np.full(100, 0.5))
+    assert (long["hours"], short["hours"]) == (2, 1)
     assert len(long["sums"]) <= 512
     assert sum(long["sums"]) == 2000
     both = side_by_side([long, short])
     assert both.shape == (50, 2)
     np.testing.assert_allclose(both, [[4.0, 1.0]] * 50)
-    assert len(side_by_side([long, returns_of(np.array([9000 * day]), np.ones(1))])) == 0
+    assert len(side_by_side([long, returns_of(np.array([9000 * hour]), np.ones(1))])) == 0
 
 
 def test_trials_are_grouped_by_what_they_earned_together():

@@ -261,7 +261,7 @@ def test_the_page_has_optunas_plots_and_says_how_many_trials_read_what(tmp_path)
     assert "No edge &lt;seen&gt;." in text
     for chart in ("history", "importance", "slices"):
         assert f'id="chart-{chart}"' in text
-    assert "http" not in text.partition('id="figures"')[0]
+    assert "://" not in text.partition('id="figures"')[0]
     flat = optuna.create_study(direction="maximize")
     trial = flat.ask({"model.hidden_size": optuna.distributions.CategoricalDistribution((2, 4, None))})
     flat.tell(trial, 0.0)
