@@ -30,13 +30,13 @@ from lit_ppo.report.analysis import analyse
 
 CONVINCING = 0.95
 TRIALS = 30
-SPACE = {
+SPACE: dict[str, Any] = {
     "space": {
         "model.learning_rate": {"low": 0.001, "high": 0.1, "log": True},
         "model.gamma": [0.5, 0.9, 0.99],
         "model.ent_coef": {"low": 0.0001, "high": 0.03, "log": True},
         "model.hidden_size": [2, 8],
-        "data.features": ["default", [{"name": "log_return"}]],
+        "data.features": [[{"name": "log_return"}], [{"name": "log_return"}, {"name": "log_return", "bars": 12}]],
     },
     "folds": 2,
 }
@@ -45,13 +45,14 @@ SPACE = {
 def recipe(seed: int) -> dict[str, Any]:
     """Small agents on one null market."""
     market = {"kind": "random_walk", "num_bars": 2400, "seed": seed, "noise": "student_t", "dof": 4, "cost": 0.025}
+    market |= {"bar_seconds": 86_400, "scale": 0.01}  # days: a position is a bet a day, enough of them for a ratio
     model = {"total_timesteps": 1024, "num_envs": 4, "num_steps": 64, "burn_in": 8, "num_networks": 1}
     model |= {"screen_features": False, "hold_bias": 0.0, "update_epochs": 2, "mirror": False}
     sizes = {"train_size": 400, "validation_size": 250, "test_size": 250, "step_size": 250, "warmup_bars": 30}
     return {
         "seed_everything": seed,
         "model": model,
-        "data": {"synthetic": market, "cache": False, **sizes},
+        "data": {"synthetic": market, "features": SPACE["space"]["data.features"][0], "cache": False, **sizes},
         "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "callbacks": []},
     }
 
@@ -95,7 +96,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "above_0.95": above,
         "upper": round(float(stats.beta.ppf(0.95, above + 1, len(rows) - above)) if above < len(rows) else 1.0, 3),
         "called_an_edge": sum(row["verdict"] == "edge" for row in rows),
-        "traded": len(gaps),
+        "judged": sum(row["deflated"] is not None for row in rows),  # who hardly trades has no ratio
         "selection_gap": round(float(np.mean(gaps)), 3) if gaps else None,
     }
 

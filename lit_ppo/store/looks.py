@@ -26,9 +26,9 @@ _HOUR = 3_600 * 10**9
 
 
 class Returns(TypedDict):
-    """Net returns of the test decisions, summed over stretches of so many hours from 1970 on; `first` is the first one's.
+    """Net returns of the test decisions, summed over stretches of so many hours, which are numbered from 1970 on.
 
-    `hours` is a power of two, so that the sums of two looks can be brought to equal stretches.
+    hours: a power of two, so that the sums of two looks can be brought to equal stretches. first: number of the first.
     """
 
     hours: Count

@@ -343,11 +343,27 @@ def test_test_bars_are_read_once_by_the_best_setting_and_lie_behind_all_that_the
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_two_workers_give_the_trials_and_the_test_of_this_process(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    market().write(Path("bars.csv"))
+    space = {"space": {"model.learning_rate": {"low": 0.001, "high": 0.1}}, "folds": 3, "p_threshold": 0.5}
+    here, there = (
+        lit_ppo.search("bars.csv", space=space, trials=4, config="recipe.yaml", results=f"results_{n}", workers=n)
+        for n in (0, 2)
+    )
+    assert here.trials.equals(there.trials)
+    assert (here.run.path / "out_of_sample.csv").read_bytes() == (there.run.path / "out_of_sample.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_searches_on_markets_without_an_edge_do_not_end_with_one():
     """A small part of `python -m benchmarks.null_searches`: were the true share 5 %, two of six would be 1 in 30."""
     rows = [run(seed, trials=5) for seed in range(6)]
     found = summary(rows)
     assert found["above_0.95"] <= 1
     assert found["called_an_edge"] == 0
-    assert found["traded"] >= 4  # who never trades passes any such test
+    assert found["judged"] >= 4  # who never trades passes any such test
     assert {row["counted_trials"] for row in rows} == {1}
