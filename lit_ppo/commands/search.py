@@ -34,7 +34,7 @@ from lit_ppo.commands.rerun import PER_CALL
 from lit_ppo.commands.search_space import Choices, Plan, Range, read_plan, said
 from lit_ppo.commands.walk_forward import make_loop, ray_workers, refuse_many_devices, walk_forward
 from lit_ppo.folds.engine import Engine, InProcess
-from lit_ppo.folds.trial import Trial, first_unseen, searched, starts
+from lit_ppo.folds.trial import Trial, first_unseen, fitting_folds, searched_folds
 from lit_ppo.market.tensors import Fold
 from lit_ppo.report.analysis import analyse
 from lit_ppo.report.search_page import search_page
@@ -152,7 +152,7 @@ def ground_of(own: Settings, plan: Plan) -> Ground:
     first = max(one.usable.start for one in every)
     train = plan.largest("data.train_size", data.split.train_size)
     purged = plan.largest("data.purged_size", data.split.purged_size)
-    fitting = starts(data, train, purged, first)
+    fitting = fitting_folds(data, train, purged, first)
     count = plan.folds or max(len(fitting) // 2, 1)
     if count > len(fitting):
         raise UsageError(
@@ -161,7 +161,7 @@ def ground_of(own: Settings, plan: Plan) -> Ground:
         )
     ground = Ground(fitting[:count])
     for one in every:
-        searched(one, ground.folds)
+        searched_folds(one, ground.folds)
         if first_unseen(one, ground.seen) is None:
             raise UsageError(
                 f"The search sees the bars up to {ground.seen - 1:,} of {data.source}, and no fold has its test behind "
@@ -265,7 +265,7 @@ def _one_trial(own: Settings, history: History, engine: Engine, ground: Ground, 
     state, value, values, error = "COMPLETE", None, [], ""
     try:
         made = own.with_(settings)
-        made.datamodule.folds = searched(made.datamodule, ground.folds)
+        made.datamodule.folds = searched_folds(made.datamodule, ground.folds)
         loop = make_loop(made, RunFolder(directory, history.seed), Trial)
         loop.engine = engine
         with closing(loop.records(_order(loop, history.seed, trial.number))) as records:  # type: ignore[type-var]

@@ -56,7 +56,7 @@ class Trial(WalkForward):
                 yield self.commit(work)
 
 
-def starts(data: Any, train_size: int, purged_size: int, first: int) -> list[Fold]:
+def fitting_folds(data: Any, train_size: int, purged_size: int, first: int) -> list[Fold]:
     """Folds of `data` whose validation begins late enough for a train segment of this size.
 
     Args:
@@ -67,7 +67,7 @@ def starts(data: Any, train_size: int, purged_size: int, first: int) -> list[Fol
     return [fold for fold in data.folds if fold.validation.start - purged_size - train_size >= first]
 
 
-def searched(data: Any, folds: Sequence[Fold]) -> list[Fold]:
+def searched_folds(data: Any, folds: Sequence[Fold]) -> list[Fold]:
     """The folds of a trial: the same validation bars under every setting, train bars before them, no test bars.
 
     Args:

@@ -20,7 +20,7 @@ from lit_ppo.commands import search as command
 from lit_ppo.commands.search import History, _order
 from lit_ppo.commands.search_space import Plan, Range, plan_of
 from lit_ppo.folds.engine import FoldWork
-from lit_ppo.folds.trial import Trial, first_unseen, searched, starts
+from lit_ppo.folds.trial import Trial, first_unseen, fitting_folds, searched_folds
 from lit_ppo.market.tensors import BarRange, Fold
 from lit_ppo.report.search_page import search_page
 from lit_ppo.store.looks import looks
@@ -111,14 +111,14 @@ def market() -> SyntheticMarket:
 
 
 def test_every_setting_is_judged_on_the_same_validation_bars_and_has_no_test_bars(data):
-    fitting = starts(data, 400, data.split.purged_size, data.usable.start)
+    fitting = fitting_folds(data, 400, data.split.purged_size, data.usable.start)
     assert fitting[0].index == 1  # 400 train bars do not fit before the validation of fold 0
     shorter = WalkForwardDataModule(synthetic=market(), cache=False, **{**SIZES, "train_size": 150})
     longer = WalkForwardDataModule(synthetic=market(), cache=False, **{**SIZES, "train_size": 400})
     expanding = WalkForwardDataModule(synthetic=market(), cache=False, expand_train=True, **SIZES)
     for other in (data, shorter, longer, expanding):
         other.setup()
-        found = searched(other, fitting[:2])
+        found = searched_folds(other, fitting[:2])
         assert [fold.index for fold in found] == [0, 1]
         assert [fold.validation for fold in found] == [fold.validation for fold in fitting[:2]]
         assert all(len(fold.test) == 0 for fold in found)
@@ -131,7 +131,7 @@ def test_every_setting_is_judged_on_the_same_validation_bars_and_has_no_test_bar
         assert other.folds[first].test.start >= seen + other.split.embargo_size
         assert other.folds[first - 1].test.start < seen + other.split.embargo_size
     with pytest.raises(ValueError, match="do not fit between the first usable bar"):
-        searched(longer, [data.folds[0]])
+        searched_folds(longer, [data.folds[0]])
     assert first_unseen(data, len(data.bars.frame)) is None
 
 
