@@ -60,7 +60,8 @@ class WalkForwardDataModule(pl.LightningDataModule):
             `lit-ppo walk-forward` runs each.
         synthetic: a market made by a formula instead of a file.
         fold: the fold that the data loaders serve, from 0.
-        fold_limit: use the first so many folds only.
+        fold_start: leave out the first so many folds; the others are numbered anew from 0.
+        fold_limit: use the first so many folds only, of those that `fold_start` leaves.
         train_size, validation_size, test_size, step_size: bars; see `WalkForwardSplit`.
         purged_size, embargo_size: bars; None is the least allowed: the fill delay plus one, so that the last reward
             of a segment is known before the next segment starts.
@@ -86,6 +87,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
         path: list[str] | dict[str, str] | str | None = None,
         synthetic: SyntheticMarket | None = None,
         fold: int = 0,
+        fold_start: int = 0,
         fold_limit: int | None = None,
         train_size: int = 2000,
         validation_size: int = 500,
@@ -120,9 +122,12 @@ class WalkForwardDataModule(pl.LightningDataModule):
                 )
         if fold < 0 or (fold_limit is not None and fold_limit < 1):
             raise ValueError(f"data.fold counts from 0 and data.fold_limit from 1, got {fold} and {fold_limit}")
+        if fold_start < 0:
+            raise ValueError(f"data.fold_start is a number of folds >= 0, got {fold_start}")
         if warmup_bars < 0:
             raise ValueError(f"data.warmup_bars is a number of bars >= 0, got {warmup_bars}")
         self.path, self.synthetic, self.fold, self.fold_limit = path, synthetic, fold, fold_limit
+        self.fold_start = fold_start
         self.split = WalkForwardSplit(
             train_size=train_size,
             validation_size=validation_size,
@@ -178,7 +183,13 @@ class WalkForwardDataModule(pl.LightningDataModule):
         first, last = warmup_bars(self.specs), len(bars.frame) - fill_delay(self.fill) - 1
         lost = f"{first} warm-up bars and {len(bars.frame) - last} without a fill"
         folds = self.split.split(BarRange(first, last), self.source, lost)
-        self.folds: list[Fold] = folds[: self.fold_limit]
+        if self.fold_start >= len(folds):
+            raise ValueError(
+                f"data.fold_start {self.fold_start} leaves out all of the {len(folds)} folds that {self.source} has at "
+                "these sizes"
+            )
+        kept = [replace(fold, index=number) for number, fold in enumerate(folds[self.fold_start :])]
+        self.folds: list[Fold] = kept[: self.fold_limit]
         if self.fold >= len(self.folds):
             raise ValueError(
                 f"data.fold is {self.fold}, but {self.source} has folds 0 to {len(self.folds) - 1} at these sizes"
@@ -440,6 +451,7 @@ class WalkForwardDataModule(pl.LightningDataModule):
             "path": shown_path(self.path) if isinstance(self.path, str) else self.path,
             "synthetic": None if self.synthetic is None else asdict(self.synthetic),
             "fold": self.fold,
+            "fold_start": self.fold_start,
             "fold_limit": self.fold_limit,
             **asdict(self.split),
             "fill": self.fill,

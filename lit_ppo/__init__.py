@@ -16,6 +16,7 @@ _HOME = {
     "load_run": "lit_ppo.api",
     "load_policy": "lit_ppo.api",
     "power": "lit_ppo.api",
+    "search": "lit_ppo.api",
     "load_portfolio": "lit_ppo.api",
     "Portfolio": "lit_ppo.api",
     "Run": "lit_ppo.api",
@@ -24,7 +25,7 @@ _HOME = {
     "WalkForwardDataModule": "datamodules.walk_forward",
 }
 __all__ = ["LitPPO", "Recipe", "Run", "WalkForwardDataModule", "__version__", "load_policy", "load_run", "power"]
-__all__ += ["Portfolio", "load_portfolio", "walk_forward"]
+__all__ += ["Portfolio", "load_portfolio", "search", "walk_forward"]
 
 if TYPE_CHECKING:
     from datamodules.walk_forward import WalkForwardDataModule

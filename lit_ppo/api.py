@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints, overload
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints, overload
 import numpy as np
 import pandas as pd
 
-from lit_ppo.argument_types import check_types
+from lit_ppo.argument_types import as_flag, check_types
 from lit_ppo.class_paths import ALLOWED
 from lit_ppo.commands.data_choice import recipe_file
 from lit_ppo.given import import_path, made_with, refuse_for_workers
@@ -343,10 +343,87 @@ def power(
     )
     asked = {"kinds": kinds, "sharpes": sharpes, "seeds": seeds, "folds": folds}
     lists = {name: list(x) if isinstance(x, Sequence) else x for name, x in asked.items() if x is not None}
-    arguments += [f"--{name}={_as_flag(name, value)}" for name, value in lists.items()]
+    arguments += [f"--{name}={as_flag(name, value)}" for name, value in lists.items()]
     arguments += [flag for flag, wanted in (("--quick", quick), ("--overwrite", overwrite)) if wanted]
     command(LitPPOCLI("power", arguments, WalkForwardDataModule), EdgeMaker(KINDS, plant_in, planted_data))
     return Power(Path(results) / POWER_FILE)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search tried and what its best setting is worth, as `search` and `lit-ppo search` wrote it.
+
+    Attributes:
+        path: its folder, RESULTS/search.
+        run: the walk-forward of the best setting, behind the bars that chose it.
+    """
+
+    path: Path
+    run: Run
+
+    @property
+    def recipe(self) -> Path:
+        """The best setting as a recipe: `config` of `walk_forward`."""
+        return self.path / "recipe.yaml"
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: number, state (COMPLETE, PRUNED, FAIL), value, folds seen, then each searched key."""
+        from lit_ppo.commands.search import kept_trials
+
+        return pd.DataFrame(kept_trials(self.path))
+
+
+def search(
+    bars: pd.DataFrame | str | Path,
+    *,
+    space: Mapping[str, Any] | str | Path = "ppo",
+    trials: int | None = None,
+    model: Mapping[str, Any] | None = None,
+    features: Sequence[Any] | str | None = None,
+    costs: Mapping[str, Any] | Costs | CostModel | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    config: str | Path = "scratch",
+    results: str | Path = "results",
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int = 0,
+    cluster: str | None = None,
+    **data: Any,
+) -> Search:
+    """Try settings on validation bars, then test the best one, once, behind them: `lit-ppo search`.
+
+    Args:
+        bars, model, features, costs, trainer, config, seed, workers, cluster, data: as for `walk_forward`; the settings
+            that the trials change, and the first trial.
+        space: what may change: a file as those of configs/search/, the name of one of them, or what such a file holds.
+            A mapping is kept as RESULTS/spaces/<hash>.yaml.
+        trials: settings to try; None is as `space` says.
+        results: the search goes to RESULTS/search/, the test of its best setting to RESULTS/<seed>/.
+        resume, overwrite: go on with, or delete, the search that is there.
+
+    Raises:
+        ValueError, FileExistsError, TypeError: as `walk_forward`.
+        RuntimeError: Optuna is not installed, or no trial could be finished.
+    """
+    from datamodules.walk_forward import WalkForwardDataModule
+    from lit_ppo.commands.lightning_cli import LitPPOCLI
+    from lit_ppo.commands.search import FOLDER
+    from lit_ppo.commands.search import search as command
+
+    arguments, _ = _arguments(
+        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
+    )
+    if isinstance(space, Mapping):
+        content = (as_flag("space", dict(space)) + "\n").encode()
+        space = _kept(content, Path(results) / "spaces", ".yaml")
+    asked = (("space", space), ("trials", trials), ("workers", workers), ("cluster", cluster))
+    arguments += [f"--{name}={value}" for name, value in asked if value]
+    arguments += [flag for flag, wanted in (("--resume", resume), ("--overwrite", overwrite)) if wanted]
+    cli = LitPPOCLI("search", arguments, WalkForwardDataModule)
+    command(cli, arguments)
+    return Search(Path(results) / FOLDER, Run(Path(results) / str(cli.config["seed_everything"])))
 
 
 def _arguments(
@@ -386,7 +463,7 @@ def _arguments(
         trainer = {**(trainer or {}), "callbacks": _with_callbacks(callbacks, trainer or {}, config, modules)}
     for group, given in (("model", model), ("data.costs", cost_keys), ("trainer", trainer)):
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
-    arguments += [f"--{key}={_as_flag(key, value)}" for key, value in keys.items()]
+    arguments += [f"--{key}={as_flag(key, value)}" for key, value in keys.items()]
     modules = sorted(set(modules))
     return [*arguments, *(f"--allow-module={module}" for module in modules)], modules
 
@@ -461,28 +538,6 @@ def _cost_keys(costs: Mapping[str, Any] | Costs | CostModel | None, modules: lis
         _named(type(model), "costs.model", modules)
         keys["model"] = model_entry(model)
     return keys
-
-
-def _as_flag(key: str, value: Any) -> str:
-    """A keyword's value as the command line would have it."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, default=_plain)
-    except TypeError as error:
-        raise ValueError(
-            f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
-            f"the run; got {value!r}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """What an argument of a callback is in a recipe, where it is no plain value."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError
 
 
 @dataclass(frozen=True)
@@ -565,8 +620,12 @@ def _bar_file(bars: pd.DataFrame | str | Path, folder: Path) -> Path:
     """The file that `bars` is, or is written to."""
     if isinstance(bars, str | Path):
         return Path(bars)
-    content = _csv(bars)
-    path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+    return _kept(_csv(bars), folder, ".csv")
+
+
+def _kept(content: bytes, folder: Path, suffix: str) -> Path:
+    """A file with this content, named by it."""
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, content)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -51,6 +54,32 @@ def described(hint: Any) -> str:
     if plain is Mapping:
         return "a dict"
     return _NAMED.get(plain) or f"a {getattr(plain, '__name__', plain)}"
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A keyword's value as the command line would have it.
+
+    Raises:
+        ValueError: it is of a type that no recipe can hold.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, default=_plain)
+    except TypeError as error:
+        raise ValueError(
+            f"{key} must be made of numbers, strings, lists and dicts, as in a recipe, so that config.yaml can repeat "
+            f"the run; got {value!r}"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """What an argument of a callback is in a recipe, where it is no plain value."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -33,6 +33,7 @@ COMMANDS = {
     "benchmark": "with and without the optimisations, on the same folds",
     "audit": "look for look-ahead in data, features, model and training",
     "power": "plant known edges in your bars: would this recipe find them?",
+    "search": "try settings on validation bars, test the best one once",
     "report": "write the report of a run folder",
     "compare": "put run folders side by side (--all: every run under results/)",
     "data": "check a bar file (its data card) or a folder of them (a table)",
@@ -134,7 +135,7 @@ def _train(command: str, rest: list[str]) -> int:
     if command == "pretrain":
         data = PriorDataModule
     elif asks_for_environment(rest):
-        if command in ("walk-forward", "audit", "power"):
+        if command in ("walk-forward", "audit", "power", "search"):
             raise ValueError(f"{command} goes through bars, but data.env_id names an environment: use lit-ppo fit")
         data = GymnasiumDataModule
     if command == "power":
@@ -165,6 +166,10 @@ def _train(command: str, rest: list[str]) -> int:
             from lit_ppo.commands.audit import audit
 
             return audit(cli)
+        if command == "search":
+            from lit_ppo.commands.search import search
+
+            return search(cli, rest)
         if command == "power":
             from datamodules.planted import KINDS
             from datamodules.planted_data import plant_in, planted_data

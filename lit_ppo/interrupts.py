@@ -18,7 +18,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 _installed: list[int] = []  # the signals that are ours
 RESUMES, NOTHING_KEPT = "everything is saved; --resume goes on from here", "nothing is kept"
 LAST = "everything is saved; --ckpt_path last goes on from here"
-WAYS_ON = {"walk-forward": RESUMES, "fit": LAST, "pretrain": LAST}  # by command
+WAYS_ON = {"walk-forward": RESUMES, "search": RESUMES, "fit": LAST, "pretrain": LAST}  # by command
 _way_on = [RESUMES]  # what the message says; of the command that has installed
 _received: list[int] = []  # signal numbers of this process, which is what a signal is sent to
 
@@ -72,6 +72,11 @@ def received() -> int:
 def request(number: int) -> None:
     """Ask this process to stop as signal `number` would: for a worker whose driver got it."""
     _received.append(number)
+
+
+def withdraw() -> None:
+    """Forget a request: for a worker that goes on with other work."""
+    _received.clear()
 
 
 def raise_if_requested() -> None:

@@ -53,6 +53,10 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
     "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0", *SEEING),
     "doctor": ("--timesteps", "0"),
     "power": ("--quick", "--kinds", "[drift]", "--sharpes", "[10]", "--overwrite"),
+    "search": (
+        *("--model.total_timesteps", "4096", "--trials", "1", "--overwrite", "--data.train_size", "400"),
+        *("--data.validation_size", "200", "--data.test_size", "400", "--data.step_size", "400"),
+    ),
     "pretrain": (
         *("--model.total_timesteps", "512", "--model.num_envs", "8", "--model.num_steps", "16", "--overwrite"),
         *("--data.ring", "4", "--data.fresh", "1", "--data.prior.bars", "[400, 500]"),

@@ -174,7 +174,7 @@ def _loops(
                 Path(cli.config["results"]) / "benchmark" / row.slug, cli.config["seed_everything"] + seed
             )
             folder.begin(overwrite=True)
-            loop = dataclasses.replace(make_loop(cli, folder), seed=folder.seed, money=None)
+            loop = dataclasses.replace(make_loop(cli, folder, WalkForward), seed=folder.seed, money=None)
             if FAST_EVALUATION not in row.names:
                 loop.make_module = as_before(loop.make_module, loop.datamodule)
             loops[row].append(loop)

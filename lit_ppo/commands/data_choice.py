@@ -31,9 +31,13 @@ def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
             yield recipe_file(value if equals else next(waiting, ""))
 
 
-def recipe_file(asked: str) -> Path:
-    """The file that `--config` means: a path, or the name of a recipe that is installed with the program."""
-    shipped = RECIPES / f"{asked}.yaml"
+def recipe_file(asked: str, kind: str = "") -> Path:
+    """The file that `--config` means: a path, or the name of a recipe that is installed with the program.
+
+    Args:
+        kind: folder of configs/ that it is looked for in.
+    """
+    shipped = RECIPES / kind / f"{asked}.yaml"
     return shipped if re.fullmatch(r"\w+", asked) and not Path(asked).is_file() and shipped.is_file() else Path(asked)
 
 

@@ -173,24 +173,33 @@ class LitPPOCLI(LightningCLI):
                 action="store_true",
                 help="measure for 20 s what threads and batch suit this machine; config.yaml keeps the choice",
             )
-            parser.add_argument(
-                "--workers",
-                type=int,
-                default=0,
-                help="train so many folds side by side, in Ray actors; 0: in this process, one after the other",
-            )
-            parser.add_argument(
-                "--cluster",
-                type=str | None,
-                default=None,
-                help="the actors live on the Ray cluster of this address; --workers 0 is then one for each core",
-            )
+            self._add_workers(parser)
             parser.add_argument(
                 "--baseline",
                 type=str | None,
                 default=None,
                 help="JSON of `lit-ppo benchmark`: the monitor shows a speed-up against it; null: it shows none",
             )
+        elif self.command == "search":
+            parser.add_argument(
+                "--space",
+                type=str,
+                default="ppo",
+                help="what is searched: a file as those of configs/search/, or the name of one of them",
+            )
+            parser.add_argument(
+                "--trials", type=int | None, default=None, help="settings to try; null: as its file says"
+            )
+            parser.add_argument(
+                "--results",
+                type=str,
+                default="results",
+                help="the search goes to RESULTS/search/, the test of its best setting to RESULTS/<seed>/",
+            )
+            parser.add_argument("--resume", action="store_true", help="go on with the search that is there")
+            parser.add_argument("--overwrite", action="store_true", help="delete the search and the run that are there")
+            self._add_candidates(parser)
+            self._add_workers(parser)
         elif self.command == "power":
             parser.add_argument(
                 "--results",
@@ -242,6 +251,21 @@ class LitPPOCLI(LightningCLI):
             type=list[dict[str, Any]] | None,
             default=None,
             help="or train one candidate for each of these sets of model.* keys",
+        )
+
+    @staticmethod
+    def _add_workers(parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--workers",
+            type=int,
+            default=0,
+            help="train so many folds side by side, in Ray actors; 0: in this process, one after the other",
+        )
+        parser.add_argument(
+            "--cluster",
+            type=str | None,
+            default=None,
+            help="the actors live on the Ray cluster of this address; --workers 0 is then one for each core",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -413,12 +437,12 @@ class Shell:
         config = copy.deepcopy(self.trainer)
         callbacks = config["callbacks"] or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), StopOnSignal()]
-        if self.command == "walk-forward" and not is_strict(self.strict):
+        if self.command in ("walk-forward", "search") and not is_strict(self.strict):
             guard(config["callbacks"])
         plugins = config["plugins"] or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         config["default_root_dir"] = str(directory)
-        if self.command in ("walk-forward", "audit", "power"):
+        if self.command in ("walk-forward", "audit", "power", "search"):
             config["devices"] = 1
         if self.command not in (*TRAINS, "walk-forward"):
             config["logger"] = False  # there is no curve to draw

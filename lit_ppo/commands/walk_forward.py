@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 import yaml
@@ -38,21 +38,26 @@ from lit_ppo.store.resume_check import changes
 from lit_ppo.store.run_lock import RunLock
 from lit_ppo.tensorboard import write_test
 
+Loop = TypeVar("Loop", bound=WalkForward)
 
-def walk_forward(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = ()) -> int:
+
+def walk_forward(
+    cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = (), search: Mapping[str, Any] | None = None
+) -> int:
     """Run every fold, print the table, write the report; returns the exit code.
 
     Args:
         cli: with the configuration.
         command: what was asked for, for the record.
         seeds: of all runs that are pooled with this one: each counts as a trial.
+        search: that has chosen the configuration, for the record: see `schema.SearchRecord`.
 
     Raises:
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
         Interrupted: a signal came; `--resume` goes on.
     """
     with _voice(cli.config) as out, cli.place(Path(cli.config["results"])) as results:
-        return _run(cli, command, seeds, results, out)
+        return _run(cli, command, seeds, search, results, out)
 
 
 @contextmanager
@@ -77,17 +82,24 @@ def _tell(cli: LitPPOCLI, analysis: Analysis, report: Path | None, out: TextIO) 
         print(analysis.verdict.sentence, *where, sep="\n", file=out)
 
 
-def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: Path, out: TextIO) -> int:
+def _run(
+    cli: LitPPOCLI,
+    command: Sequence[str],
+    seeds: Sequence[int],
+    search: Mapping[str, Any] | None,
+    results: Path,
+    out: TextIO,
+) -> int:
     config = cli.config
     data = cli.datamodule
     read_baseline(config["baseline"])
-    _refuse_many_devices(config["trainer"])
+    refuse_many_devices(config["trainer"])
     cli.set_threads()
     side_by_side = config["workers"] or config["cluster"]
     overlays = overlays_of(config["parallel_candidates"], config["candidates"])
     if config["threads"] is None and (len(overlays) > 1 or side_by_side):
         torch.set_num_threads(1)  # their number may change the last bit of a sum
-    engine: Engine = _ray_workers(config) if side_by_side else InProcess()
+    engine: Engine = ray_workers(config) if side_by_side else InProcess()
     data.setup("fit")
     refuse_lookahead(data)
     train = data.fold_data(0).train
@@ -106,10 +118,10 @@ def _run(cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int], results: 
                 return exit_code(summarise(folder.folds(), len(data.folds), {}))
         else:
             folder.write_config(text)
-            folder.write_run(_record(cli, command, seeds))
+            folder.write_run(_record(cli, command, seeds) | ({} if search is None else {"search": dict(search)}))
             if tuned is not None:
                 tuned.write(folder.path)
-        loop = make_loop(cli, folder)
+        loop = make_loop(cli, folder, WalkForward)
         loop.engine = engine
         try:
             with _monitor(cli, loop):
@@ -182,17 +194,17 @@ def _tune(cli: LitPPOCLI, folder: RunFolder) -> Choice | None:
     return choice
 
 
-def make_loop(cli: LitPPOCLI, folder: RunFolder) -> WalkForward:
-    """Return the loop that a configuration describes; its datamodule is `cli.datamodule`."""
+def make_loop(cli: LitPPOCLI, folder: RunFolder, kind: type[Loop]) -> Loop:
+    """Return the loop of this kind that a configuration describes; its datamodule is `cli.datamodule`."""
     config, shell = cli.config, cli.shell
     callbacks = shell.trainer["callbacks"] or []
-    return WalkForward(
+    return kind(
         datamodule=cli.datamodule,
         make_module=shell.make_module,
         make_trainer=shell.make_trainer,
         folder=folder,
         seed=config["seed_everything"],
-        money=None if config["money"] is None else MoneyBook(folder, cli.config_init["money"]),
+        money=None if config.get("money") is None else MoneyBook(folder, cli.config_init["money"]),
         overlays=overlays_of(config["parallel_candidates"], config["candidates"]),
         show_test=None if config["trainer"]["logger"] is False else write_test,
         chained=any(
@@ -209,7 +221,7 @@ def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
         yield
 
 
-def _ray_workers(config: Any) -> RayWorkers:
+def ray_workers(config: Any) -> RayWorkers:
     """The workers that were asked for; refused before anything is read or written.
 
     Raises:
@@ -225,7 +237,7 @@ def _ray_workers(config: Any) -> RayWorkers:
     return RayWorkers(config["workers"], config["cluster"], torch.get_num_threads())
 
 
-def _refuse_many_devices(trainer: Mapping[str, Any]) -> None:
+def refuse_many_devices(trainer: Mapping[str, Any]) -> None:
     if trainer["devices"] not in (1, "1", "auto") or trainer["num_nodes"] != 1:
         raise UsageError(
             f"walk-forward trains its folds on one device, got trainer.devices {trainer['devices']} and num_nodes "

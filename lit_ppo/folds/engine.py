@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,9 +96,18 @@ class Engine(Protocol):
         """
         ...
 
+    def kept(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what takes long to start from one call of `results` to the next."""
+        ...
+
 
 class InProcess:
     """One fold after the other, here."""
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """See `Engine`."""
+        yield
 
     def results(self, loop: Loop, folds: Sequence[Fold]) -> Iterator[FoldWork]:
         """See `Engine`."""
@@ -131,11 +141,19 @@ class Worker:
         loop: of the driver, with its bars; its folder and displays stay there.
         threads: of torch.
         live: the driver has a display, and asks for `progress`.
+        number: of the loop, of those that the workers are given one after the other.
     """
 
-    def __init__(self, loop: Any, threads: int, live: bool) -> None:
+    def __init__(self, loop: Any, threads: int, live: bool, number: int = 0) -> None:
         quiet_lightning()
         self.loop, self.threads, self.live, self.said = loop, threads, live, ""
+        self.number, self._alone = number, threading.Lock()
+
+    def take(self, loop: Any, number: int) -> None:
+        """From here on train the folds of another loop; a `stop` that was meant for an earlier one is forgotten."""
+        with self._alone:
+            self.loop, self.number = loop, number
+            interrupts.withdraw()
 
     def ready(self) -> dict[str, Any]:
         """Where this is, and with which code."""
@@ -171,9 +189,11 @@ class Worker:
         """What the training says of itself."""
         return self.said
 
-    def stop(self, number: int) -> None:
-        """Save after this PPO iteration and return, as after signal `number`."""
-        interrupts.request(number)
+    def stop(self, signal_number: int, number: int = 0) -> None:
+        """Save after this PPO iteration and return, as after a signal; `number`: of the loop that is meant."""
+        with self._alone:
+            if number == self.number:
+                interrupts.request(signal_number)
 
 
 @dataclass
@@ -205,6 +225,9 @@ class RayWorkers:
     cluster: str | None = None
     threads: int = 1
     _ray: Any = field(default=None, init=False)
+    _keeps: bool = field(default=False, init=False)
+    _pool: Any = field(default=None, init=False)  # of the call before, where they are kept
+    _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.workers < 0 or (self.workers == 0 and self.cluster is None):
@@ -215,14 +238,31 @@ class RayWorkers:
         """See `Engine`."""
         if not folds:
             return
-        with self._connected() as count:
-            if loop.chained:
-                print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
-            pool = _Pool(self._ray, loop, 1 if loop.chained else min(count, len(folds)), self.threads)
+        with contextlib.nullcontext() if self._keeps else self.kept():
+            if self._pool is None:
+                if loop.chained:
+                    print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
+                workers = 1 if loop.chained else min(self._count, len(folds))
+                self._pool = _Pool(self._ray, loop, workers, self.threads)
+            else:
+                self._pool.take(loop)
             try:
-                yield from pool.results(folds)
+                yield from self._pool.results(folds)
             finally:
-                pool.close()
+                self._pool.stop()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """See `Engine`."""
+        with self._connected() as self._count:
+            self._keeps = True
+            try:
+                yield
+            finally:
+                self._keeps = False
+                if self._pool is not None:
+                    self._pool.close()
+                    self._pool = None
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[int]:
@@ -295,6 +335,7 @@ class _Pool:
         self.returned: dict[int, Returned] = {}
         self.deaths: Counter[int] = Counter()
         self.chain: dict[int, Files] = {}  # what earlier folds have left
+        self.number = 0  # of the loop, of those that the workers were given
         self.came = 0  # workers that have come up
         for _ in range(workers):
             self._hire()
@@ -314,24 +355,40 @@ class _Pool:
                 self._feed(fold)  # before the driver is busy writing
             yield done.work
 
+    def take(self, loop: Loop) -> None:
+        """Give the workers another loop; nobody is at work."""
+        self.loop, self.sent, self.number = loop, self.ray.put(loop.to_send(self.workers)), self.number + 1
+        self.deaths, self.chain = Counter(), {}
+        asked = {hand.actor.take.remote(self.sent, self.number): hand for hand in (*self.idle, *self.busy.values())}
+        for reference, hand in asked.items():
+            try:
+                self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:  # it died since
+                self.idle = [one for one in self.idle if one is not hand]
+                self.busy = {key: one for key, one in self.busy.items() if one is not hand}
+                self._lost(hand, error)
+
+    def stop(self) -> None:
+        """Let every worker save, and keep its files."""
+        for hand in self._at_work().values():
+            hand.actor.stop.remote(interrupts.received() or signal.SIGTERM, self.number)
+        while at_work := self._at_work():
+            self._wait(at_work)
+        self.waiting.clear()
+        self.returned.clear()
+
     def close(self) -> None:
-        """Let every worker save, keep its files, and end it."""
-        try:
-            for hand in self._at_work().values():
-                hand.actor.stop.remote(interrupts.received() or signal.SIGTERM)
-            while at_work := self._at_work():
-                self._wait(at_work)
-        finally:
-            for hand in (*self.idle, *self.busy.values()):
-                self.ray.kill(hand.actor)
-            self.idle, self.busy = [], {}
+        """End every worker."""
+        for hand in (*self.idle, *self.busy.values()):
+            self.ray.kill(hand.actor)
+        self.idle, self.busy = [], {}
 
     def _at_work(self) -> dict[Any, _Hand]:
         return {reference: hand for reference, hand in self.busy.items() if hand.fold is not None}
 
     def _hire(self) -> None:
         actor = self.ray.remote(Worker).options(num_cpus=self.threads, max_concurrency=2)
-        hand = _Hand(actor.remote(self.sent, self.threads, self.live))
+        hand = _Hand(actor.remote(self.sent, self.threads, self.live, self.number))
         self.busy[hand.actor.ready.remote()] = hand
 
     def _feed(self, next_in_order: Fold) -> None:

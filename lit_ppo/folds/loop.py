@@ -130,7 +130,7 @@ class WalkForward:
 
     def begin(self, fold: Fold) -> None:
         """Tell the ledger that a fold is being trained."""
-        self.folder.record_fold(FoldRecord(fold.index, bars=_ranges(fold)))
+        self.folder.record_fold(FoldRecord(fold.index, bars=ranges_of(fold)))
 
     def to_send(self, workers: int) -> WalkForward:
         """What one of so many workers needs of this."""
@@ -140,31 +140,43 @@ class WalkForward:
         """Train, select and test one fold; writes into its own folder only."""
         watch = Stopwatch()
         directory = self.folder.fold_path(fold.index)
-        record = FoldRecord(fold.index, bars=_ranges(fold))
-        with watch.stage("data"):
-            self.datamodule.fold = fold.index
-            data = self.datamodule.fold_data(fold.index)
-        if len(self.overlays) == 1:
-            module, chosen = self._train(fold, data, directory, record, watch)
-        else:
-            module, chosen = self._choose(fold, data, directory, record, watch)
+        record = FoldRecord(fold.index, bars=ranges_of(fold))
+        data, module, chosen = self.trained(fold, record, watch)
         interrupts.raise_if_requested()
         with watch.stage("test"):
             market = self.datamodule.test_segment(fold.index)
             # The account goes flat with the last decision: the next fold's starts flat, and the way there costs.
             tested = evaluate(_policy(module), market, module.recipe.account_features, close_at_end=True)
-            fills = _fills(fold.index, market)
+            fills = fills_of(fold.index, market)
             write_fills(directory, fills)
         segments = {"train": data.train, "validation": data.validation, "test": market}
         record.details["times"] = {role: _range_of_times(segment) for role, segment in segments.items()}
         record.seconds = watch.reset()
-        record.scores = {**_scores("validation", chosen), **_scores("test", tested)}
+        record.scores = {**scores_of("validation", chosen), **scores_of("test", tested)}
         if self.show_test is not None and record.stop_reason != PRIOR_DECIDES:  # there is no curve to put it beside
             settings = {"fold": fold.index, "seed": self.seed, **module.recipe.to_dict()}
             hold = replay(buy_and_hold(len(tested.ledger)), fills)
             returns = (tested.ledger.net_return, hold.net_return)
             self.show_test(directory, settings, record.scores, *returns, record.timesteps)
         return FoldWork(record, tested.ledger, tested.probability, fills)
+
+    def trained(self, fold: Fold, record: FoldRecord, watch: Stopwatch) -> tuple[FoldData, LitPPO, Evaluation]:
+        """Train a fold and choose its weights; its test bars are not read.
+
+        Args:
+            record: of the fold, filled with what the training was.
+            watch: told the stages.
+
+        Returns:
+            Its bars, the module with the chosen weights, and their validation.
+        """
+        directory = self.folder.fold_path(fold.index)
+        with watch.stage("data"):
+            self.datamodule.fold = fold.index
+            data = self.datamodule.fold_data(fold.index)
+        if len(self.overlays) == 1:
+            return data, *self._train(fold, data, directory, record, watch)
+        return data, *self._choose(fold, data, directory, record, watch)
 
     def commit(self, work: FoldWork) -> FoldRecord:
         """Write a fold's test result behind those of the folds before it, and then into the ledger."""
@@ -360,7 +372,7 @@ def _range_of_times(market: MarketTensors) -> list[str]:
     return utc_cells(market.decisions("time")[[0, -1]].cpu().numpy())
 
 
-def _fills(fold: int, market: MarketTensors) -> FillTable:
+def fills_of(fold: int, market: MarketTensors) -> FillTable:
     """What any position would have earned and paid on the decision bars."""
     names = ("time", "fill_price", "price_return", "turnover_cost", "carry_long", "carry_short")
     arrays = {name: market.decisions(name).cpu().numpy() for name in names}
@@ -387,11 +399,11 @@ def _policy(module: LitPPO) -> Policy:
     return module.policy
 
 
-def _ranges(fold: Fold) -> dict[str, list[int]]:
+def ranges_of(fold: Fold) -> dict[str, list[int]]:
     return {role: list(getattr(fold, role)) for role in ("train", "validation", "test")}
 
 
-def _scores(stage: str, evaluation: Evaluation) -> dict[str, float | None]:
+def scores_of(stage: str, evaluation: Evaluation) -> dict[str, float | None]:
     values = {"score": evaluation.score, **evaluation.metrics}
     return {f"{stage}/{name}": _finite(value) for name, value in values.items()}
 

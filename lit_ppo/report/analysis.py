@@ -27,7 +27,16 @@ from lit_ppo.scoring.replay import (
     random_traders,
     replay,
 )
-from lit_ppo.store.looks import bars_of, configuration_of, configurations_seen, test_range
+from lit_ppo.scoring.significance import clusters
+from lit_ppo.store.looks import (
+    Returns,
+    bars_of,
+    configuration_of,
+    configurations_seen,
+    returns_of,
+    side_by_side,
+    test_range,
+)
 from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, read_folds, read_record, run_records
 from lit_ppo.store.schema import REMEDY, MoneyRecord
 
@@ -138,10 +147,12 @@ def analyse(run_dir: str | Path) -> Analysis:
         money = _money(run, position, fills)
     contenders += recorded_baselines(run, bars_per_year)
     hold = next((x.net_returns for x in contenders if x.key == "buy_and_hold"), None)
+    trials = trials_seen(run)
     evidence = weigh(
         net,
         bars_per_year,
-        trials_seen(run),
+        trials.number,
+        kinds=trials.kinds,
         bets=independent_bets(position, time),
         hold=hold,
         rank=None if random is None else random.rank,
@@ -249,8 +260,24 @@ def _oracle(run: Run, net: Floats) -> Oracle | None:
     return None if found is None else against_optimum(net, found["optimum_per_bar"], found["scale"])
 
 
-def trials_seen(run: Run) -> int:
-    """Configurations whose test result on these bars was looked at, this one included: N of the deflated Sharpe ratio.
+class Trials(NamedTuple):
+    """Configurations whose test result on the same bars was looked at.
+
+    Attributes:
+        number: N of the deflated Sharpe ratio.
+        kinds: of them, groups whose test returns move together (`significance.clusters`); who is not known by its
+            returns is a kind of its own.
+    """
+
+    number: int
+    kinds: int
+
+
+LEAST_STRETCHES = 10  # of returns, for a correlation
+
+
+def trials_seen(run: Run) -> Trials:
+    """Count the configurations whose test result on these bars was looked at, this one included.
 
     They are the runs beside this one (as `compare --all` lists them) with the same bars and a finished fold whose test
     overlaps this run's, and those that the ledger of looks (`lit_ppo.store.looks`) remembers, folders gone or not.
@@ -258,10 +285,13 @@ def trials_seen(run: Run) -> int:
     trials. Seeds that are pooled with the run count even where their folders are not at hand.
     """
     bars, rows, root = bars_of(run.record), test_range(run.folds), run.path.parent
-    seen = {configuration_of(run.config, run.record)}
+    rows_decided = run.out_of_sample
+    time = rows_decided["time"].to_numpy("datetime64[ns]").astype(np.int64)
+    own = returns_of(time, rows_decided["net_return"].to_numpy())
+    seen: dict[str, Returns | None] = {}
     if bars is not None and rows is not None:
         try:
-            seen |= configurations_seen(root, bars, rows)
+            seen = configurations_seen(root, bars, rows)
         except ValueError as error:
             warnings.warn(f"The ledger of looks is not counted: {error}", stacklevel=2)
     for path in run_records(root):
@@ -275,8 +305,12 @@ def trials_seen(run: Run) -> int:
         if bars_of(record) == bars and bars and rows and other and other[0] < rows[1] and rows[0] < other[1]:
             config = path.parent / "config.yaml"
             text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
-            seen.add(configuration_of(text, record))
-    return max(len(seen), len(run.record.get("seeds") or [1]))
+            seen.setdefault(configuration_of(text, record), None)
+    seen[configuration_of(run.config, run.record)] = own
+    number = max(len(seen), len(run.record.get("seeds") or [1]))
+    known = [found for found in seen.values() if found is not None]
+    side = side_by_side(known)
+    return Trials(number, number if len(side) < LEAST_STRETCHES else number - len(known) + clusters(side))
 
 
 def _by_fold(

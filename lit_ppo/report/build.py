@@ -274,8 +274,14 @@ def _checks(analysis: Analysis) -> list[Row]:
         else f"DIFFER by up to {difference:.3g}: this result is not to be trusted",
         "Folds not finished": str(unfinished) if unfinished else "none",
         "Rows of unfinished folds left out": f"{left:,}" if left else "none",
-        "Trials counted": f"{analysis.evidence.trials:,}",
+        "Trials counted": f"{analysis.evidence.trials:,}, {analysis.evidence.kinds:,} of their own kind by returns",
     }
+    if found := analysis.run.record.get("search"):
+        start, stop = found["validation"]
+        rows["Settings chosen by"] = (
+            f"lit-ppo search: the best of {found['trials']:,} trials by {found['objective']} on the validation of "
+            f"{found['folds']:,} folds, bars {start:,} to {stop - 1:,}, before these test bars; they are no trials here"
+        )
     for key, label in (("refused", "Mixed at a resume (--allow-mismatch)"), ("inexact", "Not bit-identical since")):
         notes = [entry for note in analysis.run.record.get("changed_at_resume", []) for entry in note.get(key, [])]
         if notes:

@@ -115,10 +115,12 @@ def _analysed(root: Path, names: Sequence[str], seed: int, failed: Mapping[str, 
     portfolio = combine(legs)
     net, gross = portfolio.net(), np.abs(portfolio.exposure).sum(axis=1)
     traded = bool(gross.any())
+    trials = max(trials_seen(run) for run in runs.values())
     evidence = weigh(
         net,
         portfolio.days_per_year,
-        max(trials_seen(run) for run in runs.values()),
+        trials.number,
+        kinds=trials.kinds,
         bets=independent_bets(gross, portfolio.day * DAY),
         hold=portfolio.net("long"),
         rank=rank_among_random(legs, portfolio, SEED) if traded else None,

@@ -16,7 +16,7 @@ from lit_ppo.report.page import number, signed, tint
 from lit_ppo.report.scrutiny import against_market, daily, worst_drawdowns
 from lit_ppo.report.scrutiny import sides as sides_of
 from lit_ppo.report.untraded import ScreenedFeature
-from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, duration, plural
+from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, Evidence, duration, plural
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.results import FoldRecord
@@ -78,6 +78,16 @@ def _with_unit(text: str, unit: str) -> str:
     return text if text == "–" else f"{text} {unit}"
 
 
+def _of_their_own_kind(e: Evidence) -> str:
+    """How many of the trials were other ones, by their returns; "" for one trial."""
+    if e.trials < 2:
+        return ""
+    return (
+        f" By their test returns {e.kinds:,} of the {e.trials:,} are of a kind of their own (others correlate by more "
+        f"than a half with them): against {e.kinds:,} it is {number(e.deflated_kinds, 3)}."
+    )
+
+
 def evidence(analysis: Analysis) -> list[Row]:
     """How sure the numbers are."""
     e = analysis.evidence
@@ -99,7 +109,8 @@ def evidence(analysis: Analysis) -> list[Row]:
         (
             "Deflated Sharpe ratio",
             number(e.deflated, 3),
-            f"The same against the luckiest of {plural(e.trials, 'worthless trial')}; {ENOUGH:.2f} is convincing.",
+            f"The same against the luckiest of {plural(e.trials, 'worthless trial')}; {ENOUGH:.2f} is convincing."
+            + _of_their_own_kind(e),
         ),
         (
             "Minimum track record",

@@ -53,6 +53,8 @@ class Evidence(NamedTuple):
             best of `trials` worthless configurations (2012 form).
         trials: runs whose test result on these bars was looked at, this one included. Folds are stitched, not
             chosen among, and candidates are chosen on validation bars: neither are trials.
+        kinds: of the trials, groups whose test returns move together: fewer than trials where settings hardly differ.
+        deflated_kinds: as `deflated`, against the best of `kinds` worthless ones. The verdict goes by the stricter one.
         bets: see `independent_bets`.
         track_years: years of this result that would be needed to exclude 0 (one-sided 5 %); inf if it is not above 0.
         years: length of the test, years.
@@ -74,6 +76,8 @@ class Evidence(NamedTuple):
     oracle: Oracle | None
     ruined: bool
     bets: float
+    kinds: int
+    deflated_kinds: float
 
 
 class Verdict(NamedTuple):
@@ -119,6 +123,7 @@ def weigh(
     oracle: Oracle | None,
     ruined: bool,
     seed: int,
+    kinds: int | None = None,
 ) -> Evidence:
     """Compute the evidence.
 
@@ -130,10 +135,12 @@ def weigh(
         hold: [D] net returns of buy and hold on the same bars.
         rank, oracle, ruined: see `Evidence`.
         seed: of the bootstrap.
+        kinds: groups of trials whose returns move together; None: as many as trials.
     """
+    kinds = trials if kinds is None else kinds
     settings = {"confidence": CONFIDENCE, "draws": significance.draws_for(net_returns), "seed": seed}
     found, count = significance.moments(net_returns), len(net_returns)
-    probabilistic = deflated = math.nan
+    probabilistic = deflated = deflated_kinds = math.nan
     track = math.inf
     sharpe = Interval(math.nan, math.nan, math.nan, math.nan)
     # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
@@ -143,7 +150,10 @@ def weigh(
         probabilistic = significance.probabilistic_sharpe(found.sharpe, 0.0, count, *shape)
         # The Sharpe ratios of worthless configurations scatter by chance alone: variance 1 / bars.
         spread = 1.0 / (count - 1)
-        deflated = significance.deflated_sharpe(found.sharpe, count, *shape, trials=trials, trials_variance=spread)
+        deflated, deflated_kinds = (
+            significance.deflated_sharpe(found.sharpe, count, *shape, trials=number, trials_variance=spread)
+            for number in (trials, kinds)
+        )
         track = significance.minimum_track_record(found.sharpe, 0.0, *shape) / bars_per_year
     difference = None
     if hold is not None:
@@ -161,6 +171,8 @@ def weigh(
         oracle,
         ruined,
         bets,
+        kinds,
+        deflated_kinds,
     )
 
 

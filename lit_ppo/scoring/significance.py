@@ -16,6 +16,7 @@ import numpy as np
 from arch.bootstrap import StationaryBootstrap
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, integrate, stats
+from scipy.cluster import hierarchy
 
 from lit_ppo.scoring.performance import sharpe_per_bar
 
@@ -149,6 +150,29 @@ def minimum_track_record(
     if convention == "2012":
         return 1.0 + _sharpe_variance(sharpe, skew, kurtosis) * factor
     return _sharpe_variance(benchmark, skew, kurtosis) * factor
+
+
+def clusters(net_returns: ArrayLike, correlation: float = 0.5) -> int:
+    """Number of groups of trials whose returns move together: how many of N trials were trials of their own kind.
+
+    Average linkage; groups are joined while their returns correlate by more than `correlation` on average. Trials
+    without any variation (that never traded) are one group.
+
+    Args:
+        net_returns: [D, N] one column a trial, over the same stretches of time.
+
+    Source: the effective number of trials of Lopez de Prado 2018, "A Data Science Solution to the Multiple-Testing
+    Crisis", with a fixed threshold in the place of his search for the best number of clusters.
+    """
+    x = np.asarray(net_returns, dtype=np.float64)
+    moving = x[:, x.std(axis=0) > 0]
+    count = int(moving.shape[1] < x.shape[1])
+    if moving.shape[1] < 2:
+        return count + moving.shape[1]
+    distance = np.clip(1.0 - np.corrcoef(moving, rowvar=False), 0.0, 2.0)
+    upper = distance[np.triu_indices(len(distance), 1)]
+    found = hierarchy.fcluster(hierarchy.linkage(upper, "average"), 1.0 - correlation, "distance")
+    return count + int(found.max())
 
 
 def minimum_backtest_years(trials: int, annual_sharpe: float = 1.0) -> float:

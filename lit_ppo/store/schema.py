@@ -78,6 +78,18 @@ class StartRecord(TypedDict, total=False):
     card: dict[str, Any]
 
 
+class SearchRecord(TypedDict):
+    """`search` of run.json: which search has chosen the settings, on bars before the test.
+
+    trials: settings that it tried. folds: on which it judged them. validation: [start, stop) rows of the bar file.
+    """
+
+    trials: Count
+    objective: str
+    folds: Count
+    validation: tuple[Count, Count]
+
+
 class ResumeRecord(TypedDict, total=False):
     """One entry of `changed_at_resume` of run.json."""
 
@@ -104,6 +116,7 @@ class RunRecord(TypedDict, total=False):
     money: MoneyRecord | None
     candidates: ChoiceRecord
     start: StartRecord
+    search: SearchRecord
     changed_at_resume: list[ResumeRecord]
 
 

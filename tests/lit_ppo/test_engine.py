@@ -6,7 +6,9 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +19,13 @@ import yaml
 from lit_ppo import interrupts
 from lit_ppo.cli import main
 from lit_ppo.folds import engine
-from lit_ppo.folds.engine import RayWorkers, fold_files, write_files
+from lit_ppo.folds.engine import FoldWork, RayWorkers, fold_files, write_files
 from lit_ppo.folds.loop import NotSent, WalkForward
 from lit_ppo.interrupts import Interrupted
+from lit_ppo.market.tensors import BarRange, Fold
 from lit_ppo.module import LitPPO
 from lit_ppo.store.checkpoints import CheckpointStore
-from lit_ppo.store.results import RunFolder, load_run
+from lit_ppo.store.results import FoldRecord, RunFolder, load_run
 from tests.faults.harness import CONFIG, SEED, assert_same_run, command
 
 
@@ -90,6 +93,8 @@ class Actor:
                 if name == "train" and self.ray.deaths.get(arguments[0], 0):
                     self.ray.deaths[arguments[0]] -= 1
                     raise LostError
+                if name == "take":
+                    return self.worker.take(pickle.loads(arguments[0]), *arguments[1:])
                 return pickle.loads(pickle.dumps(getattr(self.worker, name)(*arguments)))
 
             return Reference(name, call) if name != "stop" else self.ray.stops.append(arguments[0])
@@ -134,6 +139,7 @@ class PretendedRay:
         return done[:num_returns], []
 
     def get(self, reference: Reference) -> object:
+        reference.run()
         if reference.error is not None:
             raise reference.error
         return reference.value
@@ -240,6 +246,53 @@ def test_folds_that_begin_from_earlier_ones_are_one_chain(pretended, walk, capsy
     assert "one worker trains them in turn" in capsys.readouterr().out
     assert "fold" in load_run(folder).folds[1].details["optimisations"]["warm_start"]
     assert_same_run(folder.parents[1] / "here" / str(SEED), folder)
+
+
+@dataclass
+class Named:
+    """A loop whose folds come back with its name."""
+
+    name: str
+    folder: RunFolder
+    datamodule: object
+    seed: int = 1
+    monitor: object = None
+    chained: bool = False
+
+    def begin(self, fold: Fold) -> None:
+        pass
+
+    def work(self, fold: Fold) -> FoldWork:
+        return FoldWork(FoldRecord(fold.index, stop_reason=self.name), None, None)
+
+    def to_send(self, workers: int) -> Named:
+        return self
+
+
+def test_workers_that_are_kept_go_from_one_loop_to_the_next_whether_or_not_the_first_was_finished(pretended, tmp_path):
+    folds = [Fold(index, BarRange(0, 1), BarRange(1, 2), BarRange(2, 3)) for index in range(5)]
+    workers, found = RayWorkers(2), []
+    with workers.kept():
+        for name, wanted in (("first", 1), ("second", 5), ("third", 2)):
+            loop = Named(name, RunFolder(tmp_path / name, 1), SimpleNamespace(folds=folds))
+            with closing(workers.results(loop, folds)) as results:
+                found.append([(x.record.index, x.record.stop_reason) for x in islice(results, wanted)])
+        assert pretended.killed == []
+    assert found == [[(index, name) for index in range(n)] for name, n in (("first", 1), ("second", 5), ("third", 2))]
+    assert len(pretended.killed) == 2
+
+
+def test_a_worker_forgets_a_stop_that_was_meant_for_an_earlier_loop(monkeypatch):
+    monkeypatch.setattr(interrupts, "_received", [])
+    worker = engine.Worker("first", 1, False)
+    worker.stop(signal.SIGTERM, 0)
+    assert interrupts.requested()
+    worker.take("second", 1)
+    assert not interrupts.requested()
+    worker.stop(signal.SIGTERM, 0)  # late
+    assert not interrupts.requested()
+    worker.stop(signal.SIGTERM, 1)
+    assert interrupts.requested()
 
 
 def test_a_worker_with_other_code_is_refused(pretended, walk, monkeypatch, capsys):
