@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -35,6 +37,7 @@ def fresh_segment(datamodule: WalkForwardDataModule, fold: int, bars: Bars) -> M
     fills = fill_arrays(bars.frame, datamodule.costs, datamodule.fill, bars.point, bars.path.name)
     cost = known_cost(bars.frame, datamodule.costs, bars.point, bars.path.name) if sees_costs(specs) else None
     features = compute_features(bars.frame, specs, bars.bar_seconds, cost=cost)
+    filled: dict[str, Any] = {name: torch.from_numpy(values[rows].copy()) for name, values in fills._asdict().items()}
     return MarketTensors(
         features=torch.from_numpy(scaler.apply(features[rows])),
         time=torch.from_numpy(bar_times(bars.frame)[rows].copy()),
@@ -44,5 +47,5 @@ def fresh_segment(datamodule: WalkForwardDataModule, fold: int, bars: Bars) -> M
         bars_per_year=bars.bars_per_year,
         feature_names=data.train.feature_names,
         feature_parity=data.train.feature_parity,
-        **{name: torch.from_numpy(values[rows].copy()) for name, values in fills._asdict().items()},
+        **filled,
     )

@@ -286,7 +286,9 @@ class WalkForwardDataModule(pl.LightningDataModule):
         rows = self._access(fold, role, BarRange(first, decisions.stop))
         scaler = self._scaler(fold)
         self._access(fold, f"{role}_fills", self._fill_bars(BarRange(first, decisions.stop)))
-        fills = {name: torch.from_numpy(values[rows].copy()) for name, values in self._fills._asdict().items()}
+        fills: dict[str, Any] = {
+            name: torch.from_numpy(values[rows].copy()) for name, values in self._fills._asdict().items()
+        }
         return MarketTensors(
             features=torch.from_numpy(scaler.apply(self._features[rows])),
             time=torch.from_numpy(self._time[rows].copy()),

@@ -334,8 +334,8 @@ class LitPPO(pl.LightningModule):
         ledger = evaluation.ledger
         path = {"net_returns": ledger.net_return, "positions": ledger.position}
         self.figures.update(**{name: torch.from_numpy(values.copy()) for name, values in path.items()})
-        self.log_dict(self.figures, batch_size=1)  # type: ignore[arg-type]  a collection is a dict of metrics
-        return set(self.figures.keys())
+        self.log_dict(self.figures, batch_size=1)  # type: ignore[arg-type] # a collection is a dict of metrics
+        return {str(name) for name in self.figures}
 
     # Checkpoints
 

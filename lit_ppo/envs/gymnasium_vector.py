@@ -187,6 +187,7 @@ class GymnasiumVectorEnv:
         """
         if not self._started:
             raise RuntimeError("GymnasiumVectorEnv.step was called before GymnasiumVectorEnv.reset")
+        info: dict[str, Any]
         raw, rewards, terminated, truncated, info = self.envs.step(self._to_gymnasium(actions))
         if self.action_mask is not None or "action_mask" in info:
             self.action_mask = self._read_masks(info, known=self.action_mask is not None)

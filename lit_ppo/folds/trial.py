@@ -30,7 +30,7 @@ class Trial(WalkForward):
         data, _, chosen = self.trained(fold, record, watch)
         record.seconds = watch.reset()
         record.scores = scores_of("validation", chosen)
-        return FoldWork(record, chosen.ledger, fills_of(fold.index, data.validation))
+        return FoldWork(record, chosen.ledger, chosen.probability, fills_of(fold.index, data.validation))
 
     def commit(self, work: FoldWork) -> FoldRecord:
         """Write a fold's validation into the ledger of folds."""
