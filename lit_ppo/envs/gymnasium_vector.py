@@ -187,7 +187,6 @@ class GymnasiumVectorEnv:
         """
         if not self._started:
             raise RuntimeError("GymnasiumVectorEnv.step was called before GymnasiumVectorEnv.reset")
-        info: dict[str, Any]
         raw, rewards, terminated, truncated, info = self.envs.step(self._to_gymnasium(actions))
         if self.action_mask is not None or "action_mask" in info:
             self.action_mask = self._read_masks(info, known=self.action_mask is not None)
@@ -195,8 +194,9 @@ class GymnasiumVectorEnv:
         ended = terminated | truncated
         observations = self._flat(raw)
         final = observations.copy()
+        last: Any = info.get("final_obs")
         for i in np.flatnonzero(ended):
-            final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, info["final_obs"][i])[self._kept]
+            final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, last[i])[self._kept]
         self._count_episodes(rewards, ended)
         observations = self._normalised(observations, learn=self.training)
         if self.training and self._rewards is not None:
