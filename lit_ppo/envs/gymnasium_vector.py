@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 import numpy as np
@@ -194,7 +194,7 @@ class GymnasiumVectorEnv:
         ended = terminated | truncated
         observations = self._flat(raw)
         final = observations.copy()
-        last: Any = info.get("final_obs")
+        last = cast(Any, info).get("final_obs")
         for i in np.flatnonzero(ended):
             final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, last[i])[self._kept]
         self._count_episodes(rewards, ended)
