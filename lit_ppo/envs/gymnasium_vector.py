@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -194,9 +194,9 @@ class GymnasiumVectorEnv:
         ended = terminated | truncated
         observations = self._flat(raw)
         final = observations.copy()
-        last = cast(Any, info).get("final_obs")
         for i in np.flatnonzero(ended):
-            final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, last[i])[self._kept]
+            last = gymnasium.spaces.flatten(self.envs.single_observation_space, info["final_obs"][i])
+            final[i] = np.asarray(last)[self._kept]
         self._count_episodes(rewards, ended)
         observations = self._normalised(observations, learn=self.training)
         if self.training and self._rewards is not None:
