@@ -26,7 +26,8 @@ MAX_BARS = 100_000  # the newest bars of a longer window decide: enough to see a
 VOLATILITY_BARS = 100.0
 LARGEST_MOVE = 5.0  # volatilities
 DRIFT = "drift"  # what the constant is called among the evidence of a side
-DRIFT_NEEDS = 2.58  # standard errors: one mean of many bounded moves is normal, and passes this with 1 % probability
+STRETCHES = 20  # of the train bars, whose means tell a drift from trends and regimes, which last for bars
+DRIFT_NEEDS = 2.86  # standard errors: what Student's t of 20 means passes with 1 % probability
 
 
 class InputScreen(NamedTuple):
@@ -141,8 +142,7 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
         threshold[others] = _threshold(family, rest, derive_seed(seed, 0, "screening of the others"))
         rest = _select(averages, rest, others, threshold, gain, score)
     moves = gain > 0
-    drift = abs(float(target.mean())) * math.sqrt(bars / max(float(np.square(target).mean()), 1e-24))
-    sides = {DRIFT: (drift, DRIFT_NEEDS)}
+    sides = {DRIFT: (_drift(target), DRIFT_NEEDS)}
     names = market.feature_names
     sides |= {names[x]: (float(score[x]), float(threshold[x])) for x in range(width) if parity[x] > 0 and moves[x]}
     modulates = np.zeros(width, bool)
@@ -179,6 +179,13 @@ def _in_volatility(returns: np.ndarray) -> np.ndarray:
     before = np.sqrt(np.append(start, variance[:-1]))
     scaled: np.ndarray = np.divide(returns, before, out=np.zeros_like(returns), where=before > 0)
     return np.clip(scaled, -LARGEST_MOVE, LARGEST_MOVE)
+
+
+def _drift(target: np.ndarray) -> float:
+    """Mean of `target` [N] in standard errors that its stretches show: a regime within them is no drift."""
+    means = np.array([stretch.mean() for stretch in np.array_split(target, STRETCHES)])
+    error = means.std(ddof=1) / math.sqrt(STRETCHES)
+    return abs(float(means.mean())) / float(error) if error > 1e-12 else 0.0
 
 
 def _products(levels: np.ndarray, averages: np.ndarray, known: np.ndarray) -> np.ndarray:

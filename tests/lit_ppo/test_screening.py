@@ -122,6 +122,12 @@ def test_a_drift_and_an_hour_tell_up_from_down_and_noise_does_not():
     assert sided <= 3  # two tests of 1 %: binomial(40, .02): more than 3 has probability 0.008
 
 
+def test_a_regime_or_a_trend_is_not_taken_for_a_drift():
+    """Their means wander more than those of noise: a standard error of single bars calls 56 % of these a drift."""
+    markets = [market_tensors(num_bars=2000, seed=seed, mean=0.5, flip=0.01) for seed in range(20)]
+    assert sum(not screen_features(market, 0).symmetric for market in markets) <= 4  # one in 25 is expected
+
+
 def test_a_feature_that_only_modulates_is_kept_with_the_one_whose_meaning_it_changes():
     screen = screen_features(clock_market(2, modulated=0.2), 0)
     assert screen.gain.tolist() == [1, 1]
