@@ -171,7 +171,8 @@ class GymnasiumVectorEnv:
         observations = self._flat(raw)
         final = observations.copy()
         for i in np.flatnonzero(ended):
-            final[i] = gymnasium.spaces.flatten(self.envs.single_observation_space, info["final_obs"][i])[self._kept]
+            last = gymnasium.spaces.flatten(self.envs.single_observation_space, info["final_obs"][i])
+            final[i] = np.asarray(last)[self._kept]
         self._count_episodes(rewards, ended)
         observations = self._normalised(observations, learn=self.training)
         if self.training and self._rewards is not None:
