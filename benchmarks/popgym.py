@@ -62,7 +62,7 @@ GOALS = {
 }
 OURS: dict[str, dict[str, Any]] = {
     "lit_ppo": {},
-    "memoryless": {"recurrent": False},
+    "memoryless": {"encoder": "memoryless"},
     "orthogonal": {"init": "orthogonal"},
 }
 PEER = "sb3_contrib"

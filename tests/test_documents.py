@@ -54,7 +54,7 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
     "doctor": ("--timesteps", "0"),
     "power": ("--quick", "--kinds", "[drift]", "--sharpes", "[10]", "--overwrite"),
     "search": (
-        *("--model.total_timesteps", "4096", "--trials", "1", "--overwrite", "--data.train_size", "400"),
+        *("--model.total_timesteps", "4096", "--trials", "1", "--data.train_size", "400"),
         *("--data.validation_size", "200", "--data.test_size", "400", "--data.step_size", "400"),
     ),
     "pretrain": (
@@ -69,6 +69,7 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
 FEW_BARS = ("--data.train_size", "1500", "--data.validation_size", "300", "--data.test_size", "300")
 BEGINS = (
     "walk-forward",
+    "search",
     "fit",
     "train_ppo.py",
     "train_ppo_optimized.py",

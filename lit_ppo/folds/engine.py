@@ -238,18 +238,24 @@ class RayWorkers:
         """See `Engine`."""
         if not folds:
             return
-        with contextlib.nullcontext() if self._keeps else self.kept():
-            if self._pool is None:
-                if loop.chained:
-                    print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
-                workers = 1 if loop.chained else min(self._count, len(folds))
-                self._pool = _Pool(self._ray, loop, workers, self.threads)
-            else:
-                self._pool.take(loop)
-            try:
-                yield from self._pool.results(folds)
-            finally:
-                self._pool.stop()
+        try:
+            with contextlib.nullcontext() if self._keeps else self.kept():
+                if self._pool is None:
+                    if loop.chained:
+                        print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
+                    workers = 1 if loop.chained else min(self._count, len(folds))
+                    self._pool = _Pool(self._ray, loop, workers, self.threads)
+                else:
+                    self._pool.take(loop)
+                try:
+                    yield from self._pool.results(folds)
+                finally:
+                    self._pool.stop()
+        except self._ray.exceptions.RayError as error:  # what no new worker cures
+            raise RuntimeError(
+                f"Ray failed ({type(error).__name__}): {error} If its object store and the disk behind it are full, "
+                "make room where Ray keeps its files (/tmp/ray, or RAY_TMPDIR). --resume goes on from here"
+            ) from error
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:

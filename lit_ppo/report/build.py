@@ -21,7 +21,7 @@ from lit_ppo.report.page import render
 from lit_ppo.report.scrutiny import rolling_sharpe, selection
 from lit_ppo.report.tables import Row, without_directories
 from lit_ppo.report.untraded import decided_by, price_of_screen, remedies, screened, unmirrored
-from lit_ppo.report.verdict import CONFIDENCE
+from lit_ppo.report.verdict import CONFIDENCE, plural
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
 from lit_ppo.scoring.replay import fold_starts
@@ -95,7 +95,8 @@ def page(analysis: Analysis) -> str:
         "report.html.j2",
         figures=figures,
         title=f"{without_directories(str(source))}: walk-forward, seed {run.record.get('seed', 'unknown')}",
-        subtitle=f"{len(analysis.time):,} test bars, {first} to {last}, {len(analysis.fold_metrics)} folds; "
+        subtitle=f"{plural(len(analysis.time), 'test bar')}, {first} to {last}, "
+        f"{plural(len(analysis.fold_metrics), 'fold')}; "
         f"run {run.record.get('status', 'of unknown status')}.",
         sections=sections,
         shown={name for name, _ in sections},

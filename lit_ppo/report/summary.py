@@ -15,7 +15,8 @@ from rich.table import Table
 
 from lit_ppo.oracles.optima import fraction_of_optimum
 from lit_ppo.report.analysis import Analysis
-from lit_ppo.report.untraded import decided_by, reason, remedies, unmirrored
+from lit_ppo.report.untraded import decided_by, remedies, unmirrored
+from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.power import power_of
 from lit_ppo.store.results import FoldRecord, Run
 
@@ -135,21 +136,19 @@ def _paths(analysis: Analysis) -> Table:
 
 def _statistics(analysis: Analysis) -> list[str]:
     run, evidence = analysis.run, analysis.evidence
-    lines = [f"{len(analysis.time):,} test bars. Folds: {len(run.folds)}."]
+    lines = [f"{plural(len(analysis.time), 'test bar')}. Folds: {len(run.folds)}."]
     lines += filter(None, (decided_by(run), unmirrored(run.folds)))
-    if analysis.net_return.std() == 0:
-        tries = [f"  {text}" for text in remedies(run.folds)]
-        return [*lines, f"It never traded. {reason(run.folds)}", "To try:", *tries]
+    if not analysis.position.any():
+        return [*lines, analysis.verdict.sentence, "To try:", *(f"  {text}" for text in remedies(run.folds))]
     interval = evidence.mean
-    if math.isnan(interval.estimate):
-        return [*lines, "Too few bars to say: no interval can be computed."]
-    lines.append(
-        f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
-        f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
-    )
-    if evidence.rank is not None:
-        rank = evidence.rank
-        lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
+    if not math.isnan(interval.estimate):  # of a few bars there is none, and no rank worth telling
+        lines.append(
+            f"Mean net return a year {100 * interval.estimate:+.2f} %, 95 % interval "
+            f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}] (stationary bootstrap)."
+        )
+        if evidence.rank is not None:
+            rank = evidence.rank
+            lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
     lines.append(f"Verdict: {analysis.verdict.sentence}")
     return lines
 

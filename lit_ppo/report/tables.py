@@ -61,15 +61,19 @@ def cards(analysis: Analysis) -> list[Card]:
         Card(
             "Maximum drawdown",
             number(m["max_drawdown_pct"]) + " %",
-            f"longest {number(m['max_drawdown_bars'], 0)} bars",
+            f"longest {plural(round(m['max_drawdown_bars']), 'bar')}",
         ),
         Card("Calmar", signed(m["calmar"])),
         Card("Profit factor", number(m["profit_factor"])),
-        Card("Win rate", _with_unit(number(100 * m["win_rate"], 1), "%"), f"{number(m['trades'], 0)} trades"),
+        Card("Win rate", _with_unit(number(100 * m["win_rate"], 1), "%"), plural(round(m["trades"]), "trade")),
         Card("Costs paid", number(m["cost_pct"]) + " %", "of notional, summed"),
         Card("Exposure", number(100 * m["exposure"], 1) + " %", f"turnover {number(m['turnover_per_bar'], 4)} a bar"),
         Card("Average holding time", _with_unit(number(m["holding_bars"], 1), "bars")),
-        Card("Test", f"{len(analysis.time):,} bars", f"{evidence.years:.2f} years, {len(analysis.fold_metrics)} folds"),
+        Card(
+            "Test",
+            plural(len(analysis.time), "bar"),
+            f"{duration(evidence.years)}, {plural(len(analysis.fold_metrics), 'fold')}",
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.power import visible_sharpe
 from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, Run
 
@@ -60,8 +61,8 @@ def unmirrored(folds: Sequence[FoldRecord]) -> str:
     names = [name for r in sided for name in r["score"] if r["score"][name] > r["threshold"][name]]
     found = ", ".join(f"{name} in {names.count(name)}" for name in dict.fromkeys(names))
     return (
-        f"In {len(sided)} of {len(records)} folds the market was not learnt from upside down as well (model.mirror: "
-        f"auto): {found or 'the positions are not symmetric'}."
+        f"In {len(sided)} of {plural(len(records), 'fold')} the market was not learnt from upside down as well "
+        f"(model.mirror: auto): {found or 'the positions are not symmetric'}."
     )
 
 
@@ -75,8 +76,9 @@ def reason(folds: Sequence[FoldRecord]) -> str:
     blind, of = untrained(folds), len(folds)
     if of and blind == of:
         best = screened(folds)[0]
+        where = "the only fold" if of == 1 else f"all {of} folds"
         return (
-            f"In all {of} folds no feature passed the screen, so nothing was trained: on the train bars none of them "
+            f"In {where} no feature passed the screen, so nothing was trained: on the train bars none of them "
             f"goes with the next return beyond chance (best: {best.name}, median score {best.score:.1f}, needs "
             f"{best.threshold:.1f}). {price_of_screen(folds)}"
         ).strip()

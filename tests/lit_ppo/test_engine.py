@@ -195,6 +195,23 @@ def test_a_fold_that_ends_every_worker_ends_the_run_and_the_rest_is_kept(pretend
     assert_same_run(here, folder)
 
 
+def test_an_object_store_without_room_ends_the_run_with_its_words_and_it_goes_on_later(
+    pretended, walk, here, monkeypatch, capsys
+):
+    def full(value):
+        raise LostError("Failed to put object: the local disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretended, "put", full)
+        code, folder = walk("--workers", "2")
+    assert code == 1
+    told = capsys.readouterr().err
+    assert "Ray failed (LostError): Failed to put object: the local disk is full." in told
+    assert "--resume goes on from here" in told
+    assert walk("--workers", "2", "--resume")[0] == 0
+    assert_same_run(here, folder)
+
+
 def test_a_fold_that_raises_ends_the_run_with_its_error_after_the_folds_before_it(
     pretended, walk, here, monkeypatch, capsys
 ):

@@ -358,11 +358,17 @@ def test_seven_of_eight_bars_traded_is_too_few_but_not_hardly_traded() -> None:
 
 
 def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(analyse(demo.make_run(tmp_path, folds=1, test_bars=8, skill=1.0)))
-    printed = capsys.readouterr().out
-    assert "8 test bars. Folds: 1." in printed
-    assert "Too few bars to say: no interval can be computed." in printed
-    assert "nan" not in printed
+    for bars, name in ((8, "eight"), (1, "one")):
+        run = demo.make_run(tmp_path / name, folds=1, test_bars=bars, skill=1.0)
+        analysis = analyse(run)
+        print_summary(analysis)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"{plural(bars, 'test bar')}. Folds: 1." in printed
+        assert analysis.verdict.sentence in printed  # the page's own
+        page = report.write_report(run).read_text(encoding="utf-8")
+        assert f"{plural(bars, 'test bar')}, " in page
+        for text in (printed, page.partition("<script")[0]):
+            assert re.findall(r"\bnan\b|\b1 (?:bars|folds|trades|days|trials|test bars)\b", text) == []
 
 
 def test_the_tables_of_the_terminal_fit_80_columns(tmp_path: Path) -> None:
@@ -445,8 +451,12 @@ def verdict_on(fills: FillTable, path: np.ndarray, draws: int = 200) -> str:
     return judge(found._replace(sharpe=interval, rank=rank)).kind
 
 
-def assert_nominal(kinds: list[str], chance: float = 1e-5) -> None:
-    """No verdict comes more often than 2.5 % of all draws, as far as a test of this chance of a false alarm can see."""
+def assert_nominal(kinds: list[str], chance: float = 1e-4) -> None:
+    """No verdict comes more often than 2.5 % of all draws, as far as a test of this chance of a false alarm can see.
+
+    The bound is the exact binomial quantile: of 2,000 draws 78 (a true rate of 5.1 % is seen 99 times in 100), of 240
+    draws 17 (11.9 %), of a cell of 24 draws 5 (46 %). The draws are seeded: what passes once passes again.
+    """
     allowed = binom.ppf(1 - chance, len(kinds), 0.025)
     for kind in ("edge", "loss"):
         assert kinds.count(kind) <= allowed, (kind, kinds.count(kind), len(kinds))
@@ -470,7 +480,7 @@ def test_a_verdict_is_found_the_short_way_as_the_long_way() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("tail", [np.inf, 3.0])
-@pytest.mark.parametrize(("bars", "count"), [(500, 400), (4_000, 200), (60_000, 60)])
+@pytest.mark.parametrize(("bars", "count"), [(500, 400), (4_000, 200), (60_000, 24)])  # 60,000: seconds a draw
 def test_verdicts_on_random_traders_come_at_their_nominal_rate(bars: int, count: int, tail: float) -> None:
     every: list[str] = []
     for number in (0, 1, 2, 5, 10, 30, 100, 300, -1):

@@ -99,7 +99,7 @@ def test_candidates_that_see_nothing_are_not_trained_either_and_the_fold_has_its
     assert fold.details["screen"]["passed"] == []
     told = " ".join(capsys.readouterr().out.split())
     assert "not trained: 0 of 5 features pass" in told
-    assert "In all 1 folds no feature passed the screen" in told
+    assert "In the only fold no feature passed the screen" in told
     assert "2 candidates a fold" in told
     assert not load_run(tmp_path / "r" / "3").out_of_sample["position"].any()
 
@@ -109,7 +109,7 @@ def test_terminal_and_page_say_why_and_what_to_try(tmp_path, capsys):
     assert main(["walk-forward", "--config", str(tmp_path / "config.yaml"), "--results", str(tmp_path / "r")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "not trained: 0 of 5 features pass (best: " in told
-    assert "It never traded. In all 2 folds no feature passed the screen" in told
+    assert "It never traded: there is nothing to judge. In all 2 folds no feature passed the screen" in told
     assert "model.screen_features: false" in told
     page = (tmp_path / "r/3/report.html").read_text()
     assert "It never traded: there is nothing to judge. In all 2 folds" in page
