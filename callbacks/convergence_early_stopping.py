@@ -66,7 +66,8 @@ class ConvergenceEarlyStopping(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         assert pl_module.policy is not None
-        score = float(trainer.callback_metrics[self.monitor])
+        own = pl_module.validation.get(self.monitor)  # in full; what Lightning keeps has 32 bits
+        score = float(trainer.callback_metrics[self.monitor]) if own is None else own
         self.first_raw = score if self.first_raw is None else self.first_raw
         self.moved = self.moved or score != self.first_raw
         if score >= self.best_raw:

@@ -153,7 +153,7 @@ def test_a_mask_may_be_a_list_and_absent_masks_are_none():
     free = said(None, None)
     free.reset()
     free.step(torch.tensor([0, 1]))
-    assert free.seen.action_mask is None
+    assert free.action_mask is None
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_each_goes_from_bars_to_decisions_elsewhere(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: pip install 'lit-ppo[export]'")
     market = {"kind": "regime", "mu": 0.5, "q": 0.02, "cost": 0.01}
     model = {"encoder": name, "num_envs": 8, "num_steps": 32, "burn_in": 8, "hidden_size": 8, "num_layers": 2}
-    model |= {"total_timesteps": 2048, "screen_features": False, "hold_bias": 0.1, "num_networks": 2}
+    model |= {"total_timesteps": 2048, "screen_features": False, "hold_bias": 0.1, "num_networks": 2, "mirror": True}
     run = lit_ppo.walk_forward(
         SyntheticMarket(num_bars=620, seed=3, **market).bars().frame,
         model=model,

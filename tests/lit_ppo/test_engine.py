@@ -280,7 +280,7 @@ class Named:
         pass
 
     def work(self, fold: Fold) -> FoldWork:
-        return FoldWork(FoldRecord(fold.index, stop_reason=self.name), None, None)
+        return FoldWork(FoldRecord(fold.index, stop_reason=self.name), None, None, None)
 
     def to_send(self, workers: int) -> Named:
         return self

@@ -119,6 +119,7 @@ CHANGES: dict[str, Any] = {
     "encoder": "gru",
     "init": "orthogonal",
     "episode_bars": ENCODER | {"episode_bars": 8},
+    "risk_aversion": 0.5,
     "optimizer": "adamw",
 }
 
@@ -134,7 +135,7 @@ def test_every_option_changes_the_result(tmp_path, name):
     value = CHANGES[name]
     changed = value if isinstance(value, dict) else {name: value}
     # An iteration's advantages may clip nothing yet, and options of the encoder need an encoder on both sides.
-    base = ENCODER if name == "episode_bars" else {}
+    base = {"episode_bars": ENCODER, "mirror": {"mirror": True}}.get(name, {})
     assert outcome(fitted(tmp_path, **base)) != outcome(fitted(tmp_path, **changed))
 
 

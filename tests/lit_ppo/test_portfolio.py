@@ -11,7 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 import lit_ppo
-from lit_ppo.api import _as_flag
+from lit_ppo.argument_types import as_flag
 from lit_ppo.cli import main
 from lit_ppo.report.portfolio import beyond_trend
 from lit_ppo.scoring.fills import FillTable
@@ -231,7 +231,7 @@ def test_the_command_line_takes_files_by_name_refuses_runs_that_are_there_and_re
     _, oil, gold = (files[size] for size in sorted(files))
     groups = {"model": MODEL, "data": SIZES, "trainer": TRAINER}
     settings = [(f"{group}.{name}", value) for group, keys in groups.items() for name, value in keys.items()]
-    flags = ["--config=scratch", *(f"--{key}={_as_flag(key, value)}" for key, value in settings)]
+    flags = ["--config=scratch", *(f"--{key}={as_flag(key, value)}" for key, value in settings)]
     flags += ["--seed=7", "--data.costs.spread=2bp", f"--results={portfolio.path}"]
     flags += [f"--data.path={json.dumps({'gold': str(gold), 'oil': str(oil)})}"]
     assert main(["walk-forward", *flags]) == 2

@@ -148,8 +148,8 @@ def test_the_mirror_asks_the_train_bars_and_says_what_they_said():
             policy = build_policy(recipe, policy_inputs(market), 0)
             learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0)
             learner.attach(market)
-            assert bool(policy.mirrored) == learner.mirrored
-            decided[name, mirror] = (learner.mirrored, learner.mirror_record is not None)
+            assert bool(policy.mirrored) == learner.source.mirrored
+            decided[name, mirror] = (learner.source.mirrored, learner.mirror_record is not None)
             if (name, mirror) == ("up", "auto"):
                 assert learner.mirror_record is not None
                 assert mirror_line(learner.mirror_record).startswith("not mirrored (drift ")
@@ -170,5 +170,5 @@ def test_a_grid_that_is_not_symmetric_is_not_mirrored_unless_asked_to():
     policy = build_policy(recipe, policy_inputs(market), 0)
     learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0)
     learner.attach(market)
-    assert not learner.mirrored
+    assert not learner.source.mirrored
     assert "the positions are not symmetric" in mirror_line(learner.mirror_record)

@@ -231,7 +231,7 @@ class Scored(Trial):
 
     def work(self, fold):
         record = FoldRecord(fold.index, scores={"validation/sharpe_annual": float(fold.index)})
-        return FoldWork(record, None, None)
+        return FoldWork(record, None, None, None)
 
 
 def test_folds_come_in_the_order_that_was_asked_for_and_go_on_after_a_kill(tmp_path):

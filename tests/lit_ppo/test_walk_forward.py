@@ -158,7 +158,7 @@ def test_a_run_that_traded_prints_its_statistics(run, capsys):
 def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(run):
     _, folder = run()
     rows = pd.read_csv(folder / "out_of_sample.csv")
-    assert list(rows.columns) == ["time", "fold", "position", "gross_return", "cost", "net_return", "equity"]
+    assert list(rows.columns) == ["time", "fold", "position", "probability", "gross_return", "cost", "net_return", "equity"]
     assert rows["fold"].tolist() == [0] * 100 + [1] * 100 + [2] * 100
     assert pd.to_datetime(rows["time"]).is_monotonic_increasing
     assert (pd.to_datetime(rows["time"]).diff().dropna() == pd.Timedelta("15min")).all()
@@ -249,7 +249,7 @@ def test_killed_and_resumed_equals_uninterrupted(run, monkeypatch, where):
             "write_fills",
             lambda old: lambda path, fills: fire(fills.fold[0], old, path, fills),
         ),
-        "before ledger": (walk_forward, "_scores", lambda old: lambda stage, e: fire(counter(stage), old, stage, e)),
+        "before ledger": (walk_forward, "scores_of", lambda old: lambda stage, e: fire(counter(stage), old, stage, e)),
         "iteration": (
             LitPPO,
             "training_step",
@@ -379,8 +379,7 @@ def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up
     told = " ".join(capsys.readouterr().out.split())
     analysis = analyse(folder)
     sentence = " ".join(analysis.verdict.sentence.split())
-    assert sentence in told or "never traded" in told
-    assert (sentence in told) == bool(analysis.net_return.std() > 0)
+    assert sentence in told
     assert "before counting trials" not in told
     assert "peed-up" not in told.split("All test bars")[0]
 
