@@ -50,7 +50,7 @@ def test_a_shorter_run_is_made_again_and_a_longer_one_kept(tmp_path):
 def test_agents_differ_from_the_recipe_in_what_they_are_called_by():
     base = popgym.recipe_of("lit_ppo")[0].to_dict()
     assert base["init"] == "chrono"
-    assert base["recurrent"]
+    assert base["encoder"] == "lstm"
     for agent, changes in popgym.OURS.items():
         assert popgym.recipe_of(agent)[0].to_dict() == {**base, **changes}
 
