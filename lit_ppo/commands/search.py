@@ -38,6 +38,7 @@ from lit_ppo.folds.trial import Trial, first_unseen, fitting_folds, searched_fol
 from lit_ppo.market.tensors import Fold
 from lit_ppo.report.analysis import analyse
 from lit_ppo.report.search_page import search_page
+from lit_ppo.report.verdict import plural
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.atomic import atomic_write, open_own, refuse_link
 from lit_ppo.store.files import json_bytes, make_writable
@@ -101,8 +102,8 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         history = History(optuna, folder, plan, seed)
         first = ground.folds[0].validation.start
         print(
-            f"search: {plan.trials} trials on {len(ground.folds)} folds, by {plan.objective} of their validation (bars "
-            f"{first:,} to {ground.seen - 1:,}); test begins behind them",
+            f"search: {plural(plan.trials, 'trial')} on {plural(len(ground.folds), 'fold')}, by {plan.objective} of "
+            f"their validation (bars {first:,} to {ground.seen - 1:,}); test begins behind them",
             flush=True,
         )
         with engine.kept():
@@ -298,7 +299,7 @@ def _order(loop: Trial, seed: int, number: int) -> list[int]:
 def _say(number: int, plan: Plan, state: str, values: Sequence[float], error: str, settings: Mapping[str, Any]) -> None:
     what = f"{plan.objective} {np.mean(values):+.4f}" if values else ""
     if state == "PRUNED":
-        what += f", stopped after {len(values)} folds: worse than the best on the same ones"
+        what += f", stopped after {plural(len(values), 'fold')}: worse than the best on the same ones"
     elif state == "FAIL":
         what = f"cannot be trained: {error}"
     print(f"trial {number + 1:3d}/{plan.trials}  {what}  {said(settings)}", flush=True)

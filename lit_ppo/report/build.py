@@ -280,8 +280,9 @@ def _checks(analysis: Analysis) -> list[Row]:
     if found := analysis.run.record.get("search"):
         start, stop = found["validation"]
         rows["Settings chosen by"] = (
-            f"lit-ppo search: the best of {found['trials']:,} trials by {found['objective']} on the validation of "
-            f"{found['folds']:,} folds, bars {start:,} to {stop - 1:,}, before these test bars; they are no trials here"
+            f"lit-ppo search: the best of {plural(found['trials'], 'trial')} by {found['objective']} on the validation "
+            f"of {plural(found['folds'], 'fold')}, bars {start:,} to {stop - 1:,}, before these test bars; they are no "
+            "trials here"
         )
     for key, label in (("refused", "Mixed at a resume (--allow-mismatch)"), ("inexact", "Not bit-identical since")):
         notes = [entry for note in analysis.run.record.get("changed_at_resume", []) for entry in note.get(key, [])]

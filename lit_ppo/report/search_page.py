@@ -10,6 +10,7 @@ from lit_ppo import __version__
 from lit_ppo.report.page import render
 from lit_ppo.report.plotly_figures import Figure
 from lit_ppo.report.tables import Cell, Row
+from lit_ppo.report.verdict import plural
 
 ENDS = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
 
@@ -35,9 +36,9 @@ def search_page(
     return render(
         "search.html.j2",
         figures=figures(optuna, study, plan["objective"]),
-        title=f"Search over {len(plan['space'])} settings, {len(trials)} trials",
-        subtitle=f"{plan['objective']}, mean over the validation of {ground['folds']} folds (bars {start:,} to "
-        f"{stop - 1:,}); sampler {plan['sampler']}.",
+        title=f"Search over {plural(len(plan['space']), 'setting')}, {plural(len(trials), 'trial')}",
+        subtitle=f"{plan['objective']}, mean over the validation of {plural(ground['folds'], 'fold')} (bars "
+        f"{start:,} to {stop - 1:,}); sampler {plan['sampler']}.",
         best=[f"{key}: {_text(value)}" for key, value in done[0].params.items()],
         value=f"{done[0].value:+.4f}",
         number=done[0].number,

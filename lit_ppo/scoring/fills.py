@@ -105,8 +105,9 @@ def read_fills(run_dir: str | Path, folds: Iterable[int]) -> FillTable:
 
 def _read(path: Path) -> FillTable:
     wanted = [field.name for field in fields(FillTable)]
+    content = io.BytesIO(path.read_bytes())  # in memory an offset that damage made negative is no error of the disk
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in wanted}
         integers = ("time", "fold")
         kinds = {name: np.int64 if name in integers else np.float64 for name in wanted}

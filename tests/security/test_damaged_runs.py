@@ -195,10 +195,11 @@ def test_a_damaged_configuration_is_named(refused, text):
     refused("config.yaml", text)
 
 
-@pytest.mark.parametrize("damage", ["emptied", "cut", "binary", "a list"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "binary", "a list", "short of some bytes"])
 def test_damaged_fills_are_named(refused, folder, damage):
     name = "fold_001/test_bars.npz"
-    refused(name, DAMAGES[damage]((folder / name).read_bytes()), commands=("report",))
+    shorter = {"short of some bytes": lambda data: data[: len(data) // 2] + data[len(data) // 2 + 9 :]}
+    refused(name, (DAMAGES | shorter)[damage]((folder / name).read_bytes()), commands=("report",))
 
 
 def test_what_a_killed_writer_leaves_is_no_damage(folder, tmp_path):
