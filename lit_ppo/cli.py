@@ -124,10 +124,8 @@ def _train(command: str, rest: list[str]) -> int:
     from lit_ppo.commands import rerun
     from lit_ppo.commands.data_choice import asks_for_environment
     from lit_ppo.commands.lightning_cli import LitPPOCLI, run_on_one_fold
-    from lit_ppo.module import quiet_lightning
     from lit_ppo.store.run_lock import RunLockedError
 
-    quiet_lightning()
     original = None
     if command == "walk-forward":
         rest, original = rerun.take_original(rest)

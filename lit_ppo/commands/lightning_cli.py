@@ -36,7 +36,7 @@ from lit_ppo.commands.config_check import bend_budget, check_files, check_values
 from lit_ppo.commands.data_choice import configuration_files, with_recipe_files
 from lit_ppo.folds.optimisation_guard import guard, is_strict
 from lit_ppo.interrupts import Interrupted, StopOnSignal
-from lit_ppo.module import LitPPO
+from lit_ppo.module import LitPPO, quiet_lightning
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.precision import check_precision
 from lit_ppo.recipe import suitable_threads
@@ -98,6 +98,7 @@ class LitPPOCLI(LightningCLI):
     """
 
     def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
+        quiet_lightning()
         self.command = command
         self._dumped: tuple[Namespace, str] | None = None
         arguments, self.allowed_modules = take_allowed_modules(with_recipe_files(arguments))

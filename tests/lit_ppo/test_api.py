@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import lit_ppo
 from callbacks import ProgressiveHyperparameters, ValidationSelection
 from datamodules.features.compute import load_features
 from datamodules.synthetic import SyntheticMarket
+from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.api import _cost_keys, _feature_entries, _with_callbacks
 from lit_ppo.cli import main
+from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.market.costs import CostModel, Costs
 
 SMALL = {"total_timesteps": 1_024, "num_envs": 8, "num_steps": 32, "burn_in": 8, "num_networks": 1}
@@ -48,6 +51,14 @@ def test_importing_the_package_loads_neither_torch_nor_pandas():
     code = "import sys, lit_ppo; print({'torch', 'lightning', 'pandas'} & set(sys.modules), lit_ppo.Recipe.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set() Recipe"
+
+
+def test_lightning_is_as_quiet_in_python_as_on_the_command_line(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "handlers", [caplog.handler])
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        cli = LitPPOCLI("walk-forward", ["--config", "quickstart"], WalkForwardDataModule)
+        cli.make_trainer(tmp_path)
+    assert not caplog.records  # no devices, no tip about cloud loggers
 
 
 def test_a_run_from_python_and_one_from_the_command_line_are_the_same_bytes(run, tmp_path):
