@@ -516,7 +516,7 @@ def planted_headlines(record: dict[str, Any]) -> list[Row]:
         t, lost = [cell["t"] for cell in null], max(cell["cost_in_sharpe"] for cell in null)
         measured = f"t {min(t):+.1f} to {max(t):+.1f} in {len(t)} plantings; at most {lost:.2f} lost"
         met = verdict(max(map(abs, t)) < 2 and lost <= 0.2)
-    return [*rows, [title, "|t| < 2, <= 0.2", measured, met]]
+    return [*rows, [title, "t within 2, at most 0.2 lost", measured, met]]
 
 
 def planted_tables(record: dict[str, Any]) -> str:

@@ -27,7 +27,9 @@ def validated(callback: pl.Callback, score: float, progress: float = 1.0, policy
         should_stop=False,
     )
     policy = policy or torch.nn.Linear(1, 1)
-    module = SimpleNamespace(progress=progress, timesteps=int(100 * progress), policy=policy, notes=TrainingNotes())
+    module = SimpleNamespace(
+        progress=progress, timesteps=int(100 * progress), policy=policy, notes=TrainingNotes(), validation={}
+    )
     callback.on_validation_end(trainer, module)
     trainer.reason = module.notes.stop_reason
     return trainer
