@@ -388,6 +388,8 @@ class LitPPOCLI(LightningCLI):
         """Say what a refused class path or an unknown name needs; other messages stay as they are."""
         if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
             return refused_class_path(refused[1])
+        if linked := re.search(r"Call to compute_fn of link .* with args .* failed: (.*)", message, re.DOTALL):
+            return linked[1]
         if wrong := re.search(r'Parser key "((?:model|data)\.[\w.]+)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
             hints = {action.dest: getattr(action, "_typehint", None) for action in self.parser._actions}
             hint = hints.get(wrong[1])

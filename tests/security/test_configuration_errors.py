@@ -58,7 +58,7 @@ MISTAKES = {
     "positions without flat": (["--model.positions", "[1, 2]"], "contain 0 (flat)"),
     "ragged minibatches": (["--model.num_minibatches", "3"], "num_minibatches 3"),
     "a learning rate that is no number": (["--model.learning_rate", "nan"], "model.learning_rate"),
-    "negative seed": (["--seed", "-1"], "whole number >= 0, got -1"),
+    "negative seed": (["--seed", "-1"], "lit-ppo fit: seed_everything (--seed) must be a whole number"),
     "seed that is a word": (["--seed", "lucky"], "seed_everything"),
     "unknown accelerator": (["--trainer.accelerator", "abacus"], "accelerator='abacus'"),
     "no devices": (["--trainer.devices", "0"], "trainer.devices '0'"),
