@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ class DataCard:
             ("spread", self.spread),
         ]
         width = max(len(name) for name, _ in rows)
-        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        wrapped = TextWrapper(80, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False)
+        lines = [line for name, value in rows for line in wrapped.wrap(f"{name:<{width}}  {value}")]
         lines += [f"note: {shown(note)}" for note in self.notes]
         lines += [f"warning: {shown(warning)}" for warning in self.warnings]
         return "\n".join(lines)

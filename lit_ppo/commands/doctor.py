@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import TextWrapper
 
 import torch
 
@@ -54,7 +55,9 @@ def versions() -> Finding:
 def threads() -> Finding:
     """Cores that this process may use, and what torch would take of them."""
     return Finding(
-        "threads", f"{usable_cores()} cores, torch takes {torch.get_num_threads()}, {suitable_threads(Recipe())} train"
+        "threads",
+        f"of {usable_cores()} cores torch would take {torch.get_num_threads()}; the default recipe takes "
+        f"{suitable_threads(Recipe())}",
     )
 
 
@@ -139,11 +142,12 @@ def doctor(arguments: Sequence[str], make: MarketMaker, cache: Callable[[], str]
         if options.timesteps:
             yield training(make, options.timesteps)
 
+    wrapped = TextWrapper(80, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)
     wrong = 0
     for finding in findings():
         wrong += bool(finding.remedy)
         mark = "WRONG" if finding.remedy else "ok"
-        print(f"{mark:<6}{finding.name:<10}{finding.found}", flush=True)
+        print("\n".join(wrapped.wrap(f"{mark:<6}{finding.name:<10}{finding.found}")), flush=True)
         if finding.remedy:
             print(f"{'':<16}-> {finding.remedy}", flush=True)
     print("everything works" if not wrong else f"{wrong} of the above must be mended")

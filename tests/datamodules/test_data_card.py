@@ -38,6 +38,10 @@ def test_the_card_names_everything_that_was_decided(path):
         assert part in text
 
 
+def test_a_line_of_the_card_fits_a_terminal(path):
+    assert max(map(len, read_bars(path).card.text().split("note: ")[0].splitlines())) <= 80
+
+
 def test_the_card_becomes_json_and_back(path):
     card = read_bars(path).card.to_dict()
     assert json.loads(json.dumps(card)) == card
