@@ -158,7 +158,16 @@ def test_a_run_that_traded_prints_its_statistics(run, capsys):
 def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(run):
     _, folder = run()
     rows = pd.read_csv(folder / "out_of_sample.csv")
-    assert list(rows.columns) == ["time", "fold", "position", "probability", "gross_return", "cost", "net_return", "equity"]
+    assert list(rows.columns) == [
+        "time",
+        "fold",
+        "position",
+        "probability",
+        "gross_return",
+        "cost",
+        "net_return",
+        "equity",
+    ]
     assert rows["fold"].tolist() == [0] * 100 + [1] * 100 + [2] * 100
     assert pd.to_datetime(rows["time"]).is_monotonic_increasing
     assert (pd.to_datetime(rows["time"]).diff().dropna() == pd.Timedelta("15min")).all()
