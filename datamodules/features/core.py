@@ -233,7 +233,8 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
                 across[i, k] += math.sin(bar * (k + 1) * step)
         for q in range(Q):
             stays[i, q] = (1.0 - (1.0 - 2.0 * flips[q]) ** ahead[i]) / (2.0 * flips[q])
-    coming, later = np.empty(K), np.empty((A, 4))
+    coming, later, odds_of = np.empty(K), np.empty(4), np.empty(4)
+    weights, share = np.empty(D), np.empty((G, Q))  # of the variants of a family, and of its regimes, by their evidence
     for t in range(N):
         # What bar t says of what was known before it
         square = log_return[t] ** 2
@@ -284,11 +285,11 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             for d in range(first, last):
                 top = max(top, evidence[d])
             for d in range(first, last):
-                share, forecast = math.exp(evidence[d] - top), 0.0
+                weights[d], forecast = math.exp(evidence[d] - top), 0.0
                 for k in range(begins[d], ends[d]):
                     forecast += beta[k] * x[k]
-                total += share
-                mean += share * forecast
+                total += weights[d]
+                mean += weights[d] * forecast
             tops[f], sums[f], means[f] = top, total / (last - first), mean / total
         top, total, mean, flip_sum = weight[0, 0], 0.0, 0.0, 0.0
         for g in range(G):
@@ -296,10 +297,10 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
                 top = max(top, weight[g, q])
         for g in range(G):
             for q in range(Q):
-                share = math.exp(weight[g, q] - top)
-                total += share
-                mean += share * sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
-                flip_sum += share * math.log(flips[q] / 0.01)
+                share[g, q] = math.exp(weight[g, q] - top)
+                total += share[g, q]
+                mean += share[g, q] * sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
+                flip_sum += share[g, q] * math.log(flips[q] / 0.01)
         tops[3], sums[3], means[3] = top, total / (G * Q), mean / total
         highest = 0.0  # no edge
         for f in range(4):
@@ -308,27 +309,11 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             out[t, c + 1] = min(max(odds / 4.0, -2.0), 6.0)
             highest = max(highest, odds)
             c += 2
-        for i in range(A):
-            _coming(x, fades[i], along[i], across[i], T, coming)
-            for f in range(3):
-                later[i, f] = 0.0
-                for d in range(families[f], families[f + 1]):
-                    forecast = 0.0
-                    for k in range(begins[d], ends[d]):
-                        forecast += beta[k] * coming[k]
-                    later[i, f] += math.exp(evidence[d] - tops[f]) * forecast
-                later[i, f] /= sums[f] * (families[f + 1] - families[f])
-            later[i, 3] = 0.0
-            for g in range(G):
-                for q in range(Q):
-                    share = math.exp(weight[g, q] - top)
-                    now = sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
-                    later[i, 3] += share * now * stays[i, q] / total
         edge, single = 0.0, 0.0
         for f in range(4):
-            share = math.exp(tops[f] + math.log(sums[f]) - highest)
-            edge += share
-            single += share * means[f]
+            odds_of[f] = math.exp(tops[f] + math.log(sums[f]) - highest)
+            edge += odds_of[f]
+            single += odds_of[f] * means[f]
         none = NULL_ODDS * math.exp(-highest)
         out[t, c] = min(max(single / (edge + none) / MEAN_UNIT, -8.0), 8.0)
         out[t, c + 1] = min(max((math.log(edge) + highest - math.log(NULL_ODDS)) / 4.0, -2.0), 6.0)
@@ -351,9 +336,22 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
             c += 2
         for i in range(A):
             _coming(x, fades[i], along[i], across[i], T, coming)
+            for f in range(3):
+                later[f] = 0.0
+                for d in range(families[f], families[f + 1]):
+                    forecast = 0.0
+                    for k in range(begins[d], ends[d]):
+                        forecast += beta[k] * coming[k]
+                    later[f] += weights[d] * forecast
+                later[f] /= sums[f] * (families[f + 1] - families[f])
+            later[3] = 0.0
+            for g in range(G):
+                for q in range(Q):
+                    now = sizes[g] * (1.0 - 2.0 * flips[q]) * (2.0 * up[g, q] - 1.0)
+                    later[3] += share[g, q] * now * stays[i, q] / total
             mixed, mean = 0.0, 0.0
             for f in range(4):
-                mixed += math.exp(tops[f] + math.log(sums[f]) - highest) * later[i, f]
+                mixed += odds_of[f] * later[f]
             for k in range(K):
                 mean += joint[0, k] * coming[k]
             out[t, c] = math.asinh(mixed / (edge + none) / AHEAD_UNIT)
@@ -369,9 +367,8 @@ def _scan(log_return, waves, hours, next_hours, cost, out, trend_bars, memories,
         for q in range(Q):
             side, within = 0.0, 0.0
             for g in range(G):
-                share = math.exp(weight[g, q] - top)
-                within += share
-                side += share * (2.0 * up[g, q] - 1.0)
+                within += share[g, q]
+                side += share[g, q] * (2.0 * up[g, q] - 1.0)
             out[t, c] = side / within if within > 0.0 else 0.0
             c += 1
         out[t, c] = flip_sum / total

@@ -20,7 +20,7 @@ from lit_ppo.store.schema import Within, parse_json
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "prior.safetensors"
 HURDLE = "core_hurdle"
 NETWORK = ("hidden_size", "num_layers", "shared_encoder", "policy_layers", "value_layers", "activation", "encoder")
-MOST_BYTES = 256 * 2**20  # the released file has some 50 kB
+MOST_BYTES = 256 * 2**20  # the released file has some 150 kB
 REMEDY = "Name another file, or make one with `lit-ppo pretrain`"
 Width = Annotated[int, Within(1, 4096)]
 Exposure = Annotated[float, Within(-1000, 1000)]
