@@ -31,8 +31,11 @@ _DAMAGES: tuple[type[Exception], ...] = (
     ValueError,
     TypeError,
     AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
 )
-_DAMAGES += (NotImplementedError, RuntimeError, OverflowError, MemoryError)
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
