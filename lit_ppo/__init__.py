@@ -20,17 +20,19 @@ _HOME = {
     "load_portfolio": "lit_ppo.api",
     "Portfolio": "lit_ppo.api",
     "Run": "lit_ppo.api",
+    "Committee": "lit_ppo.nets.committee",
     "LitPPO": "lit_ppo.module",
     "Recipe": "lit_ppo.recipe",
     "WalkForwardDataModule": "datamodules.walk_forward",
 }
-__all__ = ["LitPPO", "Recipe", "Run", "WalkForwardDataModule", "__version__", "load_policy", "load_run", "power"]
-__all__ += ["Portfolio", "load_portfolio", "search", "walk_forward"]
+__all__ = ["Committee", "LitPPO", "Portfolio", "Recipe", "Run", "WalkForwardDataModule", "__version__", "load_policy"]
+__all__ += ["load_portfolio", "load_run", "power", "search", "walk_forward"]
 
 if TYPE_CHECKING:
     from datamodules.walk_forward import WalkForwardDataModule
     from lit_ppo.api import Portfolio, Run, load_policy, load_portfolio, load_run, power, walk_forward
     from lit_ppo.module import LitPPO
+    from lit_ppo.nets.committee import Committee
     from lit_ppo.recipe import Recipe
 
 

@@ -17,7 +17,7 @@ from lit_ppo.envs.account import Account
 from lit_ppo.market.books import Ledger, account
 from lit_ppo.market.rewards import log_reward, sampled_rewards
 from lit_ppo.market.tensors import MarketTensors
-from lit_ppo.nets.networks import PolicyState
+from lit_ppo.nets.committee import Committee
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.scoring.performance import trading_metrics
 
@@ -105,7 +105,7 @@ def _booked(
     chosen = decided.actions.clone()
     if close_at_end:
         chosen[-1] = policy.flat_index  # what the books hold, whatever was decided
-    probabilities = (decided.votes.float() / num_views(policy)).softmax(-1)
+    probabilities = Committee(policy).probabilities(decided.votes.float())
     probability = probabilities.gather(-1, chosen.to(probabilities.device).unsqueeze(-1)).squeeze(-1)
 
     def of_decisions(name: str) -> np.ndarray:
@@ -126,13 +126,6 @@ def _booked(
     return Evaluation(indices, ledger.position, ledger, metrics, score, probability.double().cpu().numpy())
 
 
-def num_views(policy: MarketPolicy | ObservationPolicy) -> int:
-    """Votes that a decision adds up: one of each network, twice where the mirrored market is looked at as well."""
-    if isinstance(policy, ObservationPolicy):
-        return 1
-    return policy.num_networks * (2 if policy.mirrored else 1)
-
-
 @torch.no_grad()
 def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
     """[D, P] int64: the position that the policy takes next on each decision bar, for every held position."""
@@ -140,49 +133,17 @@ def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
 
 
 def _votes(policy: MarketPolicy, market: MarketTensors) -> Tensor:
-    """[D, P, P] sum of the networks' logits on each decision bar: row = held position, column = next one."""
-    return torch.cat([sum_of_votes(policy, hidden) for hidden in _memories(policy, market)])[market.warmup :]
+    """[D, P, P] votes on each decision bar: row = held position, column = next one."""
+    committee = Committee(policy)
+    return torch.cat([committee.votes(memories) for memories in _memories(committee, market)])[market.warmup :]
 
 
-def views_of_market(policy: MarketPolicy, features: Tensor) -> Tensor:
-    """[C, F] -> [C, K V, F]: what each network sees, V times: the market, and the market upside down if so trained."""
-    views = [features, features * policy.mirror_sign] if policy.mirrored else [features]
-    return torch.stack(views, dim=1).repeat(1, policy.num_networks, 1)
-
-
-def _initial_state(policy: MarketPolicy) -> PolicyState:
-    return policy.initial_state(num_views(policy))
-
-
-def _memories(policy: MarketPolicy, market: MarketTensors) -> Iterator[Tensor]:
-    """Encoder outputs of all bars, [C, K V, H] a chunk."""
-    state = _initial_state(policy)
+def _memories(committee: Committee, market: MarketTensors) -> Iterator[Tensor]:
+    """Encoder outputs of all bars, [C, S, H] a chunk."""
+    state = committee.initial_state()
     for features in market.features.split(CHUNK):
-        encoded, state = policy.encode(views_of_market(policy, features), state)
-        yield encoded.policy
-
-
-def sum_of_votes(
-    policy: MarketPolicy, hidden: Tensor, held: Tensor | None = None, seen: Tensor | None = None
-) -> Tensor:
-    """Sum of the networks' logits: [..., K V, H] -> [..., P, P], or [K V, H] -> [P] for one held position [1].
-
-    A mirrored view's logits are turned back: its long is our short. The sum makes the decision exactly symmetric.
-    """
-    if held is None:
-        logits = policy.logits(hidden)  # [..., K V, P, P]
-        if policy.mirrored:
-            views = logits.unflatten(-3, (policy.num_networks, 2))
-            return views.select(-3, 0).sum(-3) + views.select(-3, 1).sum(-3).flip(-1, -2)
-        return logits.sum(-3)
-    last = len(policy.positions) - 1
-    sides = torch.cat([held, last - held]) if policy.mirrored else held
-    seen = None if seen is None else seen.expand(hidden.shape[0], -1)
-    logits = policy.logits(hidden, sides.repeat(policy.num_networks), seen)  # [K V, P]
-    if policy.mirrored:
-        views = logits.unflatten(0, (policy.num_networks, 2))
-        return views[:, 0].sum(0) + views[:, 1].sum(0).flip(-1)
-    return logits.sum(0)
+        memories, state = committee.remember(features, state)
+        yield memories
 
 
 def _chain(votes: Tensor, flat_index: int) -> _Decisions:
@@ -200,21 +161,20 @@ def _with_account(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole-sequence memories, then the heads bar by bar: what they see of the account depends on what was done."""
     trader = _Trader(policy, market, account_features)
-    hidden = torch.cat(list(_memories(policy, market)))[market.warmup :]
-    for memory in hidden:
-        yield trader.take_best(trader.votes(memory))
+    for memories in torch.cat(list(_memories(trader.committee, market)))[market.warmup :]:
+        yield trader.take_best(trader.votes(memories))
 
 
 def _steps_of_market(
     policy: MarketPolicy, market: MarketTensors, account_features: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Account at the heads, one bar at a time."""
-    state = _initial_state(policy)
     trader = _Trader(policy, market, account_features)
+    state = trader.committee.initial_state()
     for row, features in enumerate(market.features):
-        encoded, state = policy.encode(views_of_market(policy, features.unsqueeze(0)), state)
+        memories, state = trader.committee.remember(features.unsqueeze(0), state)
         if row >= market.warmup:
-            yield trader.take_best(trader.votes(encoded.policy[0]))
+            yield trader.take_best(trader.votes(memories[0]))
 
 
 def _steps_of_observations(
@@ -236,6 +196,7 @@ class _Trader:
         self, policy: MarketPolicy | ObservationPolicy, market: MarketTensors, account_features: Sequence[str]
     ) -> None:
         self.policy, self.market, self.account_features = policy, market, account_features
+        self.committee = Committee(policy)
         self.row = torch.tensor([market.warmup], device=market.features.device)
         held = torch.full_like(self.row, policy.flat_index)
         self.account = Account(held, policy.positions, policy.flat_index, market.reward_scale)
@@ -247,10 +208,9 @@ class _Trader:
         columns = [features.unsqueeze(0), exposure]
         return torch.cat(columns if others is None else [*columns, others], dim=-1)
 
-    def votes(self, memory: Tensor) -> Tensor:
-        """Votes [P] for the next position given the memories [K V, H] of this bar."""
-        seen = self.account.features(self.account_features)
-        return sum_of_votes(self.policy, memory, self.account.held, seen)  # type: ignore[arg-type]
+    def votes(self, memories: Tensor) -> Tensor:
+        """Votes [P] for the next position given the memories [S, H] of this bar."""
+        return self.committee.votes_from(self.account.held, memories, self.account.features(self.account_features))
 
     def take(self, action: Tensor) -> Tensor:
         """Take the position `action` [1] at this bar and go on to the next; returns its index []."""

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_ppo.nets.committee import Committee
 from lit_ppo.nets.encoder import Encoder, EncoderState, state_like
 from lit_ppo.nets.networks import PolicyState
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.recipe import Policy
-from lit_ppo.scoring.evaluation import sum_of_votes, views_of_market
 
 
 class Decision(NamedTuple):
@@ -34,11 +34,7 @@ class Decision(NamedTuple):
 
 
 class DecisionStep(nn.Module):
-    """The policy, one bar at a time, on plain torch operations.
-
-    Attributes:
-        num_views: S, sequences side by side: K networks, times 2 where the mirrored market is looked at as well.
-    """
+    """The policy, one bar at a time, on plain torch operations; S sequences side by side, as its `committee` says."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -46,12 +42,11 @@ class DecisionStep(nn.Module):
         for module in policy.modules():
             if isinstance(module, Encoder):
                 module.step_by_step()
-        views = 2 if isinstance(policy, MarketPolicy) and bool(policy.mirrored) else 1
-        self.num_views = views * (policy.num_networks if isinstance(policy, MarketPolicy) else 1)
+        self.committee = Committee(policy)
 
     def initial_state(self) -> EncoderState:
         """No memory: tensors [L, S, H] of zeros."""
-        return self.policy.initial_state(self.num_views).policy
+        return self.committee.initial_state().policy
 
     def forward(self, features: Tensor, held: Tensor, account: Tensor | None, *memory: Tensor) -> Decision:
         """Decide at the close of one bar.
@@ -67,14 +62,13 @@ class DecisionStep(nn.Module):
             votes, state = self._of_observation(self.policy, features, held, account, state)
         else:
             votes, state = self._of_market(self.policy, features, held, account, state)
-        probabilities = (votes / self.num_views).softmax(-1)
-        return Decision(votes, probabilities, votes.argmax(-1, keepdim=True), state)
+        return Decision(votes, self.committee.probabilities(votes), votes.argmax(-1, keepdim=True), state)
 
     def _of_market(
         self, policy: MarketPolicy, features: Tensor, held: Tensor, account: Tensor | None, state: EncoderState
     ) -> tuple[Tensor, EncoderState]:
-        views = views_of_market(policy, features.unsqueeze(0)) * policy.input_gain  # [1, S, F]
-        size = self.num_views // policy.num_networks
+        views = self.committee.see(features.unsqueeze(0)) * policy.input_gain  # [1, S, F]
+        size = self.committee.views
         memories, after = [], []
         for index, network in enumerate(policy.networks):
             own = slice(index * size, (index + 1) * size)
@@ -82,7 +76,7 @@ class DecisionStep(nn.Module):
             memory, state_after = network.encoder.policy(views[:, own], before)
             memories.append(memory[0])
             after.append(PolicyState(state_after))
-        votes = sum_of_votes(policy, torch.cat(memories), held, account)
+        votes = self.committee.votes_from(held, torch.cat(memories), account)
         return votes, PolicyState.join(after).policy
 
     def _of_observation(

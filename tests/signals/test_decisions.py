@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lit_ppo.nets.committee import Committee
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
-from lit_ppo.scoring.evaluation import _Trader, evaluate, sum_of_votes
+from lit_ppo.scoring.evaluation import _Trader, evaluate
 from lit_ppo.seeding import make_generator
 from lit_ppo.signals.decisions import DecisionStep
 from lit_ppo.signals.export import PolicyGraph, to_onnx
@@ -89,7 +90,7 @@ def test_a_step_at_a_time_decides_what_the_whole_segment_does(case):
     whole = found.actions
     assert np.count_nonzero(np.diff(whole)) >= 10, "the policy must trade for this test to mean anything"
     assert np.array_equal(actions, whole)
-    probabilities = (votes[market.warmup :] / DecisionStep(policy).num_views).softmax(-1).numpy()
+    probabilities = (votes[market.warmup :] / Committee(policy).size).softmax(-1).numpy()
     np.testing.assert_allclose(found.probability, probabilities[np.arange(len(whole)), whole], atol=1e-3)
     closed = evaluate(policy, market, account_features, close_at_end=True).probability
     np.testing.assert_allclose(closed[-1], probabilities[-1, policy.flat_index], atol=1e-3)
@@ -132,6 +133,6 @@ def test_votes_of_a_step_are_the_sum_that_evaluation_decides_by():
         encoded, _ = policy.encode(
             torch.stack([features, features * policy.mirror_sign] * 2)[None], policy.initial_state(4)
         )
-        table = sum_of_votes(policy, encoded.policy[0])
+        table = Committee(policy).votes(encoded.policy[0])
     torch.testing.assert_close(decision.votes, table[2])
     torch.testing.assert_close(decision.probabilities, (table[2] / 4).softmax(-1))
