@@ -25,21 +25,56 @@ _HOME = {
     "Recipe": "lit_ppo.recipe",
     "WalkForwardDataModule": "datamodules.walk_forward",
 }
-__all__ = ["Committee", "LitPPO", "Portfolio", "Recipe", "Run", "WalkForwardDataModule", "__version__", "load_policy"]
-__all__ += ["load_portfolio", "load_run", "power", "search", "walk_forward"]
+__all__ = [
+    "AdaptiveTimesteps",
+    "Committee",
+    "ConvergenceEarlyStopping",
+    "EvaluationSchedule",
+    "LitPPO",
+    "MetricsLog",
+    "Phase",
+    "Portfolio",
+    "ProgressiveHyperparameters",
+    "Recipe",
+    "Run",
+    "RunProgress",
+    "TrainingCheckpoint",
+    "ValidationSelection",
+    "WalkForwardDataModule",
+    "WarmStart",
+    "__version__",
+    "load_policy",
+    "load_portfolio",
+    "load_run",
+    "power",
+    "search",
+    "walk_forward",
+]
 
 if TYPE_CHECKING:
+    from callbacks import (
+        AdaptiveTimesteps,
+        ConvergenceEarlyStopping,
+        EvaluationSchedule,
+        MetricsLog,
+        Phase,
+        ProgressiveHyperparameters,
+        RunProgress,
+        TrainingCheckpoint,
+        ValidationSelection,
+        WarmStart,
+    )
     from datamodules.walk_forward import WalkForwardDataModule
-    from lit_ppo.api import Portfolio, Run, load_policy, load_portfolio, load_run, power, walk_forward
+    from lit_ppo.api import Portfolio, Run, load_policy, load_portfolio, load_run, power, search, walk_forward
     from lit_ppo.module import LitPPO
     from lit_ppo.nets.committee import Committee
     from lit_ppo.recipe import Recipe
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_HOME.get(name, "callbacks")), name)
 
 
 def __dir__() -> list[str]:

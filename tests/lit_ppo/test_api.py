@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+import callbacks
 import lit_ppo
 from callbacks import ProgressiveHyperparameters, ValidationSelection
 from datamodules.features.compute import load_features
@@ -51,6 +52,13 @@ def test_importing_the_package_loads_neither_torch_nor_pandas():
     code = "import sys, lit_ppo; print({'torch', 'lightning', 'pandas'} & set(sys.modules), lit_ppo.Recipe.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set() Recipe"
+
+
+def test_the_package_offers_every_callback_and_nothing_that_is_not_there():
+    assert set(callbacks.__all__) < set(lit_ppo.__all__)
+    for name in lit_ppo.__all__:
+        assert getattr(lit_ppo, name) is not None
+    assert lit_ppo.ValidationSelection is callbacks.ValidationSelection
 
 
 def test_lightning_is_as_quiet_in_python_as_on_the_command_line(tmp_path, caplog, monkeypatch):
