@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import oracles, tables, vs_peers
 from benchmarks.common import RESULTS, read, write
+from benchmarks.markdown import UNMEASURED, replaced
 
 SEED = {
     "fraction": 0.99,
@@ -34,13 +35,13 @@ def bodies(text: str) -> list[list[str]]:
 def test_without_results_every_row_is_unmeasured():
     empty = {name: {} for name in tables.NAMES}
     part = tables.readme_part(empty)
-    assert tables.UNMEASURED in tables.quality_table({})
-    assert {row[2] for row in tables.speed_rows(empty)} == {tables.UNMEASURED}
+    assert UNMEASURED in tables.quality_table({})
+    assert {row[2] for row in tables.speed_rows(empty)} == {UNMEASURED}
     for text, count in ((part, 1), (tables.summary(empty), 6)):
         found = bodies(text)
         assert len(found) == count
         assert all(found)
-        assert all(tables.UNMEASURED in line for body in found for line in body)
+        assert all(UNMEASURED in line for body in found for line in body)
     assert "no machine yet" in part
 
 
@@ -48,7 +49,7 @@ def test_the_readme_has_one_table_of_eight_rows_that_hides_no_miss():
     results = {name: read(RESULTS / f"{name}.json") for name in tables.NAMES}
     (body,) = bodies(tables.readme_part(results))
     assert len(body) == 8
-    assert tables.UNMEASURED not in "".join(body)
+    assert UNMEASURED not in "".join(body)
     fastest = next(row for row in tables.speed_rows(results) if row[0].startswith("one LSTM of 256"))
     assert any(fastest[0] in line and line.endswith(f"| {fastest[-1]} |") for line in body)
 
@@ -98,7 +99,7 @@ def test_a_ratio_compares_two_trainers_of_one_round():
 
 def test_only_what_is_between_the_markers_is_replaced(tmp_path):
     text = "before\n<!-- measured:begin (note) -->\nold\n<!-- measured:end -->\nafter\n"
-    assert tables.replaced(text, "new") == text.replace("old", "new")
+    assert replaced(text, "new") == text.replace("old", "new")
 
 
 def test_a_result_is_written_whole(tmp_path):
@@ -110,6 +111,6 @@ def test_a_result_is_written_whole(tmp_path):
 def test_the_readme_and_its_page_are_what_the_results_say():
     results = {name: read(RESULTS / f"{name}.json") for name in tables.NAMES}
     readme = (tables.ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.replaced(readme, tables.readme_part(results)) == readme, "run python -m benchmarks.tables"
+    assert replaced(readme, tables.readme_part(results)) == readme, "run python -m benchmarks.tables"
     page = (tables.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert page == tables.page(results), "run python -m benchmarks.tables"
