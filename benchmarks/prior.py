@@ -1,7 +1,7 @@
 """What does the prior trader find without any training? Known edges on real noise, and laboratory markets.
 
-    python -m benchmarks.prior                       # three plantings a cell, two files, two hurdles; 10 minutes
-    python -m benchmarks.prior --hurdles .0005 .004  # the dial
+    python -m benchmarks.prior                       # three plantings a cell, two files; 5 minutes
+    python -m benchmarks.prior --hurdles .0005 .002 .004 # the dial
     python -m benchmarks.prior --start results/pretrain/prior.safetensors --seeds 1
 
 The policy reads the file once from its start, state and running statistics carried on; it decides from bar 500, and is
@@ -33,7 +33,7 @@ from datamodules.features.core import hurdle_feature
 from datamodules.planted import Edge, LogBars, mirrored, plant, rebuilt, relative, volatility
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo import walk_forward
-from lit_ppo.market.costs import Costs, bar_times, fill_arrays, known_cost
+from lit_ppo.market.costs import DEFAULT_HURDLE, Costs, bar_times, fill_arrays, known_cost
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.oracles import optima
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=list(DEFAULT_FILES))
     parser.add_argument("--spread", type=float, default=0.2, help="price units, for a file without spreads")
     parser.add_argument("--start", default="prior", help="weights, as model.start takes them")
-    parser.add_argument("--hurdles", type=float, nargs="+", default=[0.001, 0.002])
+    parser.add_argument("--hurdles", type=float, nargs="+", default=[DEFAULT_HURDLE])
     parser.add_argument("--seeds", type=int, default=3, help="plantings of each cell")
     parser.add_argument("--laboratory_bars", type=int, default=200_000)
     parser.add_argument("--out", type=Path, default=PATH)

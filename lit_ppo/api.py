@@ -599,7 +599,7 @@ def load_policy(
         run: RESULTS/<seed>, a fold's folder in it, a checkpoint, or what `walk_forward` returned; "prior" is the
             released prior trader (docs/prior.md), which decides on any bars.
         fold: of a run; None is the newest finished one.
-        hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.001.
+        hurdle: of the prior trader only: volatilities per bar that a position must earn; None is 0.002.
         spread: of the prior trader only: as `data.costs.spread`; None is "file".
         allow_modules: modules that its features and costs may be imported from: importing a module runs it. A `Run`
             that `walk_forward` has returned brings those of the objects that were given.

@@ -21,7 +21,7 @@ from lit_ppo.argument_types import allowed_class
 FILLS = ("next_open", "next_close", "same_close")
 NANOSECONDS_PER_DAY = 86_400 * 10**9
 NEW_YORK = ZoneInfo("America/New_York")
-DEFAULT_HURDLE = 0.001  # of the prior trader: volatilities a bar that a position must earn to be held, docs/prior.md
+DEFAULT_HURDLE = 0.002  # of the prior trader: volatilities a bar that a position must earn to be held, docs/prior.md
 
 
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+) *(?P<unit>bps?|%)", re.ASCII)

@@ -102,7 +102,7 @@ def test_what_does_not_belong_to_the_prior_trader_or_its_state_is_refused(bars, 
     assert prior(bars, tmp_path) == 0
     before = written(tmp_path)
     assert prior(bars, tmp_path, "--hurdle", "0.004") == 2
-    assert "hurdle 0.001" in capsys.readouterr().err
+    assert "hurdle 0.002" in capsys.readouterr().err
     assert prior(bars, tmp_path, "--hurdle", "0") == 2
     assert prior(bars, tmp_path, "--fold", "1") == 2
     assert main(["predict", "--ckpt", str(tmp_path), "--data", str(bars), "--spread", "0.2"]) == 2
