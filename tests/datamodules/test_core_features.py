@@ -175,4 +175,4 @@ def test_they_are_features_like_others_and_enter_as_they_are():
     cost = known_cost(bars.frame, Costs(), bars.point)
     matrix = compute_features(bars.frame, specs, bars.bar_seconds, cost=cost)
     assert np.isfinite(matrix[core.START_BARS :]).all()
-    assert matrix[-1, -1] == pytest.approx(math.log(0.001 / core.HURDLE_UNIT))  # the default caution
+    assert matrix[-1, -1] == pytest.approx(math.log(0.002 / core.HURDLE_UNIT))  # the default caution
