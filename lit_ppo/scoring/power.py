@@ -153,11 +153,14 @@ def remedies(settings: Mapping[str, Any], split: Mapping[str, Any]) -> str:
         settings: the merged configuration's `model` section.
         split: of the fingerprint.
     """
-    tries = ["a longer window (data.train_size)"]
-    if not split["expand_train"]:
-        tries.append("an expanding one (data.expand_train: true)")
-    if settings.get("start", "prior") != "prior":
-        tries.append("starting from the prior trader (model.start: prior)")
+    if settings.get("total_timesteps") == 0:  # a window's length matters to a training alone
+        tries = ["bars before the first fold, which this trader reads", "a smaller hurdle (core_hurdle)"]
+    else:
+        tries = ["a longer window (data.train_size)"]
+        if not split["expand_train"]:
+            tries.append("an expanding one (data.expand_train: true)")
+        if settings.get("start", "prior") != "prior":
+            tries.append("starting from the prior trader (model.start: prior)")
     tries.append("more instruments")
     return f"What would raise it: {', '.join(tries[:-1])}, {tries[-1]}."
 
