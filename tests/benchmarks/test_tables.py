@@ -46,7 +46,7 @@ def test_without_results_every_row_is_unmeasured():
 
 
 def test_the_readme_has_one_table_of_eight_rows_that_hides_no_miss():
-    results = {name: read(RESULTS / f"{name}.json") for name in tables.NAMES}
+    results = tables.read_results(RESULTS)
     (body,) = bodies(tables.readme_part(results))
     assert len(body) == 8
     assert UNMEASURED not in "".join(body)
@@ -109,7 +109,7 @@ def test_a_result_is_written_whole(tmp_path):
 
 
 def test_the_readme_and_its_page_are_what_the_results_say():
-    results = {name: read(RESULTS / f"{name}.json") for name in tables.NAMES}
+    results = tables.read_results(RESULTS)
     readme = (tables.ROOT / "README.md").read_text(encoding="utf-8")
     assert replaced(readme, tables.readme_part(results)) == readme, "run python -m benchmarks.tables"
     page = (tables.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
