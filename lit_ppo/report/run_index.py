@@ -160,7 +160,7 @@ COLUMNS = (
 
 
 def history(root: str | Path, html_path: str | Path | None = None) -> str:
-    """The history of all runs under `root`, as text; speed is against the oldest run that was measured.
+    """The history of all runs under `root`, as text; speed is against the oldest run on the same bytes that trained.
 
     Args:
         root: results directory.
@@ -170,8 +170,9 @@ def history(root: str | Path, html_path: str | Path | None = None) -> str:
     left_out = "".join(f"\nLeft out: {printable(error)}" for error in damaged.values())
     if not runs:
         return f"No run under {Path(root).name} yet.{left_out}"
-    reference = next((run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]), None)
-    rows = [_row(run, reference) for run in runs]
+    measured = [run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]]
+    references = {run["sha256"]: run for run in reversed(measured)}
+    rows = [_row(run, references.get(run["sha256"])) for run in runs]
     if html_path is not None:
         atomic_write(html_path, _page(runs, rows, damaged))
     return text_table(COLUMNS, rows) + left_out
@@ -228,4 +229,5 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
         setting_columns=(),
         setting_rows=[],
         pooled="",
+        other_files="",
     )
