@@ -157,8 +157,9 @@ def ground_of(own: Settings, plan: Plan) -> Ground:
     count = plan.folds or max(len(fitting) // 2, 1)
     if count > len(fitting):
         raise UsageError(
-            f"The search wants {count} folds, and {len(fitting)} of {len(data.folds)} have {train} train bars before "
-            "their validation under every setting: lower `folds` or the largest data.train_size of the space"
+            f"The search needs {count} of the {len(data.folds)} folds, and {len(fitting)} have {train:,} train bars "
+            f"between bar {first:,}, the first with all features of the space, and their validation. Lower `folds` of "
+            "the search or the largest data.train_size, raise data.fold_limit, or give a longer file"
         )
     ground = Ground(fitting[:count])
     for one in every:
