@@ -82,13 +82,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run minus the reference, on the bars that both decided on."""
+    """A run minus the reference, on the bars that both decided on.
+
+    `comparable`: both read the same bytes of bars, or were filled at the same prices on the bars in common.
+    """
 
     label: str
     bars: int
     mean: Interval
     sharpe: Interval
     note: str
+    comparable: bool = True
 
 
 def compare(run_dirs: Sequence[str | Path], html_path: str | Path | None = None) -> str:
@@ -157,14 +161,15 @@ def _told_apart(entries: list[Entry]) -> list[Entry]:
 def _difference(reference: Entry, other: Entry) -> Difference:
     _, ours, theirs = np.intersect1d(other.time, reference.time, return_indices=True)
     nothing = Interval(math.nan, math.nan, math.nan, math.nan)
+    same = same_file(reference, other)
     if len(ours) < 10:
-        return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair")
-    if not same_file(reference, other) and not _same_prices(reference, theirs, other, ours):
-        return Difference(other.label, len(ours), nothing, nothing, "other prices at these times: not paired")
+        return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair", same)
+    if not same and not _same_prices(reference, theirs, other, ours):
+        return Difference(other.label, len(ours), nothing, nothing, "other prices at these times: not paired", False)
     pair = (other.net_return[ours], reference.net_return[theirs], other.bars_per_year)
     if np.array_equal(pair[0], pair[1]):
         return Difference(other.label, len(ours), nothing, nothing, "equal on every one of these bars")
-    note = "" if same_file(reference, other) else "another file with the same prices"
+    note = "" if same else "another file with the same prices"
     mean = paired_difference_interval(*pair, draws=draws_for(pair[0]))
     return Difference(other.label, len(ours), mean, sharpe_difference_interval(*pair, draws=draws_for(pair[0])), note)
 
@@ -248,6 +253,18 @@ def _run_row(entry: Entry, reference: Entry) -> Row:
         ],
         entry is reference,
     )
+
+
+RESULTS = 7  # of the columns are about the result, the others about what it took
+
+
+def halves(
+    columns: Sequence[str], rows: Sequence[Row], first: int
+) -> tuple[tuple[Sequence[str], list[Row]], tuple[Sequence[str], list[Row]]]:
+    """A table as two with the same labels, for a page: `first` columns of cells, and the others."""
+    left = [row._replace(cells=row.cells[:first]) for row in rows]
+    right = [row._replace(cells=row.cells[first:]) for row in rows]
+    return (columns[: first + 1], left), ((columns[0], *columns[first + 1 :]), right)
 
 
 DIFFERENCE_COLUMNS = ("", "Bars in common", "Net return a year, %", "95 % interval", "Sharpe", "95 % interval", "Says")
@@ -365,8 +382,12 @@ def _other_files(entries: Sequence[Entry]) -> str:
 def _page(
     entries: list[Entry], differences: list[Difference], settings: dict[str, list[Any]], pooled: Interval | None
 ) -> str:
+    unlike = [difference.label for difference in differences if not difference.comparable]
+    drawn = [entry for entry in entries if entry.label not in unlike]
+    left_out = f" Not drawn, because on other bars: {', '.join(unlike)}." if unlike else ""
+    results, effort = halves(COLUMNS, [_run_row(entry, entries[0]) for entry in entries], RESULTS)
     data = []
-    for order, entry in enumerate(entries):
+    for order, entry in enumerate(drawn):
         equity = equity_curve(entry.net_return)
         rows = plotly_figures.rows_to_draw(equity)
         x, y = plotly_figures.iso_times(entry.time[rows]), plotly_figures.rounded(equity[rows])
@@ -379,9 +400,11 @@ def _page(
         title=f"{len(entries)} runs compared",
         subtitle=f"The reference is {entries[0].label}.",
         version=__version__,
-        chart_caption="Equity of every run over time: its stitched test segments, each from its own start.",
-        columns=COLUMNS,
-        rows=[_run_row(entry, entries[0]) for entry in entries],
+        chart_caption="Equity of every run over time: its stitched test segments, each from its own start." + left_out,
+        results=results,
+        results_caption="Out of sample, after costs",
+        effort=effort,
+        effort_caption="What it took; less and faster are against the reference",
         difference_columns=DIFFERENCE_COLUMNS,
         difference_rows=[_difference_row(difference) for difference in differences],
         reference=entries[0].label,

@@ -17,7 +17,7 @@ import numpy as np
 
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
-from lit_ppo.report.compare import printable, text_table
+from lit_ppo.report.compare import halves, printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.performance import trading_metrics
@@ -159,6 +159,9 @@ COLUMNS = (
 )
 
 
+RESULTS = 8  # of the columns are about the result, the others about what it took
+
+
 def history(root: str | Path, html_path: str | Path | None = None) -> str:
     """The history of all runs under `root`, as text; speed is against the oldest run on the same bytes that trained.
 
@@ -212,6 +215,7 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
     labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
     # One mark per run in the order of their start: two results of a day must not hide each other.
     sharpe = [math.nan if run["sharpe_annual"] is None else run["sharpe_annual"] for run in measured]
+    results, effort = halves(COLUMNS, rows, RESULTS)
     figure = plotly_figures.bars(labels, sharpe, "annual Sharpe", "run, oldest first")
     return render(
         "compare.html.j2",
@@ -220,8 +224,10 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
         subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials."
         + (f" Left out, because a file is damaged: {', '.join(damaged)}." if damaged else ""),
         version=__version__,
-        columns=COLUMNS,
-        rows=rows,
+        results=results,
+        results_caption="Out of sample, after costs; runs on other data answer other questions",
+        effort=effort,
+        effort_caption="What it took; less and faster are against the oldest training on the same bytes",
         chart_caption="Annual Sharpe ratio out of sample of every run, oldest first.",
         difference_columns=(),
         difference_rows=[],
