@@ -18,7 +18,8 @@ class RunProgress(pl.Callback):
 
     Reads `pl_module.timesteps`, `total_timesteps`, `fold`, `side_by_side`, `validation` and `show`; writes to the
     terminal only (rank zero): where the run as a whole has a display, into its line. Time left counts the folds still
-    to come, at this training's pace.
+    to come, at this training's pace. The pace is taken from the end of the first iteration on: that one also compiles
+    kernels, and would promise hours for a training of a minute.
 
     Args:
         every_seconds: distance of two plain lines where there is no terminal.
@@ -31,12 +32,12 @@ class RunProgress(pl.Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._score = float("nan")
-        self._started = self._said = 0.0
-        self._first_timesteps = 0
+        self._said = 0.0
+        self._pace_from: tuple[float, int] | None = None  # clock and timesteps at the end of the first iteration
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Trainee) -> None:
-        self._started = self._said = time.monotonic()
-        self._first_timesteps = pl_module.timesteps
+        self._said = time.monotonic()
+        self._pace_from = None
         console = Console()
         if trainer.is_global_zero and console.is_terminal and pl_module.show is None:
             self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
@@ -57,14 +58,15 @@ class RunProgress(pl.Callback):
     def _line(self, pl_module: Trainee, now: float) -> str:
         fold, num_folds = pl_module.fold
         total = pl_module.total_timesteps
-        pace = (pl_module.timesteps - self._first_timesteps) / max(now - self._started, 1e-9)
-        left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1) / pl_module.side_by_side
         where = f"fold {fold} of {num_folds}: " if num_folds > 1 else ""  # `fit` knows of the one that it trains
         score = "" if math.isnan(self._score) else f", validation score {self._score:.4f}"
-        return (
-            f"{where}{pl_module.timesteps:,} / {total:,} timesteps, {pace:,.0f} steps/s, "
-            f"{timedelta(seconds=round(left / max(pace, 1e-9)))} left{score}"
-        )
+        done = f"{where}{pl_module.timesteps:,} / {total:,} timesteps"
+        if self._pace_from is None:
+            self._pace_from = (now, pl_module.timesteps)
+            return f"{done}{score}"
+        pace = (pl_module.timesteps - self._pace_from[1]) / max(now - self._pace_from[0], 1e-9)
+        left = max(total - pl_module.timesteps, 0) + total * (num_folds - fold - 1) / pl_module.side_by_side
+        return f"{done}, {pace:,.0f} steps/s, {timedelta(seconds=round(left / max(pace, 1e-9)))} left{score}"
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar is not None:

@@ -287,26 +287,29 @@ def _doctor(rest: list[str]) -> int:
 
 
 def _init(rest: list[str]) -> int:
-    """`lit-ppo init [DIR]`: the shipped recipes as files of one's own."""
+    """`lit-ppo init [DIR]`: the shipped recipes, and the examples of the documentation, as files of one's own."""
     import argparse
 
     from lit_ppo.commands.data_choice import RECIPES
     from lit_ppo.store.atomic import atomic_write
 
     parser = argparse.ArgumentParser(
-        prog="lit-ppo init", description="Write the shipped recipes into a folder, to edit.", allow_abbrev=False
+        prog="lit-ppo init",
+        description="Write the shipped recipes into a folder, to edit, and the examples into DIRECTORY/examples.",
+        allow_abbrev=False,
     )
     parser.add_argument("directory", nargs="?", default="configs", help="made if absent; default: configs")
     target = Path(parser.parse_args(rest).directory)
-    sources = sorted(path for path in RECIPES.rglob("*.yaml"))
-    there = [target / path.relative_to(RECIPES) for path in sources if (target / path.relative_to(RECIPES)).exists()]
-    if there:
+    examples = sorted(path for path in RECIPES.glob("examples/*") if path.suffix in (".py", ".yaml"))
+    recipes = sorted(path for path in RECIPES.rglob("*.yaml") if path not in examples)
+    copies = {path: target / path.relative_to(RECIPES) for path in (*recipes, *examples)}
+    if there := [copy for copy in copies.values() if copy.exists()]:
         raise FileExistsError(f"{there[0]} is there already, and init writes over nothing. Name another folder")
-    for path in sources:
-        copy = target / path.relative_to(RECIPES)
+    for path, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(copy, path.read_bytes())
-    print(f"{len(sources)} recipes are in {target}: lit-ppo walk-forward --config {target / 'walk_forward.yaml'} ...")
+    print(f"{len(recipes)} recipes are in {target}, {len(examples)} examples in {target / 'examples'}:")
+    print(f"lit-ppo walk-forward --config {target / 'walk_forward.yaml'} --data.path bars.csv")
     return 0
 
 

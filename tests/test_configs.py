@@ -11,6 +11,7 @@ from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import fabric_trainer
 from lit_ppo.cli import main
+from lit_ppo.ppo.config import PPOConfig
 from lit_ppo.store.results import load_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -70,6 +71,12 @@ def test_the_default_for_a_users_bars_is_the_prior_trader():
     scratch = yaml.safe_load((CONFIGS / "scratch.yaml").read_text())
     for name in ("train_size", "validation_size", "test_size", "step_size", "fill", "costs"):
         assert default["data"][name] == scratch["data"][name]
+
+
+def test_the_quickstart_uses_the_budget_that_it_states():
+    settings = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+    stated, bars = settings["model"]["total_timesteps"], settings["data"]["train_size"]
+    assert stated <= PPOConfig().max_passes * (2_000 * bars) ** 0.5  # else a training ends before it
 
 
 def test_every_callback_of_a_recipe_can_be_deleted(here):

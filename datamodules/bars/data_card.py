@@ -14,6 +14,7 @@ from datamodules.bars.dialects import PRICES, SEPARATOR_NAMES
 from datamodules.bars.errors import BarFileError, shown
 from datamodules.bars.rows import Rows
 from datamodules.bars.source import BarSource
+from datamodules.bars.tables import SIGNATURES
 from datamodules.bars.times import SECOND, Zone
 
 
@@ -113,6 +114,13 @@ def make_card(
     if spread is not None:
         sizes = (("median", np.median(spread)), ("99 %", np.quantile(spread, 0.99)), ("largest", spread.max()))
         spread_text = ", ".join(f"{name} {size:g} points = {size * point:g}" for name, size in sizes)
+    text = {  # a table has none of these
+        "compression": source.compression,
+        "separator": SEPARATOR_NAMES.get(dialect.separator, dialect.separator),
+        "decimal": dialect.decimal,
+        "thousands": dialect.thousands or "none",
+        "header": "yes" if dialect.header else "no",
+    }
     longest = f"{duration(calendar.longest_gap)} from {when(calendar.longest_gap_from)}" if calendar.gaps else "none"
     return DataCard(
         name=source.path.name,
@@ -121,11 +129,7 @@ def make_card(
         dialect={
             "style": dialect.style,
             "encoding": source.encoding,
-            "compression": source.compression,
-            "separator": SEPARATOR_NAMES.get(dialect.separator, dialect.separator),
-            "decimal": dialect.decimal,
-            "thousands": dialect.thousands or "none",
-            "header": "yes" if dialect.header else "no",
+            **({} if source.encoding in SIGNATURES.values() else text),
             "time format": rows.time_format,
             "time zone": "offset of each row" if rows.aware else zone.name if zone is not None else "UTC",
         },

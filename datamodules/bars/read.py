@@ -268,7 +268,11 @@ def _bars(
     warnings += oddities(time, columns, point)
     notes = [*rows.dialect.notes, *notes]
     if not rows.aware and zone is None:
-        notes.append("the times carry no offset and are taken for UTC; pass --timezone if they are local")
+        notes.append(
+            "epoch times count in UTC; pass --timezone if these are a wall clock's"
+            if rows.dialect.epoch
+            else "the times carry no offset and are taken for UTC; pass --timezone if they are local"
+        )
     if time[-1] - time[0] < 14 * 86_400 * SECOND:
         notes.append("less than two weeks of bars: the number of bars per year is rough")
     volume = columns["volume"] if volume_role is not None else np.zeros(len(time))

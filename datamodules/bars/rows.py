@@ -25,7 +25,7 @@ from datamodules.bars.dialects import (
 from datamodules.bars.errors import ProblemBook, shown
 from datamodules.bars.options import EVERY, ReaderOptions
 from datamodules.bars.source import BarSource, Block
-from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColumn
+from datamodules.bars.times import EpochTimes, FormatTimes, TextTimes, TimeColumn, strptime_format
 
 # pandas 3.1 reads every decimal as the nearest float and warns about the option; older ones need it for that
 _EXACT = {} if tuple(int(x) for x in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
@@ -103,10 +103,11 @@ def read_rows(source: BarSource, book: ProblemBook, detected: dict[str, object],
     detected["time format"] = times.description
     lines, bad = np.concatenate(lines_parts), np.concatenate(bad_parts)
     if defect == "ambiguous":
+        day_first, month_first = (strptime_format(dialect.first_time, first) for first in (True, False))
         book.add_file(
             "day or month",
             f"times like {dialect.first_time!r} may have day or month first, and no row settles it",
-            "Pass --date_format, for example '%d/%m/%Y %H:%M'.",
+            f"Pass --date_format {day_first!r} if the day is first, {month_first!r} if the month is.",
         )
     elif defect is not None:
         book.add_file("times", defect, "Give the column of times its name, or pass --date_format.")

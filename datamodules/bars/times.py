@@ -223,6 +223,20 @@ def _recognise(text: str) -> tuple[re.Pattern[str], str, bool]:
     raise ValueError(f"{text!r} is no time stamp in a known form")
 
 
+def strptime_format(text: str, day_first: bool) -> str:
+    """How `strptime` writes a time like `text`, whose year is last and whose day and month cannot be told apart."""
+    text = text.strip()
+    match = _recognise(text)[0].fullmatch(text)
+    assert match is not None
+    codes = {"first": "%d" if day_first else "%m", "second": "%m" if day_first else "%d", "year": "%Y"}
+    codes |= {"hour": "%I" if match.groupdict().get("half") else "%H", "minute": "%M", "sec": "%S", "frac": "%f"}
+    codes |= {"half": "%p", "zone": "%z"}
+    found = sorted((match.span(name), code) for name, code in codes.items() if match.groupdict().get(name))
+    for (start, stop), code in reversed(found):
+        text = text[:start] + code + text[stop:]
+    return text
+
+
 def _empty_fields(n: int) -> dict[str, np.ndarray]:
     return {name: np.zeros(n, dtype=np.int64) for name in (*_NUMBERS, "sign")}
 

@@ -165,7 +165,13 @@ class Feed:
         frame = _frame(columns)
         cost = None
         if sees_costs(self.specs):
-            cost = known_cost(frame, Costs.from_dict(self.costs, self.allow_modules), self.point, "the bars seen")
+            costs = Costs.from_dict(self.costs, self.allow_modules)
+            if costs.spread == "file" and "spread" not in frame:
+                raise ValueError(
+                    "This policy sees what trading costs, with each bar's own spread (costs.spread is 'file'), and the "
+                    "bars have no spread column. Give bars with one; for the prior trader name it: --spread 1.5bp"
+                )
+            cost = known_cost(frame, costs, self.point, "the bars seen")
         return compute_features(frame, self.specs, self.bar_seconds, cost=cost)
 
     def fills(self, columns: Mapping[str, np.ndarray]) -> FillArrays:

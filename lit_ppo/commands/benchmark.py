@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +45,7 @@ from lit_ppo.module import LitPPO
 from lit_ppo.oracles.optima import solve
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import build_optimizer, experience
+from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.atomic import atomic_write
@@ -51,6 +53,7 @@ from lit_ppo.store.provenance import code_state, machine, package_versions
 from lit_ppo.store.results import RunFolder
 from lit_ppo.timing import Stopwatch
 
+WIDTH = 80  # columns of the table where there is no terminal
 TIMED_BARS = 200  # bars of the original network's single-step evaluation that are timed
 
 
@@ -326,19 +329,24 @@ def print_table(result: dict[str, Any], console: Console | None = None) -> None:
     """Print a result as a table."""
     console = console or Console()
     if not console.is_terminal:
-        console = Console(width=150, file=console.file)
+        console = Console(width=WIDTH, file=console.file)
+    counts = ", ".join(plural(n, what) for n, what in ((len(result["folds"]), "fold"), (result["seeds"], "seed")))
     table = Table(
-        title=f"{len(result['folds'])} folds, {result['seeds']} seeds, interleaved, {result['threads']} thread"
+        title=f"{counts}, interleaved, {plural(result['threads'], 'thread')}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
     table.add_column("")
-    for name in ("s/fold", "time ratio", "CPU ratio", "did less", "did it faster", "test score", "difference, 95 %"):
-        table.add_column(name, justify="right")
+    names = ("s/fold", "time", "CPU", "did\nless", "did it\nfaster", "test\nscore", "difference\n95 % interval")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     number: Callable[[float], str] = lambda x: f"{x:.2f}x"  # noqa: E731
     for row in result["variants"]:
         d = row["test_score_difference"]
         cells = [f"{row['seconds_per_fold']:.2f}"]
         cells += [number(row[name]) for name in ("time_ratio", "cpu_time_ratio", "did_less", "did_it_faster")]
-        cells += [f"{row['test_score']:+.4f}", f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"]
+        cells += [f"{row['test_score']:+.4f}", f"{d['estimate']:+.4f}\n[{d['low']:+.4f}, {d['high']:+.4f}]"]
         table.add_row(row["label"], *cells)
     console.print(table)
     if "original" in result:

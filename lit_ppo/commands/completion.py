@@ -73,8 +73,9 @@ def completion(arguments: Sequence[str], commands: Mapping[str, str], help_of: C
     parser = argparse.ArgumentParser(
         prog="lit-ppo completion",
         description="Print a script that completes commands, flags and recipes.",
-        epilog="bash: lit-ppo completion bash > ~/.local/share/bash-completion/completions/lit-ppo   "
-        "zsh: lit-ppo completion zsh > DIR/_lit-ppo, with DIR in $fpath",
+        epilog="lit-ppo completion bash > ~/.local/share/bash-completion/completions/lit-ppo\n"
+        "lit-ppo completion zsh > DIR/_lit-ppo       # DIR in $fpath, before compinit",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("shell", choices=("bash", "zsh"))

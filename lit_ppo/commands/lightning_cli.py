@@ -60,6 +60,50 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+# What `--help` begins with, in the place of a hundred lines of usage. A line fits 80 columns.
+_OTHERS = (
+    "--config fit --ckpt_path last  # the newest checkpoint",
+    "--config scratch --data.path bars.csv --data.fold 3",
+)
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "walk-forward": (
+        "--config quickstart  # a market with a known optimum",
+        "--config walk_forward --data.path bars.csv  # your bars",
+        "--config scratch --data.path bars.csv --resume",
+    ),
+    "fit": (
+        "--config fit  # a synthetic market",
+        "--config fit --ckpt_path last  # go on",
+        "--config scratch --data.path bars.csv --data.fold 3",
+    ),
+    "pretrain": (
+        "--config prior  # hours, as the released weights",
+        "--config prior --ckpt_path last  # go on",
+        "--config prior --model.total_timesteps 1000000",
+    ),
+    "validate": ("--config fit  # the chosen weights on the validation bars", *_OTHERS),
+    "test": ("--config fit  # the chosen weights on the test bars", *_OTHERS),
+    "predict": ("--config fit  # decisions on the test bars: predictions.csv", *_OTHERS),
+    "audit": (
+        "--config quickstart --null_seeds 1  # a first look",
+        "--config walk_forward --data.path bars.csv  # your bars",
+        "--config scratch --data.path bars.csv --null_seeds 100",
+    ),
+    "power": (
+        "--from results/42  # what could that run have found?",
+        "--from results/42 --quick",
+        "--config scratch --data.path bars.csv --seeds 1",
+    ),
+    "search": (
+        "--config scratch --data.path bars.csv  # its space: ppo",
+        "--config scratch --data.path bars.csv --trials 10",
+        "--config fine_tune --data.path bars.csv --space fine_tune",
+    ),
+}
+FLAGS = (
+    "Every key of a recipe is a flag as well; --print_config shows them all with their values. "
+    "A recipe is a file or the name of a shipped one (`lit-ppo init` writes these)."
+)
 TRAINS = ("fit", "pretrain")  # one training, in one folder
 
 
@@ -72,6 +116,12 @@ def one_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError(f"seed_everything (--seed) must be a whole number >= 0, got {seed!r}")
     return seed
+
+
+def usage(command: str) -> str:
+    """Return what `--help` begins with; the list of all flags is below it."""
+    examples = [f"  lit-ppo {command} {example}" for example in EXAMPLES[command]]
+    return "\n".join([f"lit-ppo {command} [--config RECIPE] [--KEY VALUE] ...", "", *examples])
 
 
 class ConfigParser(LightningArgumentParser):
@@ -115,7 +165,13 @@ class LitPPOCLI(LightningCLI):
                 save_config_callback=None,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
-                parser_kwargs={"prog": f"lit-ppo {command}", "exit_on_error": False, "allow_abbrev": False},
+                parser_kwargs={
+                    "prog": f"lit-ppo {command}",
+                    "usage": usage(command),
+                    "description": FLAGS,
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                },
                 parser_class=ConfigParser,
                 args=list(arguments),
                 run=False,

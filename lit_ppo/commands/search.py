@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import textwrap
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ from lit_ppo.store.schema import read_json
 
 FOLDER, RECORD, JOURNAL, RECIPE, PAGE = "search", "search.json", "trials.journal", "recipe.yaml", "search.html"
 OF_A_SEARCH = ("space", "trials", "results", *PER_CALL)  # keys that the recipe does not have
+WIDTH = 100  # columns of a trial's lines
 TRIAL_FAILED = (ValueError, ArithmeticError, MemoryError)  # a setting that cannot be trained, not a broken search
 
 
@@ -114,7 +116,8 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         atomic_write(recipe, _recipe(own, plan, best, ground))
         page = refuse_link(folder / PAGE)
         atomic_write(page, search_page(optuna, history.study, plan.to_dict(), _ground_record(ground)))
-        print(f"best: trial {best.number}, {plan.objective} {best.value:+.4f}  {said(plan.settings(best.params))}")
+        what = f"best: trial {best.number + 1}, {plan.objective} {best.value:+.4f}"
+        print(_folded(what, plan.settings(best.params)))
         print(f"recipe: {recipe}, page: {page}", flush=True)
         code = _test(own, recipe, plan, ground, len(history.study.trials))
         verdict = analyse(root / str(seed)).verdict.sentence
@@ -157,8 +160,9 @@ def ground_of(own: Settings, plan: Plan) -> Ground:
     count = plan.folds or max(len(fitting) // 2, 1)
     if count > len(fitting):
         raise UsageError(
-            f"The search wants {count} folds, and {len(fitting)} of {len(data.folds)} have {train} train bars before "
-            "their validation under every setting: lower `folds` or the largest data.train_size of the space"
+            f"The search needs {count} of the {len(data.folds)} folds, and {len(fitting)} have {train:,} train bars "
+            f"between bar {first:,}, the first with all features of the space, and their validation. Lower `folds` of "
+            "the search or the largest data.train_size, raise data.fold_limit, or give a longer file"
         )
     ground = Ground(fitting[:count])
     for one in every:
@@ -302,7 +306,13 @@ def _say(number: int, plan: Plan, state: str, values: Sequence[float], error: st
         what += f", stopped after {plural(len(values), 'fold')}: worse than the best on the same ones"
     elif state == "FAIL":
         what = f"cannot be trained: {error}"
-    print(f"trial {number + 1:3d}/{plan.trials}  {what}  {said(settings)}", flush=True)
+    print(_folded(f"trial {number + 1:3d}/{plan.trials}  {what}", settings), flush=True)
+
+
+def _folded(what: str, settings: Mapping[str, Any]) -> str:
+    """Settings behind what is said of them, in lines of at most 100 columns."""
+    gap = " " * 14
+    return textwrap.fill(f"{what}  {said(settings)}", WIDTH, subsequent_indent=gap, break_on_hyphens=False)
 
 
 def import_optuna() -> Any:

@@ -43,6 +43,7 @@ RECORDED = Baseline("the old script as its user reported it (45 min a fold, on a
 
 
 WIDTH = 100  # columns of a fold's line
+SAVERS = ("early_stop", "cache_hit")  # what a fold's line and the display count
 OLD_SCRIPT = "old_script"  # what the drop-in scripts give as `--baseline`
 
 
@@ -121,14 +122,11 @@ def fold_lines(head: str, figures: Mapping[str, float]) -> list[str]:
     if "speedup" in figures:
         work, pace = work_in_words(figures["did_less"]), pace_in_words(figures["did_it_faster"])
         words.append(f"speed-up {times(figures['speedup'])} ({work}, done {pace})")
-    for name, what in (
-        ("not_trained", "not trained so far"),
-        ("timesteps_saved", "timesteps saved"),
-        ("early_stops", "early stops"),
-        ("cache_hits", "cache hits"),
-    ):
-        if figures[name]:
-            words.append(f"{figures[name]:,.0f} {what}")
+    if figures["not_trained"]:
+        words.append(f"{figures['not_trained']:,.0f} not trained so far")
+    if figures["timesteps_saved"]:
+        words.append(f"{_counted(figures['timesteps_saved'], 'timestep')} saved")
+    words += [_counted(figures[f"{name}s"], name.replace("_", " ")) for name in SAVERS if figures[f"{name}s"]]
     lines, gap = [head], "  "
     for word in words:
         if len(lines[-1]) + len(gap) + len(word) > WIDTH:
@@ -145,6 +143,10 @@ def _machine_words(figures: Mapping[str, float]) -> list[str]:
         share = f" {figures['gpu_pct']:.0f} %" if "gpu_pct" in figures else ""
         words.append(f"GPU{share} {figures['gpu_memory_mb']:,.0f} MB")
     return words
+
+
+def _counted(count: float, noun: str) -> str:
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
@@ -241,7 +243,7 @@ class Monitor:
             rows = [
                 ("folds", f"{done}, {f['iteration_mean_s']:.1f} s each, {_duration(f['time_left_s'])} left"),
                 ("timesteps", f"{steps} of {f['timesteps_planned']:,.0f} planned, {f['timesteps_saved']:,.0f} saved"),
-                ("saved by", f"{f['early_stops']:.0f} early stops, {f['cache_hits']:.0f} cache hits"),
+                ("saved by", ", ".join(_counted(f[f"{name}s"], name.replace("_", " ")) for name in SAVERS)),
                 ("machine", ", ".join(_machine_words(f))),
             ]
             if self.baseline is not None:

@@ -145,6 +145,7 @@ def page(analysis: Analysis) -> str:
         checks=_checks(analysis),
         config=_config(analysis),
         rerun=_rerun(analysis),
+        committed=bool(run.record.get("commit")),
     )
 
 
@@ -270,6 +271,8 @@ def _checks(analysis: Analysis) -> list[Row]:
     rows = {
         "Net returns recomputed from the fills": "not possible, the fills are not on disk"
         if math.isnan(difference)
+        else "agree exactly"
+        if difference == 0
         else f"agree to {difference:.1e}"
         if difference <= TOLERANCE
         else f"DIFFER by up to {difference:.3g}: this result is not to be trusted",
@@ -309,8 +312,9 @@ def _rerun(analysis: Analysis) -> str:
     record = analysis.run.record
     folder = shown_path(analysis.run.path)
     command = " ".join(str(part) for part in record.get("command", []))
+    release = f"pip install lit-ppo=={record.get('versions', {}).get('lit-ppo', 'VERSION')}"
     lines = [
-        f"git checkout {record.get('commit') or 'COMMIT'}",
+        f"git checkout {record['commit']}" if record.get("commit") else release,
         f"lit-ppo walk-forward --from {folder}/run.json --results results/again",
         f"lit-ppo report {folder}",
         f"lit-ppo compare {folder} results/again/{record.get('seed', 0)}",

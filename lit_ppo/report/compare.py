@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row, between, without_directories
+from lit_ppo.scoring.fills import read_fills
 from lit_ppo.scoring.performance import equity_curve, sharpe_annual, trading_metrics
 from lit_ppo.scoring.significance import (
     Interval,
@@ -34,6 +36,7 @@ from lit_ppo.store.files import shown_path
 from lit_ppo.store.results import Run, load_run
 
 Floats = NDArray[np.float64]
+WIDTH, LEAST_WIDTH = 80, 8  # columns of a terminal's table, and of what a column's name is folded to
 COLOURS = ("agent", "hold", "short", "cross", "oracle", "flat")
 # Where a run was written says nothing about it.
 PLACE_KEYS = frozenset({"results"})
@@ -79,13 +82,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run minus the reference, on the bars that both decided on."""
+    """A run minus the reference, on the bars that both decided on.
+
+    `comparable`: both read the same bytes of bars, or were filled at the same prices on the bars in common.
+    """
 
     label: str
     bars: int
     mean: Interval
     sharpe: Interval
     note: str
+    comparable: bool = True
 
 
 def compare(run_dirs: Sequence[str | Path], html_path: str | Path | None = None) -> str:
@@ -154,15 +161,36 @@ def _told_apart(entries: list[Entry]) -> list[Entry]:
 def _difference(reference: Entry, other: Entry) -> Difference:
     _, ours, theirs = np.intersect1d(other.time, reference.time, return_indices=True)
     nothing = Interval(math.nan, math.nan, math.nan, math.nan)
+    same = same_file(reference, other)
     if len(ours) < 10:
-        return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair")
+        return Difference(other.label, len(ours), nothing, nothing, "no bars in common: nothing to pair", same)
+    if not same and not _same_prices(reference, theirs, other, ours):
+        return Difference(other.label, len(ours), nothing, nothing, "other prices at these times: not paired", False)
     pair = (other.net_return[ours], reference.net_return[theirs], other.bars_per_year)
-    prints = [entry.run.record.get("data", {}).get("sha256") for entry in (reference, other)]
     if np.array_equal(pair[0], pair[1]):
         return Difference(other.label, len(ours), nothing, nothing, "equal on every one of these bars")
-    note = "" if prints[0] == prints[1] else "the bar files differ: prices of the same bar may too"
+    note = "" if same else "another file with the same prices"
     mean = paired_difference_interval(*pair, draws=draws_for(pair[0]))
     return Difference(other.label, len(ours), mean, sharpe_difference_interval(*pair, draws=draws_for(pair[0])), note)
+
+
+def same_file(one: Entry, other: Entry) -> bool:
+    """Whether two runs read the same bytes of bars."""
+    prints = [entry.run.record.get("data", {}).get("sha256") for entry in (one, other)]
+    return prints[0] is not None and prints[0] == prints[1]
+
+
+def _same_prices(one: Entry, rows: NDArray[np.int64], other: Entry, others: NDArray[np.int64]) -> bool:
+    """Whether two runs on different files were filled at the same prices on these rows; no, where it is not known."""
+    try:
+        prices = [
+            read_fills(entry.run.path, entry.run.out_of_sample["fold"].unique()).fill_price for entry in (one, other)
+        ]
+    except FileNotFoundError:
+        return False
+    if [len(found) for found in prices] != [len(entry.time) for entry in (one, other)]:
+        return False
+    return bool(np.allclose(prices[0][rows], prices[1][others], rtol=1e-9, atol=0.0))
 
 
 def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
@@ -176,7 +204,9 @@ def setting_differences(entries: Sequence[Entry]) -> dict[str, list[Any]]:
         every.append(entry.settings | data | {"commit": record.get("commit")} | versions | machine)
     keys = [key for key in dict.fromkeys(key for settings in every for key in settings) if key not in PLACE_KEYS]
     table = {key: [settings.get(key, "not set") for settings in every] for key in keys}
-    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+    # What one run has as null another does not have at all where the block around it is null: no difference.
+    alike = {key: [None if value == "not set" else value for value in values] for key, values in table.items()}
+    return {key: values for key, values in table.items() if any(value != alike[key][0] for value in alike[key])}
 
 
 def _pooled(entries: Sequence[Entry], settings: dict[str, list[Any]]) -> Interval | None:
@@ -202,8 +232,9 @@ COLUMNS = (
 
 def _run_row(entry: Entry, reference: Entry) -> Row:
     m = entry.metrics
-    speed, base = (x.timesteps / x.seconds if x.seconds > 0 else math.nan for x in (entry, reference))
-    work, base_work = (x.timesteps / x.num_folds for x in (entry, reference))
+    speed, base = (x.timesteps / x.seconds if x.timesteps and x.seconds > 0 else math.nan for x in (entry, reference))
+    work, base_work = (x.timesteps / x.num_folds if x.timesteps else math.nan for x in (entry, reference))
+    less, faster = (base_work / work, speed / base) if same_file(entry, reference) else (math.nan, math.nan)
     return Row(
         entry.label,
         [
@@ -217,11 +248,23 @@ def _run_row(entry: Entry, reference: Entry) -> Row:
             Cell(f"{entry.timesteps:,}"),
             Cell(number(entry.seconds / entry.num_folds, 1)),
             Cell(number(speed, 0)),
-            Cell(number(base_work / work if work else math.nan)),
-            Cell(number(speed / base if base else math.nan)),
+            Cell(number(less)),
+            Cell(number(faster)),
         ],
         entry is reference,
     )
+
+
+RESULTS = 7  # of the columns are about the result, the others about what it took
+
+
+def halves(
+    columns: Sequence[str], rows: Sequence[Row], first: int
+) -> tuple[tuple[Sequence[str], list[Row]], tuple[Sequence[str], list[Row]]]:
+    """A table as two with the same labels, for a page: `first` columns of cells, and the others."""
+    left = [row._replace(cells=row.cells[:first]) for row in rows]
+    right = [row._replace(cells=row.cells[first:]) for row in rows]
+    return (columns[: first + 1], left), ((columns[0], *columns[first + 1 :]), right)
 
 
 DIFFERENCE_COLUMNS = ("", "Bars in common", "Net return a year, %", "95 % interval", "Sharpe", "95 % interval", "Says")
@@ -241,10 +284,12 @@ def _difference_row(difference: Difference) -> Row:
     return Row(difference.label, cells)
 
 
-def setting_text(value: Any) -> str:
-    """One setting as text; long ones are cut."""
+def setting_text(value: Any, most: int = 40) -> str:
+    """One setting as text of at most so many characters; of a list of classes their names."""
+    if isinstance(value, list) and value and all(isinstance(x, dict) and "class_path" in x for x in value):
+        value = ", ".join(str(x["class_path"]).rpartition(".")[2] for x in value)
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _pooled_text(pooled: Interval | None, runs: int) -> str:
@@ -262,44 +307,87 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Rows as aligned text: labels left, cells right. Control characters of foreign text are shown, not sent."""
-    table = [list(columns), *([row.label, *(cell.text for cell in row.cells)] for row in rows)]
-    table = [[printable(cell) for cell in line] for line in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for line in table:
-        cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        lines.append("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+class _Column(NamedTuple):
+    head: list[str]  # lines of its name
+    cells: list[str]
+    size: int  # characters
 
 
-def _setting_rows(settings: dict[str, list[Any]]) -> list[Row]:
-    return [Row(key, [Cell(setting_text(value), "text") for value in values]) for key, values in settings.items()]
+def text_table(columns: Sequence[str], rows: Sequence[Row], width: int = WIDTH) -> str:
+    """Rows as aligned text: labels left, cells right. Control characters of foreign text are shown, not sent.
+
+    Long names of columns are folded. Columns that do not fit `width` go on in a further block, with the labels again.
+    """
+    corner, labels = printable(columns[0]), [printable(row.label) for row in rows]
+    left = max(map(len, [corner, *labels]))
+    blocks: list[list[_Column]] = []
+    room = 0
+    for place, name in enumerate(map(printable, columns[1:])):
+        cells = [printable(row.cells[place].text) for row in rows]
+        head = textwrap.wrap(name, max(LEAST_WIDTH, *map(len, [*cells, *name.split()])))
+        column = _Column(head, cells, max(map(len, [*head, *cells])))
+        if not blocks or room < column.size + 2:
+            blocks.append([])
+            room = width - left
+        room -= column.size + 2
+        blocks[-1].append(column)
+    return "\n\n".join(_aligned(corner, labels, left, block) for block in blocks)
+
+
+def _aligned(corner: str, labels: Sequence[str], left: int, block: Sequence[_Column]) -> str:
+    height = max(len(column.head) for column in block)
+    heads = [[""] * (height - len(column.head)) + column.head for column in block]  # names stand on the first row
+    corners = [""] * (height - 1) + [corner]
+    lines = [(corners[line], [head[line] for head in heads]) for line in range(height)]
+    lines += [(label, [column.cells[row] for column in block]) for row, label in enumerate(labels)]
+    sizes = [column.size for column in block]
+    return "\n".join("  ".join([label.ljust(left), *map(str.rjust, cells, sizes)]).rstrip() for label, cells in lines)
+
+
+def _setting_rows(settings: dict[str, list[Any]], most: int = 40) -> list[Row]:
+    return [Row(key, [Cell(setting_text(value, most), "text") for value in values]) for key, values in settings.items()]
 
 
 def _text(
     entries: list[Entry], differences: list[Difference], settings: dict[str, list[Any]], pooled: Interval | None
 ) -> str:
-    labels = ["", *(entry.label for entry in entries)]
     parts = [
         text_table(COLUMNS, [_run_row(entry, entries[0]) for entry in entries]),
+        *filter(None, [_other_files(entries)]),
         f"Minus {entries[0].label}, on the same bars:\n"
         + text_table(DIFFERENCE_COLUMNS, [_difference_row(difference) for difference in differences]),
-        "Set differently:\n" + text_table(labels, _setting_rows(settings))
-        if settings
-        else "Nothing was set differently.",
     ]
+    if settings:
+        labels = ["", *(entry.label for entry in entries)]
+        most = (WIDTH - max(map(len, settings))) // len(entries) - 2
+        parts.append("Set differently:\n" + text_table(labels, _setting_rows(settings, min(max(most, 14), 24))))
+    else:
+        parts.append("Nothing was set differently.")
     if pooled is not None:
         parts.append(_pooled_text(pooled, len(entries)))
     return "\n\n".join(parts)
 
 
+def _other_files(entries: Sequence[Entry]) -> str:
+    """What keeps rows of one table from being read as one experiment; empty where all runs are on the same bytes."""
+    others = [entry.label for entry in entries if not same_file(entries[0], entry)]
+    if not others:
+        return ""
+    return (
+        f"On another bar file than {entries[0].label}: {', '.join(map(printable, others))}. "
+        "Speed is not compared there, and results only where the prices are the same."
+    )
+
+
 def _page(
     entries: list[Entry], differences: list[Difference], settings: dict[str, list[Any]], pooled: Interval | None
 ) -> str:
+    unlike = [difference.label for difference in differences if not difference.comparable]
+    drawn = [entry for entry in entries if entry.label not in unlike]
+    left_out = f" Not drawn, because on other bars: {', '.join(unlike)}." if unlike else ""
+    results, effort = halves(COLUMNS, [_run_row(entry, entries[0]) for entry in entries], RESULTS)
     data = []
-    for order, entry in enumerate(entries):
+    for order, entry in enumerate(drawn):
         equity = equity_curve(entry.net_return)
         rows = plotly_figures.rows_to_draw(equity)
         x, y = plotly_figures.iso_times(entry.time[rows]), plotly_figures.rounded(equity[rows])
@@ -312,13 +400,16 @@ def _page(
         title=f"{len(entries)} runs compared",
         subtitle=f"The reference is {entries[0].label}.",
         version=__version__,
-        chart_caption="Equity of every run over time: its stitched test segments, each from its own start.",
-        columns=COLUMNS,
-        rows=[_run_row(entry, entries[0]) for entry in entries],
+        chart_caption="Equity of every run over time: its stitched test segments, each from its own start." + left_out,
+        results=results,
+        results_caption="Out of sample, after costs",
+        effort=effort,
+        effort_caption="What it took; less and faster are against the reference",
         difference_columns=DIFFERENCE_COLUMNS,
         difference_rows=[_difference_row(difference) for difference in differences],
         reference=entries[0].label,
         setting_columns=["", *(entry.label for entry in entries)],
         setting_rows=_setting_rows(settings),
         pooled=_pooled_text(pooled, len(entries)),
+        other_files=_other_files(entries),
     )

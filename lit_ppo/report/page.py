@@ -91,7 +91,7 @@ def number(value: float | None, digits: int = 2) -> str:
     """A number for a table cell: thousands separated; a dash where there is none."""
     if value is None or value != value:
         return "–"
-    if value in (float("inf"), float("-inf")) or abs(value) >= 1e12:
+    if value in (float("inf"), float("-inf")) or abs(value) >= 1e9:
         return f"{value:.3g}"
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")

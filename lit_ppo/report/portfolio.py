@@ -254,13 +254,15 @@ def page(result: Result, record: Mapping[str, Any]) -> str:
         "contribution": plotly_figures.bars(names, [row["contribution_pct"] for row in rows], "% a year", "instrument"),
     }
     live = portfolio.live
-    few = len(rows) <= MOST_CORRELATIONS
+    known = any(x is not None and math.isfinite(x) for line in record["correlations"] for x in line)
+    few = known and len(rows) <= MOST_CORRELATIONS
+    at_a_time = plural(int(live.max()), "instrument")
     return render(
         "portfolio.html.j2",
         figures=charts,
         title=f"Portfolio of {plural(len(rows), 'instrument')}, seed {record['seed']}",
-        subtitle=f"{len(net):,} days, {record['range'][0]} to {record['range'][1]}; {live.min()} to {live.max()} "
-        "instruments at a time.",
+        subtitle=f"{len(net):,} days, {record['range'][0]} to {record['range'][1]}; "
+        f"{f'{live.min()} to ' if live.min() < live.max() else ''}{at_a_time} at a time.",
         verdict=result.verdict,
         confidence=f"{100 * CONFIDENCE:.0f}",
         cards=_cards(result, record),
@@ -313,8 +315,13 @@ def _alpha(label: str, found: Alpha, per_year: float) -> Row:
     return Row(label, [Cell(signed(percent), tint(percent)), Cell(signed(found.t)), Cell(betas)], label == JUDGED)
 
 
+def _days(first: str, last: str) -> str:
+    """From one day to another, in two lines where it must break."""
+    return f"{first} to\N{NO-BREAK SPACE}{last}".replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
 def _instrument(row: Mapping[str, Any]) -> Row:
-    cells = [Cell(f"{row['range'][0]} to {row['range'][1]}", "text"), Cell(f"{row['days']:,}")]
+    cells = [Cell(_days(*row["range"]), "text"), Cell(f"{row['days']:,}")]
     cells += [
         Cell(number(row["notional_pct"], 1)),
         Cell(signed(row["contribution_pct"]), tint(row["contribution_pct"])),

@@ -17,7 +17,7 @@ import numpy as np
 
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
-from lit_ppo.report.compare import printable, text_table
+from lit_ppo.report.compare import halves, printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.performance import trading_metrics
@@ -159,8 +159,11 @@ COLUMNS = (
 )
 
 
+RESULTS = 8  # of the columns are about the result, the others about what it took
+
+
 def history(root: str | Path, html_path: str | Path | None = None) -> str:
-    """The history of all runs under `root`, as text; speed is against the oldest run that was measured.
+    """The history of all runs under `root`, as text; speed is against the oldest run on the same bytes that trained.
 
     Args:
         root: results directory.
@@ -170,8 +173,9 @@ def history(root: str | Path, html_path: str | Path | None = None) -> str:
     left_out = "".join(f"\nLeft out: {printable(error)}" for error in damaged.values())
     if not runs:
         return f"No run under {Path(root).name} yet.{left_out}"
-    reference = next((run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]), None)
-    rows = [_row(run, reference) for run in runs]
+    measured = [run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]]
+    references = {run["sha256"]: run for run in reversed(measured)}
+    rows = [_row(run, references.get(run["sha256"])) for run in runs]
     if html_path is not None:
         atomic_write(html_path, _page(runs, rows, damaged))
     return text_table(COLUMNS, rows) + left_out
@@ -211,6 +215,7 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
     labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
     # One mark per run in the order of their start: two results of a day must not hide each other.
     sharpe = [math.nan if run["sharpe_annual"] is None else run["sharpe_annual"] for run in measured]
+    results, effort = halves(COLUMNS, rows, RESULTS)
     figure = plotly_figures.bars(labels, sharpe, "annual Sharpe", "run, oldest first")
     return render(
         "compare.html.j2",
@@ -219,8 +224,10 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
         subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials."
         + (f" Left out, because a file is damaged: {', '.join(damaged)}." if damaged else ""),
         version=__version__,
-        columns=COLUMNS,
-        rows=rows,
+        results=results,
+        results_caption="Out of sample, after costs; runs on other data answer other questions",
+        effort=effort,
+        effort_caption="What it took; less and faster are against the oldest training on the same bytes",
         chart_caption="Annual Sharpe ratio out of sample of every run, oldest first.",
         difference_columns=(),
         difference_rows=[],
@@ -228,4 +235,5 @@ def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) 
         setting_columns=(),
         setting_rows=[],
         pooled="",
+        other_files="",
     )

@@ -1,12 +1,17 @@
-"""The page of `lit-ppo search`: Optuna's own plots of the trials, the table of them, what the test said. No torch."""
+"""The page of `lit-ppo search`: the trials' values over time and settings, a table, what the test said. No torch."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lit_ppo import __version__
+from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import render
 from lit_ppo.report.plotly_figures import Figure
 from lit_ppo.report.tables import Cell, Row
@@ -35,36 +40,63 @@ def search_page(
     start, stop = ground["validation"]
     return render(
         "search.html.j2",
-        figures=figures(optuna, study, plan["objective"]),
+        figures=figures(optuna, study, plan),
         title=f"Search over {plural(len(plan['space']), 'setting')}, {plural(len(trials), 'trial')}",
         subtitle=f"{plan['objective']}, mean over the validation of {plural(ground['folds'], 'fold')} (bars "
         f"{start:,} to {stop - 1:,}); sampler {plan['sampler']}.",
         best=[f"{key}: {_text(value)}" for key, value in done[0].params.items()],
         value=f"{done[0].value:+.4f}",
-        number=done[0].number,
+        number=done[0].number + 1,
         first=f"{trials[0].value:+.4f}" if trials[0].state.name == "COMPLETE" else None,
         counts=", ".join(f"{count} {word}" for word, count in counts.items() if count),
         trials=len(trials),
         seen=f"{stop - 1:,}",
         verdict=verdict,
-        columns=["Trial", plan["objective"], "Folds", "", *plan["space"]],
+        settings=[(f"setting-{place}", key) for place, key in enumerate(plan["space"])],
+        columns=["Trial", _words(plan["objective"]), "Folds", "", *map(_words, plan["space"])],
         rows=[_row(trial, plan) for trial in (*done, *others)],
-        errors=[f"Trial {one.number}: {one.user_attrs['error']}" for one in others if "error" in one.user_attrs],
+        errors=[f"Trial {one.number + 1}: {one.user_attrs['error']}" for one in others if "error" in one.user_attrs],
         version=__version__,
     )
 
 
-def figures(optuna: Any, study: Any, objective: str) -> dict[str, Figure]:
-    """Optuna's optimisation history, importance of each setting, and slices; importance where it can be told."""
-    plots = optuna.visualization
-    found = {
-        "history": plots.plot_optimization_history(study, target_name=objective),
-        "slices": plots.plot_slice(study, target_name=objective),
-    }
-    values = {trial.value for trial in study.trials if trial.state.name == "COMPLETE"}
-    if len(values) > 1:  # with one value there is nothing that a setting could matter for
-        found["importance"] = plots.plot_param_importances(study, target_name=objective)
-    return {name: _plain(figure.to_plotly_json()) for name, figure in found.items()}
+def figures(optuna: Any, study: Any, plan: Mapping[str, Any]) -> dict[str, Figure]:
+    """The history, every setting against the value, and Optuna's importance of each, where it can be told."""
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    numbers = [trial.number + 1 for trial in done]
+    values = np.array([trial.value for trial in done], dtype=np.float64)
+    names = [f"trial {number}" for number in numbers]
+    history = plotly_figures.scatter(numbers, values, names, ("trial", plan["objective"]))
+    best = plotly_figures.rounded(np.maximum.accumulate(values), 5)
+    history["data"].append(
+        plotly_figures.line(numbers, best, "the best so far", "hold", style={"shape": "hv"}) | {"hoverinfo": "skip"}
+    )
+    history["data"][0]["name"] = "each trial"
+    history["layout"]["xaxis"] |= {"tickformat": "d", "dtick": max(1, math.ceil(len(study.trials) / 10))}
+    found = {"history": history}
+    for place, key in enumerate(plan["space"]):
+        found[f"setting-{place}"] = _against(key, [trial.params[key] for trial in done], values, names)
+    if len(set(values.tolist())) > 1:  # with one value there is nothing that a setting could matter for
+        plot = optuna.visualization.plot_param_importances(study, target_name=plan["objective"])
+        importance = _plain(plot.to_plotly_json())
+        importance["data"][0] |= {"marker": {"color": "agent"}, "textposition": "auto"}
+        importance["layout"] |= {"xaxis": {"title": {"text": "importance"}}, "yaxis": {"title": {"text": ""}}}
+        found["importance"] = importance
+    return found
+
+
+def _against(key: str, chosen: Sequence[Any], values: NDArray[np.float64], names: Sequence[str]) -> Figure:
+    """The trials' values over one setting: a number's axis, or a place for each choice."""
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in chosen)
+    figure = plotly_figures.scatter(range(len(chosen)), values, names, ("", ""))
+    (data,), layout = figure["data"], figure["layout"]
+    data["x"] = list(chosen) if numbers else [_text(x) for x in chosen]
+    spread = numbers and min(chosen) > 0 and max(chosen) > 20 * min(chosen)
+    layout["xaxis"] = {"type": "log" if spread else "linear" if numbers else "category", "nticks": 5}
+    layout["xaxis"]["categoryorder"] = "category ascending"
+    layout["yaxis"] = {"nticks": 5}
+    layout |= {"height": 210, "margin": {"l": 48, "r": 8, "t": 8, "b": 40}}
+    return figure
 
 
 def _plain(figure: Mapping[str, Any]) -> Figure:
@@ -89,9 +121,15 @@ def _row(trial: Any, plan: Mapping[str, Any]) -> Row:
     mean = f"{sum(values) / len(values):+.4f}" if values else "–"
     texts = [mean, str(len(values)), ENDS[trial.state.name]]
     return Row(
-        str(trial.number), [Cell(text) for text in (*texts, *(_text(trial.params[key]) for key in plan["space"]))]
+        str(trial.number + 1), [Cell(text) for text in (*texts, *(_text(trial.params[key]) for key in plan["space"]))]
     )
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value as YAML has it."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
+def _words(key: str) -> str:
+    """The last part of a key in words: a column's name that folds."""
+    return key.rpartition(".")[2].replace("_", " ")

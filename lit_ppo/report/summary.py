@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ COLUMNS = {
     "turnover_per_bar": "turnover",
     "cost_pct": "costs\n%",
 }
+COUNTS = ("trades", "max_drawdown_bars")  # figures that are whole numbers
 OPTIMUM = "optimum\n%"  # share of it
 
 
@@ -77,10 +78,14 @@ def outcome(analysis: Analysis, report: Path | None) -> dict[str, Any]:
         "decided_by": decided_by(analysis.run),
         "test_bars": len(analysis.time),
         "folds": len(analysis.fold_metrics),
-        "metrics": analysis.metrics,
-        "baselines": {contender.key: contender.metrics for contender in analysis.baselines},
+        "metrics": _with_whole_counts(analysis.metrics),
+        "baselines": {contender.key: _with_whole_counts(contender.metrics) for contender in analysis.baselines},
         "paths": {name: str(path) for name, path in paths.items()},
     }
+
+
+def _with_whole_counts(metrics: Mapping[str, float]) -> dict[str, float | int]:
+    return {key: int(value) if key in COUNTS and math.isfinite(value) else value for key, value in metrics.items()}
 
 
 def _fraction(run: Run, net: NDArray[np.float64]) -> float:

@@ -395,12 +395,14 @@ def data_card(record: Mapping[str, Any]) -> list[Row]:
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> list[Row]:
-    """A nested record as rows "a.b | value"; long lists are cut."""
+    """A nested record as rows "a, b | value"; long lists are cut, and what is null inside is left out."""
     rows: list[Row] = []
     for key, value in record.items():
+        if prefix and value is None:
+            continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            rows += flatten(value, name + ".")
+            rows += flatten(value, name + ", ")
         else:
             rows.append(Row(name.replace("_", " "), [Cell(_shown(value), "text")]))
     return rows

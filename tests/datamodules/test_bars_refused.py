@@ -127,7 +127,8 @@ REFUSED: dict[str, Case] = {
     "after 2100": Case(edit(61, 0, "2123-03-14 22:00:00"), ("line 61:", "1970 and 2100")),
     "naive and aware": Case(edit(12, 0, "2023-03-15 00:30:00Z"), ("line 12:", "with or without offset alike")),
     "day or month": Case(
-        times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-02-01"), ("day or month", "--date_format")
+        times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-02-01"),
+        ("day or month", "--date_format '%d/%m/%Y %H:%M'", "'%m/%d/%Y %H:%M' if the month is"),
     ),
     "day and month": Case(
         lambda text: edit(12, 0, "04/14/2023 00:30")(times(lambda t: t.strftime("%d/%m/%Y %H:%M"), "2023-03-14")(text)),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from datamodules.prior_data import PriorDataModule
+from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import __version__
 from lit_ppo.cli import COMMANDS, main
+from lit_ppo.commands.lightning_cli import EXAMPLES, LitPPOCLI, usage
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
@@ -52,6 +57,25 @@ def test_version_and_help_start_without_torch():
     assert (version.returncode, version.stdout) == (0, f"lit-ppo {__version__}\n")
     assert overview.returncode == 0
     assert all(name in overview.stdout for name in COMMANDS)
+
+
+def test_the_help_of_a_command_begins_with_three_examples_instead_of_a_hundred_lines_of_usage(capsys):
+    assert main(["walk-forward", "--help"]) == 0
+    first, empty, *examples = capsys.readouterr().out.splitlines()[:5]
+    assert first == "usage: lit-ppo walk-forward [--config RECIPE] [--KEY VALUE] ..."
+    assert empty == ""
+    assert all(line.startswith("  lit-ppo walk-forward --config") for line in examples)
+    shown = [line for command in EXAMPLES for line in usage(command).splitlines()]
+    assert max(map(len, shown)) <= 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [name for name in EXAMPLES if name != "power"])  # --from there reads a run
+def test_the_examples_of_a_help_are_taken_as_they_stand(command):
+    data = PriorDataModule if command == "pretrain" else WalkForwardDataModule
+    for example in EXAMPLES[command]:
+        with patch.object(LitPPOCLI, "instantiate_classes", lambda cli: None):
+            LitPPOCLI(command, shlex.split(example, comments=True), data)
 
 
 def test_data_prints_the_card_without_torch(bar_csv):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lit_ppo.report.compare import _difference, _read, compare, flatten, setting_differences, text_table
+from lit_ppo.report.compare import _difference, _read, _run_row, compare, flatten, setting_differences, text_table
 from lit_ppo.report.run_index import FILE_NAME, history, update
 from lit_ppo.report.tables import Cell, Row
+from lit_ppo.scoring.fills import read_fills, write_fills
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +103,61 @@ def test_fewer_than_two_runs_or_no_run_are_refused(results: Path, tmp_path: Path
         compare([results / "1"])
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
         compare([results / "1", tmp_path])
+
+
+def test_the_text_has_80_columns_whatever_the_number_of_runs(results: Path, tmp_path: Path) -> None:
+    callbacks = [{"class_path": f"callbacks.{name}"} for name in ("ValidationSelection", "TrainingCheckpoint")]
+    runs = [
+        demo.make_run(tmp_path / "a_long_name", seed=seed, folds=2, test_bars=300, config={"trainer": {"callbacks": x}})
+        for seed, x in ((5, callbacks), (6, callbacks[:1]), (7, None))
+    ]
+    text = compare(runs)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "ValidationSelection" in text
+    assert all(word in text for word in ("Sharpe", "Timesteps/s", "Says"))
+    assert max(map(len, history(tmp_path).splitlines())) <= 80
+
+
+def test_columns_that_do_not_fit_go_on_below_with_the_labels_again() -> None:
+    rows = [Row(name, [Cell("1" * 8)] * 3) for name in ("first", "second")]
+    assert text_table(["", "a name of words", "b", "c"], rows, width=26).splitlines() == [
+        "          a name",
+        "        of words         b",
+        *("first   11111111  11111111", "second  11111111  11111111", "", "               c"),
+        *("first   11111111", "second  11111111"),
+    ]
+
+
+def test_runs_on_different_data_are_not_mixed(results: Path, tmp_path: Path) -> None:
+    """Same times, other prices: nothing is paired, no speed compared. Another file with the same prices is paired."""
+    one = _read(results / "1")
+    folders = [tmp_path / name / "1" for name in ("grown", "other")]
+    for folder in folders:
+        shutil.copytree(results / "2", folder)
+        record = json.loads((folder / "run.json").read_text())
+        record["data"]["sha256"] = "f" * 64
+        (folder / "run.json").write_text(json.dumps(record))
+    for fold in range(4):
+        fills = read_fills(folders[1], [fold])
+        write_fills(folders[1] / f"fold_{fold:03d}", replace(fills, fill_price=2 * fills.fill_price))
+    grown, other = (_difference(one, _read(folder)) for folder in folders)
+    assert grown.note == "another file with the same prices"
+    assert math.isfinite(grown.mean.estimate)
+    assert other.note == "other prices at these times: not paired"
+    assert math.isnan(other.mean.estimate)
+    text = compare([results / "1", folders[1]])
+    assert f"On another bar file than {one.label}" in text
+    assert [cell.text for cell in _run_row(_read(folders[1]), one).cells[-2:]] == ["–", "–"]
+
+
+def test_a_run_that_trained_nothing_has_no_speed(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "2", tmp_path / "2")
+    ledger = json.loads((tmp_path / "2/folds.json").read_text())
+    for fold in ledger["folds"]:
+        fold["timesteps"] = 0
+    (tmp_path / "2/folds.json").write_text(json.dumps(ledger))
+    cells = [cell.text for cell in _run_row(_read(tmp_path / "2"), _read(results / "1")).cells]
+    assert (cells[7], *cells[9:]) == ("0", "–", "–", "–")
 
 
 def test_terminal_control_characters_are_shown_not_sent() -> None:

@@ -55,6 +55,11 @@ def test_flags_are_those_of_the_commands_own_help(capsys):
     assert {"--help", "--timezone", "--close_only"} <= set(flags_in(capsys.readouterr().out))
 
 
+def test_help_keeps_each_shells_line_whole(capsys):
+    assert main(["completion", "--help"]) == 0
+    assert "lit-ppo completion bash > ~/.local/share/bash-completion/completions/lit-ppo\n" in capsys.readouterr().out
+
+
 def test_another_shell_is_refused(capsys):
     assert main(["completion", "fish"]) == 2
     assert "bash" in capsys.readouterr().err

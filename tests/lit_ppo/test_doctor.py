@@ -46,6 +46,9 @@ def test_init_writes_recipes_that_can_be_edited_and_writes_over_nothing(tmp_path
     assert main(["init", str(target)]) == 0
     assert (target / "walk_forward.yaml").is_file()
     assert (target / "profiles" / "original.yaml").is_file()
+    assert {"onnx_signal.py", "paper_trading.py", "masked_task.yaml"} <= {x.name for x in target.glob("examples/*")}
+    said = capsys.readouterr().out
+    assert f"recipes are in {target}, 5 examples in {target / 'examples'}" in said
     (target / "quickstart.yaml").write_text("mine")
     assert main(["init", str(target)]) == 2
     assert (target / "quickstart.yaml").read_text() == "mine"

@@ -70,7 +70,7 @@ def test_piped_a_fold_is_a_plain_line_of_100_columns_without_what_is_zero():
         monitor.fold_done(head, 2.0, [early], CACHE)
     first, *others = text.getvalue().splitlines()
     assert first == f"  1/300  {head}  2.0 s/fold, 0:09:58 left"
-    assert "".join(others).endswith("timesteps saved, 1 early stops, 2 cache hits")
+    assert "".join(others).endswith("timesteps saved, 1 early stop, 2 cache hits")
     assert all(len(line) <= 100 for line in (first, *others))
     assert "\x1b" not in text.getvalue()
 

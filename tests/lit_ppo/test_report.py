@@ -701,3 +701,9 @@ def test_the_rerun_is_one_command_that_says_what_differs(tmp_path, monkeypatch):
         "lit-ppo walk-forward --from results/42/run.json --results results/again"
         in report.write_report(run).read_text()
     )
+    record = json.loads((run / "run.json").read_text())
+    record |= {"commit": None, "versions": {"lit-ppo": "1.2.3"}}  # installed, not in a checkout
+    (run / "run.json").write_text(json.dumps(record))
+    page = report.write_report(run).read_text()
+    assert "pip install lit-ppo==1.2.3" in page
+    assert "COMMIT" not in page

@@ -201,3 +201,30 @@ def test_the_comparison_page_is_silent_and_inert_too(browser: Any, results: Path
     assert browser.run("return window.hacked || null") is None
     assert browser.run("return document.documentElement.scrollWidth") <= 1200
     browser.screenshot(pictures / "compare_1200_light.png")
+
+
+def test_the_tables_of_a_comparison_fit_1400_px_and_keep_their_labels_in_sight_at_400(
+    browser: Any, results: Path, pictures: Path, tmp_path: Path
+) -> None:
+    third = demo.make_run(tmp_path / "third", seed=3, folds=2, test_bars=300, config={"model": {"gamma": 0.9}})
+    compare([results / "1", results / "2", third], html_path=tmp_path / "compare.html")
+    browser.open(tmp_path / "compare.html")
+    wait_until_drawn(browser)
+    hidden = "return [...document.querySelectorAll('.scroll')].map(t => t.scrollWidth - t.clientWidth)"
+    try:
+        browser.resize(1400, 900)
+        assert max(browser.run(hidden)) <= 0
+        browser.resize(400, 900, mobile=True)
+        assert max(browser.run(hidden)) > 0
+        label = """
+            const table = document.querySelector('.scroll'); table.scrollLeft = 1000;
+            const label = table.querySelector('tbody th').getBoundingClientRect();
+            return [label.left - table.getBoundingClientRect().left, label.width]"""
+        left, width = browser.run(label)
+        assert abs(left) < 2
+        assert width < 200
+        named = "return getComputedStyle(document.querySelector('.named td'), '::before').content"
+        assert browser.run(named).endswith(': "')
+        browser.screenshot(pictures / "compare_400_light.png")
+    finally:
+        browser.resize(1200, 900)

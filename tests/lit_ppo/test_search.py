@@ -17,7 +17,7 @@ from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo.cli import main
 from lit_ppo.commands import search as command
-from lit_ppo.commands.search import History, _order
+from lit_ppo.commands.search import History, _folded, _order
 from lit_ppo.commands.search_space import Plan, Range, plan_of
 from lit_ppo.folds import engine
 from lit_ppo.folds.engine import FoldWork
@@ -253,7 +253,7 @@ def test_folds_come_in_the_order_that_was_asked_for_and_go_on_after_a_kill(tmp_p
 # The page
 
 
-def test_the_page_has_optunas_plots_and_says_how_many_trials_read_what(tmp_path):
+def test_the_page_has_a_chart_a_setting_and_says_how_many_trials_read_what(tmp_path):
     history = go_on(tmp_path, 12)
     text = search_page(
         optuna, history.study, history.plan.to_dict(), {"folds": 5, "validation": [300, 1501]}, "No edge <seen>."
@@ -261,14 +261,25 @@ def test_the_page_has_optunas_plots_and_says_how_many_trials_read_what(tmp_path)
     assert "12 trials" in text
     assert "bar 1,500 and no test bar" in text
     assert "No edge &lt;seen&gt;." in text
-    for chart in ("history", "importance", "slices"):
+    for chart in ("history", "importance", *(f"setting-{place}" for place in range(len(history.plan.space)))):
         assert f'id="chart-{chart}"' in text
+    best = history.best().number + 1  # counted from 1, as on the terminal
+    assert f"Trial {best} has the highest mean validation" in text
+    assert "None" not in text.partition('id="figures"')[0]
     assert "://" not in text.partition('id="figures"')[0]
     flat = optuna.create_study(direction="maximize")
     trial = flat.ask({"model.hidden_size": optuna.distributions.CategoricalDistribution((2, 4, None))})
     flat.tell(trial, 0.0)
     one = plan({"model.hidden_size": [2, 4, None]})
     assert 'id="chart-importance"' not in search_page(optuna, flat, one.to_dict(), {"folds": 1, "validation": [0, 9]})
+
+
+def test_a_trials_line_has_100_columns_and_its_values_are_those_of_yaml():
+    settings = {f"model.setting_{number}": None for number in range(12)}
+    lines = _folded("trial   1/2  sharpe_annual +0.0000", settings).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 100
+    assert "model.setting_11 null" in " ".join(lines)
 
 
 # The whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -36,17 +37,21 @@ def features_snippet() -> str:
     return block
 
 
+def alone(*arguments: str) -> list[str]:
+    """The command that runs the example, which must not lean on what happens to be installed."""
+    code = (
+        "import runpy, sys\nfor name in ('torch', 'lightning', 'pandas', 'lit_ppo', 'datamodules'):\n"
+        "    sys.modules[name] = None\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return [sys.executable, "-I", "-c", f"import sys\nsys.argv = {[str(EXAMPLE), *arguments]!r}\n{code}"]
+
+
 def test_the_example_alone_decides_as_lit_ppo_predict(run_folder, new_bars, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(exported, "policy")
     shutil.copy(new_bars, "new_bars.csv")
     exec(compile(features_snippet(), str(GUIDE), "exec"), {})
-    code = (  # the example must not lean on what happens to be installed
-        "import runpy, sys\nfor name in ('torch', 'lightning', 'pandas', 'lit_ppo', 'datamodules'):\n"
-        "    sys.modules[name] = None\nrunpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    code = f"import sys\nsys.argv = {[str(EXAMPLE), 'policy', 'features.csv']!r}\n{code}"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(alone("policy", "features.csv"), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     files = ["--output", str(tmp_path / "signals.csv")]
     assert main(["predict", "--ckpt", str(run_folder), "--data", str(new_bars), *files]) == 0
@@ -60,6 +65,33 @@ def test_the_example_alone_decides_as_lit_ppo_predict(run_folder, new_bars, expo
     assert times[0].equals(times[1])
     chances = [np.array([float(row.split(",")[i]) for row in rows]) for rows, i in ((theirs, 2), (ours, 3))]
     np.testing.assert_allclose(*chances, atol=2e-6)
+    followed(done.stdout.splitlines()[1:])
+
+
+def followed(rows: list[str]) -> None:
+    """The example follows features.csv as it grows, and the paper account reads what it says.
+
+    Args:
+        rows: what it said of the whole table: time,position,probability.
+    """
+    lines = Path("features.csv").read_text().splitlines(keepends=True)
+    growing = Path("growing.csv")
+    growing.write_text("".join(lines[:300]) + lines[300][:20])
+    with subprocess.Popen(alone("policy", "growing.csv", "--follow"), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            with growing.open("a") as file:
+                said = [json.loads(process.stdout.readline()) for _ in range(300 - 1 - 24 - 30)]
+                file.write(lines[300][20:] + lines[299] + "".join(lines[301:]))  # 299 comes again: not decided twice
+                file.flush()
+                said += [json.loads(process.stdout.readline()) for _ in range(len(rows) - len(said))]
+        finally:
+            process.kill()
+    assert [f"{x['time']},{x['position']},{x['probability']:.6f}" for x in said] == rows
+    trade = runpy.run_path(str(EXAMPLE.parent / "paper_trading.py"))["trade"]
+    account = list(trade(map(json.dumps, said)))
+    assert [position for _, position, _ in account] == [x["position"] for x in said]
+    changes = np.diff([0.0, *(x["position"] for x in said)])
+    assert [x["change"] for x in said] == changes.tolist()
 
 
 def test_policy_json_says_what_the_graph_takes_and_where_it_comes_from(run_folder, exported):

@@ -262,3 +262,12 @@ def test_the_paper_account_takes_each_line_once():
         for day, position, close in ((1, 1.0, 100.0), (2, -1.0, 110.0), (2, -1.0, 110.0), (3, 0.0, 99.0))
     ]
     assert [equity for _, _, equity in trade(lines)] == pytest.approx([1.0, 1.1, 1.21])
+
+
+def test_bars_without_a_spread_are_refused_with_the_flag_that_names_one(bars, tmp_path, capsys):
+    pd.read_csv(bars).drop(columns="spread").to_csv(tmp_path / "bare.csv", index=False)
+    assert prior(tmp_path / "bare.csv", tmp_path) == 2
+    message = capsys.readouterr().err
+    assert "have no spread column" in message
+    assert "--spread 1.5bp" in message
+    assert prior(tmp_path / "bare.csv", tmp_path, "--spread", "1.5bp") == 0
