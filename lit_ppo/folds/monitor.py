@@ -177,6 +177,7 @@ class Monitor:
         self._writer: Any = None
         self._seconds = 0.0
         self._folds = 0
+        self._untrained = 0  # folds in a row, up to the last one
 
     def __enter__(self) -> Monitor:
         if self.baseline is not None:
@@ -211,6 +212,9 @@ class Monitor:
     def fold_done(self, line: str, seconds: float, folds: Sequence[FoldRecord], cache: Mapping[str, Any]) -> None:
         """Show a finished fold.
 
+        Of many folds in a row that were not trained the 1st, 2nd, 5th, 10th, 20th and so on are shown, with their
+        count, and the run's last: a hundred lines that say the same hide what they say.
+
         Args:
             line: what it came to.
             seconds: wall time it took.
@@ -219,10 +223,13 @@ class Monitor:
         """
         self._seconds, self._folds = self._seconds + seconds, self._folds + 1
         progress = progress_figures(folds, self.num_folds, self.baseline, cache, self._seconds / self._folds)
+        trained = progress["not_trained"] == self.figures.get("not_trained", 0.0)
+        self._untrained = 0 if trained else self._untrained + 1
         self.figures = progress | self.load.read()
         done = f"{progress['iterations']:.0f}/{self.num_folds}"
-        for text in fold_lines(f"{done:>7}  {line}", self.figures):
-            self._print(text)
+        if progress["iterations"] == self.num_folds or str(self._untrained).rstrip("0") in ("", "1", "2", "5"):
+            for text in fold_lines(f"{done:>7}  {line}", self.figures):
+                self._print(text)
         self.show("")
         if self._writer is not None:
             for name, value in self.figures.items():
