@@ -385,6 +385,7 @@ def load_run(path: str | Path) -> Run:
     rows = _read_csv(decisions, OUT_OF_SAMPLE_COLUMNS if plain else DECISION_COLUMNS)
     trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS)
     counted = rows["fold"].isin(done)
+    _check_rows(decisions, folds, rows)
     curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS)
     config = folder / "config.yaml"
     settings = read_configuration(config) if config.is_file() else {}
@@ -399,6 +400,20 @@ def load_run(path: str | Path) -> Run:
         baseline_equity=curves[curves["fold"].isin(done)].reset_index(drop=True),
         rows_left_out=int((~counted).sum()),
     )
+
+
+def _check_rows(path: Path, folds: Sequence[FoldRecord], rows: pd.DataFrame) -> None:
+    """A fold is called done once its rows are on disk: what lacks some has lost them since."""
+    counts = rows["fold"].value_counts()
+    for fold in folds:
+        start, stop = fold.bars.get("test", (0, 0))
+        found = int(counts.get(fold.index, 0))
+        if fold.status == "done" and (found != stop - start if stop else not found):
+            raise ValueError(
+                f"{path} has {found:,} rows of fold {fold.index}, of which folds.json says that it is done"
+                + (f", with {stop - start:,} test bars" if stop else "")
+                + f". {REMEDY}"
+            )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -159,6 +159,14 @@ def test_a_damaged_table_is_named(refused, folder, name, damage):
     refused(name, DAMAGES[damage]((folder / name).read_bytes()) + b"\n")
 
 
+@pytest.mark.parametrize("left", [0, 20, 45])  # of 60 rows in two folds
+def test_a_table_that_lost_rows_is_named(refused, folder, left):
+    lines = (folder / "out_of_sample.csv").read_bytes().splitlines(keepends=True)
+    refused("out_of_sample.csv", b"".join(lines[: left + 1]), f"{left % 30} rows of fold {left // 30}, of which")
+    lines = (folder / "trades.csv").read_bytes().splitlines(keepends=True)
+    refused("trades.csv", lines[0], "0 rows of fold 1, where", commands=("report",))
+
+
 @pytest.mark.parametrize(
     ("name", "column", "cell"),
     [
