@@ -294,14 +294,14 @@ def trials_seen(run: Run) -> Trials:
     if bars is not None and rows is not None:
         try:
             seen = configurations_seen(root, bars, rows)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             warnings.warn(f"The ledger of looks is not counted: {error}", stacklevel=2)
     for path in run_records(root):
         if path.parent.resolve() == run.path.resolve():
             continue
         try:
             record, other = read_record(path.parent), test_range(read_folds(path.parent))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             warnings.warn(f"A run is not counted as a trial: {error}", stacklevel=2)
             continue
         if bars_of(record) == bars and bars and rows and other and other[0] < rows[1] and rows[0] < other[1]:

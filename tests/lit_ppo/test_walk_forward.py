@@ -340,6 +340,10 @@ def test_a_resume_does_not_go_on_from_a_table_that_lost_rows(run, capsys):
         assert run("--resume")[0] == 2
         assert f"out_of_sample.csv has {rows} rows of fold 0" in " ".join(capsys.readouterr().err.split())
         assert bytes_of(folder) == before
+    table.write_bytes(whole)
+    (folder / "config.yaml").unlink()
+    assert run("--resume")[0] == 2
+    assert "config.yaml'. Restore it" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

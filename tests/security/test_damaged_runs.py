@@ -167,6 +167,15 @@ def test_a_table_that_lost_rows_is_named(refused, folder, left):
     refused("trades.csv", lines[0], "0 rows of fold 1, where", commands=("report",))
 
 
+@pytest.mark.parametrize("name", [*JSON[:2], *TABLES, "config.yaml"])
+def test_a_folder_in_the_place_of_a_file_is_named(folder, tmp_path, capsys, name):
+    copy = shutil.copytree(folder, tmp_path / "42")
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    assert main(["report", str(copy)]) == 2
+    assert name in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "column", "cell"),
     [
