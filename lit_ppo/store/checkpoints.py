@@ -241,7 +241,10 @@ class CheckpointStore:
         path = self.directory / name
         if not path.is_file():
             found = sorted(other.name for other in self.directory.glob("*.ckpt")) if self.directory.is_dir() else []
-            raise FileNotFoundError(f"No checkpoint {path}; {self.directory} holds {found or 'none'}")
+            raise FileNotFoundError(
+                f"There is no checkpoint {path}. "
+                + (f"{self.directory} holds {', '.join(found)}: name one of them" if found else "Name another file")
+            )
         unlisted = {"sequence": 0, "file": path.name, "sha256": ""}  # no manifest: the archive's own checksums remain
         entry = next((entry for entry in self.entries() if entry["file"] == path.name), unlisted)
         try:

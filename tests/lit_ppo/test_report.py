@@ -247,6 +247,8 @@ def test_terminal_and_page_hold_one_of_notional_and_count_the_same_trades(lucky,
     page = analyse(copy)
     assert page.metrics["trades"] == len(page.trades)
     assert page.metrics["win_rate"] == np.mean(page.trades.result > 0)
+    won, lost = (abs(page.trades.result[sign * page.trades.result > 0].sum()) for sign in (1, -1))
+    assert page.metrics["profit_factor"] == pytest.approx(won / lost)
     hold = next(x for x in page.baselines if x.key == "buy_and_hold")
     assert hold.metrics["exposure"] == 1.0
     told = io.StringIO()
