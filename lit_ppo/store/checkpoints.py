@@ -250,7 +250,9 @@ class CheckpointStore:
         try:
             return self._read(entry, map_location)
         except Exception as error:  # torch raises many types on a damaged file
-            raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+            # torch says how to load it all the same, and run what it holds
+            why = "it holds more than tensors and plain values" if "weights_only" in str(error) else error
+            raise CheckpointError(f"{path} cannot be loaded: {why}. Restore it, or name another one") from error
 
     def _surplus(self, entries: list[dict[str, Any]]) -> list[str]:
         """Files of the rolling checkpoints that are damaged or older than the `keep` newest whole ones."""
