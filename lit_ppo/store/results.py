@@ -408,13 +408,12 @@ def _check_rows(path: Path, folds: Sequence[FoldRecord], rows: pd.DataFrame) -> 
     """A fold is called done once its rows are on disk: what lacks some has lost them since."""
     counts = rows["fold"].value_counts()
     for fold in folds:
-        start, stop = fold.bars.get("test", (0, 0))
         found = int(counts.get(fold.index, 0))
-        if fold.status == "done" and (found != stop - start if stop else not found):
+        start, stop = fold.bars.get("test", (0, found))
+        if fold.status == "done" and found != stop - start:
             raise ValueError(
-                f"{path} has {found:,} rows of fold {fold.index}, of which folds.json says that it is done"
-                + (f", with {stop - start:,} test bars" if stop else "")
-                + f". {REMEDY}"
+                f"{path} has {found:,} rows of fold {fold.index}, of which folds.json says that it is done, with "
+                f"{stop - start:,} test bars. {REMEDY}"
             )
 
 
