@@ -10,6 +10,7 @@ Keywords are the recipe's keys, and go through the parser of the command line: e
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
@@ -445,6 +446,7 @@ def _arguments(
     options |= {"config": config, "results": results, "seed": seed}
     hints = get_type_hints(walk_forward)
     check_types({name: hints[name] for name in options}, options)
+    _check_keys(data, options)
     folder = Path(results) / "bars"
     path: Path | str
     if isinstance(bars, Mapping):
@@ -466,6 +468,16 @@ def _arguments(
     arguments += [f"--{key}={as_flag(key, value)}" for key, value in keys.items()]
     modules = sorted(set(modules))
     return [*arguments, *(f"--allow-module={module}" for module in modules)], modules
+
+
+def _check_keys(data: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    from datamodules.walk_forward import WalkForwardDataModule
+
+    known = [*options, *inspect.signature(WalkForwardDataModule).parameters]
+    for name in data.keys() - set(known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "docs/python.md has the arguments, docs/data.md the keys"
+        raise ValueError(f"{name!r} is no argument, and no key of data.*; {hint}")
 
 
 def _named(found: Any, key: str, modules: list[str]) -> str:

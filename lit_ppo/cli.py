@@ -95,10 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as leave:  # argparse and jsonargparse: --help is 0, a usage error 2
         return leave.code if isinstance(leave.code, int) else 2
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         return _failed(command, error, 2)
     except OSError as error:
         return _failed(command, error, 1)
+
+
+REMEDIES = {
+    PermissionError: ". Give this user the right to read and write there, or name another place",
+    FileNotFoundError: ". Restore it, or name another one",
+    IsADirectoryError: ". A file is wanted there: move the folder away",
+}
 
 
 def _failed(command: str, error: Exception, code: int) -> int:
@@ -106,8 +113,8 @@ def _failed(command: str, error: Exception, code: int) -> int:
         raise error
     # A file's name may hold escape sequences: what a terminal would obey is shown instead.
     text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in out_of_memory(error) or str(error))
-    if isinstance(error, PermissionError) and error.filename is not None:  # the system's; ours say what to do
-        text += ". Give this user the right to read and write there, or name another place"
+    if isinstance(error, OSError) and error.filename is not None:  # the system's words; ours say what to do
+        text += next((remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind)), "")
     print(f"lit-ppo {command}: {text}", file=sys.stderr)
     return code
 

@@ -42,7 +42,7 @@ DOCUMENTS = sorted(
     path.relative_to(REPOSITORY) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 )
 LIGHT = ("data", "cache", "report", "compare", "init", "export", "predict --ckpt")
-SHORT = ("--model.total_timesteps", "16384")  # no less: the least budget of the profiles
+SHORT = ("--model.total_timesteps", "4096")  # below the least budget of every profile, which gives way
 SEEING = ("--model.screen_features", "false")  # on bars this short nothing may pass
 ONE_DEVICE = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto")  # 2: integration
 BUDGET = {  # what makes a command of a document short enough to be run by a test
@@ -50,7 +50,10 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
     **dict.fromkeys(("fit", "validate", "test", "predict"), (*SHORT, *ONE_DEVICE)),
     "oracle": ("--train_bars", "3000", "--test_bars", "5000", "--timesteps", "4096", "--seeds", "1"),
     "audit": ("--points", "3", "--timesteps", "4096", "--null_seeds", "0"),
-    "benchmark": (*SHORT, "--data.fold_limit", "1", "--seeds", "1", "--original_timesteps", "0", *SEEING),
+    "benchmark": (  # a row has the budget of what it is compared with; passes bound it
+        *("--model.max_passes", "2", "--data.train_size", "1000", "--data.fold_limit", "1", "--seeds", "1"),
+        *("--original_timesteps", "0", *SEEING),
+    ),
     "doctor": ("--timesteps", "0"),
     "power": ("--quick", "--kinds", "[drift]", "--sharpes", "[10]", "--overwrite"),
     "search": (
@@ -62,7 +65,7 @@ BUDGET = {  # what makes a command of a document short enough to be run by a tes
         *("--data.ring", "4", "--data.fresh", "1", "--data.prior.bars", "[400, 500]"),
     ),
     "train_ppo.py": ("--total_timesteps", "4096", "--iterations", "1"),
-    "train_ppo_optimized.py": ("--total_timesteps", "4096", "--min_timesteps", "4096", "--iterations", "1"),
+    "train_ppo_optimized.py": ("--total_timesteps", "4096", "--iterations", "1"),
     "fabric_trainer.py": ("--devices", "1", "--strategy", "auto", "--accelerator", "cpu", *SHORT),
 }
 

@@ -33,7 +33,7 @@ from lit_ppo.store.files import json_bytes
 from lit_ppo.store.looks import note_look
 from lit_ppo.store.prior_weights import start_record
 from lit_ppo.store.provenance import source_sha256
-from lit_ppo.store.results import RunFolder, run_record
+from lit_ppo.store.results import RunFolder, load_run, run_record
 from lit_ppo.store.resume_check import changes
 from lit_ppo.store.run_lock import RunLock
 from lit_ppo.tensorboard import write_test
@@ -298,8 +298,9 @@ def _go_on(cli: LitPPOCLI, folder: RunFolder, text: str, command: Sequence[str])
 
     Raises:
         UsageError: settings, data or code differ, and `--allow-mismatch` was not given.
+        ValueError: a file of the run is damaged.
     """
-    before = folder.read_run()
+    before = load_run(folder.path).record  # whole, before anything is added to it
     then, now = folder.read_config(), yaml.safe_load(text)
     found = changes(then, now, before, _record(cli, command))
     if found.refused and not cli.config["allow_mismatch"]:

@@ -2,9 +2,9 @@
 
 An *iteration* is one fold, as in the old script. Two figures are told apart, both against a named baseline:
 
-    did less       the baseline's timesteps for the folds done / ours
+    did less       the baseline's timesteps for the folds that were trained / ours
     did it faster  the baseline's seconds per timestep / ours
-    speed-up       their product: the baseline's seconds for the folds done / ours
+    speed-up       their product: the baseline's seconds for the folds that were trained / ours
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def progress_figures(
     measured = summary["measured"]
     done, seconds, visited = measured["folds"], measured["seconds"], sum(fold.timesteps for fold in folds)
     speed = {}
-    if baseline is not None:
-        times = done * baseline.seconds / seconds if seconds else math.nan
-        less = done * baseline.timesteps / visited if visited else math.nan
+    trained = [fold for fold in folds if fold.status == "done" and fold.timesteps]  # no other has done the same work
+    if baseline is not None and (taken := sum(sum(fold.seconds.values()) for fold in trained)):
+        times = len(trained) * baseline.seconds / taken
+        less = len(trained) * baseline.timesteps / sum(fold.timesteps for fold in trained)
         speed = {"speedup": times, "did_less": less, "did_it_faster": times / less}
     return {
         "iterations": float(done),
@@ -179,10 +180,9 @@ class Monitor:
         self._writer: Any = None
         self._seconds = 0.0
         self._folds = 0
+        self._untrained = 0  # folds in a row, up to the last one
 
     def __enter__(self) -> Monitor:
-        if self.baseline is not None:
-            self._print(f"Speed-ups are against {self.baseline.name}")
         if self.console.is_terminal:
             self._live = Live(self._table(), console=self.console, transient=True, refresh_per_second=4)
             self._live.start()
@@ -213,6 +213,9 @@ class Monitor:
     def fold_done(self, line: str, seconds: float, folds: Sequence[FoldRecord], cache: Mapping[str, Any]) -> None:
         """Show a finished fold.
 
+        Of many folds in a row that were not trained the 1st, 2nd, 5th, 10th, 20th and so on are shown, with their
+        count, and the run's last: a hundred lines that say the same hide what they say.
+
         Args:
             line: what it came to.
             seconds: wall time it took.
@@ -221,10 +224,15 @@ class Monitor:
         """
         self._seconds, self._folds = self._seconds + seconds, self._folds + 1
         progress = progress_figures(folds, self.num_folds, self.baseline, cache, self._seconds / self._folds)
+        trained = progress["not_trained"] == self.figures.get("not_trained", 0.0)
+        self._untrained = 0 if trained else self._untrained + 1
+        if self.baseline is not None and "speedup" in progress and "speedup" not in self.figures:
+            self._print(f"Speed-ups are against {self.baseline.name}")
         self.figures = progress | self.load.read()
         done = f"{progress['iterations']:.0f}/{self.num_folds}"
-        for text in fold_lines(f"{done:>7}  {line}", self.figures):
-            self._print(text)
+        if progress["iterations"] == self.num_folds or str(self._untrained).rstrip("0") in ("", "1", "2", "5"):
+            for text in fold_lines(f"{done:>7}  {line}", self.figures):
+                self._print(text)
         self.show("")
         if self._writer is not None:
             for name, value in self.figures.items():
@@ -246,7 +254,7 @@ class Monitor:
                 ("saved by", ", ".join(_counted(f[f"{name}s"], name.replace("_", " ")) for name in SAVERS)),
                 ("machine", ", ".join(_machine_words(f))),
             ]
-            if self.baseline is not None:
+            if self.baseline is not None and "speedup" in f:
                 work = f"{work_in_words(f['did_less'])}, done {pace_in_words(f['did_it_faster'])}"
                 rows.append(("speed-up", f"{times(f['speedup'])} against {self.baseline.name}: {work}"))
             for name, text in rows:

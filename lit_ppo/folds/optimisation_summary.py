@@ -211,16 +211,17 @@ def times(value: float) -> str:
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What the table at the end says about optimisations; nothing where there were none."""
+    """What the table at the end says about optimisations; nothing where there were none, or nothing was trained."""
     if not any(row["optimisations"] for row in summary["folds"]):
         return []
     measured, counts = summary["measured"], _counts(summary["folds"])
     counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    lines = [
+    line = (
         f"Optimisations: {measured['timesteps']:,} of {measured['timesteps_planned']:,} timesteps "
         f"({work_in_words(summary['did_less'])}), {counted}; "
         f"{pace_in_words(summary['total_speedup_achieved'])}, against {summary['speedup_baseline']} (estimated)."
-    ]
+    )
+    lines = [line] if measured["timesteps"] else []
     for name in dict.fromkeys(failure["optimisation"] for failure in summary["failed"]):
         found = [failure for failure in summary["failed"] if failure["optimisation"] == name]
         folds = ", ".join(str(failure["fold"]) for failure in found)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lit_ppo.market.books import Ledger, MoneyLedger, Trades, money_account
 from lit_ppo.report.breakdown import Group, Month, WithoutBest, monthly, splits, without_best
 from lit_ppo.report.untraded import reason
-from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, independent_bets, judge, weigh
+from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, independent_bets, judge, plural, weigh
 from lit_ppo.scoring.fills import FillTable, read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.pooling import read_pooled
@@ -128,6 +128,8 @@ def analyse(run_dir: str | Path) -> Analysis:
     fold = rows["fold"].to_numpy(np.int64)
     position, cost, net = (rows[name].to_numpy(np.float64) for name in ("position", "cost", "net_return"))
     trades = _trades(run.trades)
+    by_fold = _by_fold(run, fold, net, position, cost, bars_per_year)
+    _check_trades(run, by_fold)
     metrics = trading_metrics(net, position, bars_per_year, costs=cost)
     seed = 0  # of the bootstrap and the random traders: terminal, page and comparison draw alike
     fills, missing = _fills(run, time, fold)
@@ -169,7 +171,7 @@ def analyse(run_dir: str | Path) -> Analysis:
         net_return=net,
         bars_per_year=bars_per_year,
         metrics=metrics,
-        fold_metrics=_by_fold(run, fold, net, position, cost, bars_per_year),
+        fold_metrics=by_fold,
         trades=trades,
         evidence=evidence,
         verdict=judge(evidence, "" if position.any() else reason(run.folds)),
@@ -292,14 +294,14 @@ def trials_seen(run: Run) -> Trials:
     if bars is not None and rows is not None:
         try:
             seen = configurations_seen(root, bars, rows)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             warnings.warn(f"The ledger of looks is not counted: {error}", stacklevel=2)
     for path in run_records(root):
         if path.parent.resolve() == run.path.resolve():
             continue
         try:
             record, other = read_record(path.parent), test_range(read_folds(path.parent))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             warnings.warn(f"A run is not counted as a trial: {error}", stacklevel=2)
             continue
         if bars_of(record) == bars and bars and rows and other and other[0] < rows[1] and rows[0] < other[1]:
@@ -323,6 +325,17 @@ def _by_fold(
             figures = trading_metrics(net[rows], position[rows], bars_per_year, costs=cost[rows])
             found.append((record, figures))
     return found
+
+
+def _check_trades(run: Run, by_fold: list[tuple[FoldRecord, dict[str, float]]]) -> None:
+    counts = run.trades["fold"].value_counts()
+    for record, figures in by_fold:
+        found, wanted = int(counts.get(record.index, 0)), int(figures["trades"])
+        if found < wanted:  # more: an earlier release wrote a row for each change of size
+            raise ValueError(
+                f"{run.path / 'trades.csv'} has {found:,} rows of fold {record.index}, where out_of_sample.csv has "
+                f"{plural(wanted, 'round trip')}. {REMEDY}"
+            )
 
 
 def _trades(table: pd.DataFrame) -> Trades:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_ppo.store.atomic import atomic_write
+from lit_ppo.store.schema import REMEDY
 
 FILE_NAME = "test_bars.npz"
 # What numpy and zipfile raise for an archive that is cut, spoilt, another program's, or announces more than there is.
@@ -116,6 +117,7 @@ def _read(path: Path) -> FillTable:
         kinds = {name: np.int64 if name in integers else np.float64 for name in wanted}
         return FillTable(**{name: x.astype(kinds[name], casting="same_kind") for name, x in columns.items()})
     except _DAMAGES as error:
+        why = "it is no array file, or a pickle" if "pickle" in str(error) else error  # numpy: how to load it unsafely
         raise ValueError(
-            f"{path} is no table of test fills ({error}); it needs the arrays {', '.join(wanted)}"
+            f"{path} is no table of test fills ({why}); it needs the arrays {', '.join(wanted)}. {REMEDY}"
         ) from error

@@ -241,13 +241,18 @@ class CheckpointStore:
         path = self.directory / name
         if not path.is_file():
             found = sorted(other.name for other in self.directory.glob("*.ckpt")) if self.directory.is_dir() else []
-            raise FileNotFoundError(f"No checkpoint {path}; {self.directory} holds {found or 'none'}")
+            raise FileNotFoundError(
+                f"There is no checkpoint {path}. "
+                + (f"{self.directory} holds {', '.join(found)}: name one of them" if found else "Name another file")
+            )
         unlisted = {"sequence": 0, "file": path.name, "sha256": ""}  # no manifest: the archive's own checksums remain
         entry = next((entry for entry in self.entries() if entry["file"] == path.name), unlisted)
         try:
             return self._read(entry, map_location)
         except Exception as error:  # torch raises many types on a damaged file
-            raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+            # torch says how to load it all the same, and run what it holds
+            why = "it holds more than tensors and plain values" if "weights_only" in str(error) else error
+            raise CheckpointError(f"{path} cannot be loaded: {why}. Restore it, or name another one") from error
 
     def _surplus(self, entries: list[dict[str, Any]]) -> list[str]:
         """Files of the rolling checkpoints that are damaged or older than the `keep` newest whole ones."""

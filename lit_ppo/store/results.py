@@ -377,7 +377,9 @@ def load_run(path: str | Path) -> Run:
     """
     folder = Path(path)
     if not (folder / "run.json").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no run.json. Give results/<seed>")
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run: it has no run.json. Give results/<seed>, or restore the file"
+        )
     folds = read_folds(folder)
     done = [fold.index for fold in folds if fold.status == "done"]
     decisions = folder / "out_of_sample.csv"
@@ -385,9 +387,10 @@ def load_run(path: str | Path) -> Run:
     rows = _read_csv(decisions, OUT_OF_SAMPLE_COLUMNS if plain else DECISION_COLUMNS)
     trades = _read_csv(folder / "trades.csv", TRADE_COLUMNS)
     counted = rows["fold"].isin(done)
+    _check_rows(decisions, folds, rows)
     curves = _read_csv(folder / "baselines.csv", BASELINE_COLUMNS)
     config = folder / "config.yaml"
-    settings = read_configuration(config) if config.is_file() else {}
+    settings = read_configuration(config) if config.exists() else {}
     return Run(
         path=folder,
         record=read_record(folder),
@@ -399,6 +402,19 @@ def load_run(path: str | Path) -> Run:
         baseline_equity=curves[curves["fold"].isin(done)].reset_index(drop=True),
         rows_left_out=int((~counted).sum()),
     )
+
+
+def _check_rows(path: Path, folds: Sequence[FoldRecord], rows: pd.DataFrame) -> None:
+    """A fold is called done once its rows are on disk: what lacks some has lost them since."""
+    counts = rows["fold"].value_counts()
+    for fold in folds:
+        found = int(counts.get(fold.index, 0))
+        start, stop = fold.bars.get("test", (0, found))
+        if fold.status == "done" and found != stop - start:
+            raise ValueError(
+                f"{path} has {found:,} rows of fold {fold.index}, of which folds.json says that it is done, with "
+                f"{stop - start:,} test bars. {REMEDY}"
+            )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -413,7 +429,7 @@ def read_folds(folder: Path) -> list[FoldRecord]:
         ValueError: it is damaged, or of another release.
     """
     path = folder / "folds.json"
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
         folds = [FoldRecord(**record) for record in read_json(path, LedgerOfFolds)["folds"]]
@@ -440,7 +456,7 @@ def _begins(path: Path, columns: Sequence[str]) -> bool:
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read one of the run's tables; half a last line, which a killed writer leaves, is left out."""
-    text = path.read_bytes() if path.is_file() else b""
+    text = path.read_bytes() if path.exists() else b""  # a folder there is refused
     text = text[: text.rfind(b"\n") + 1]
     header = (",".join(columns) + "\n").encode()
     if not text:

@@ -258,6 +258,11 @@ WRONG = [
         lambda: lit_ppo.walk_forward("b.csv", model={"hidden_size": "x"}),
         "model.hidden_size must be a whole number or None",
     ),
+    (
+        lambda: lit_ppo.walk_forward("b.csv", modle={}),
+        "'modle' is no argument, and no key of data.*; did you mean 'model'?",
+    ),
+    (lambda: lit_ppo.walk_forward("b.csv", trian_size=3), "did you mean 'train_size'?"),
     (lambda: lit_ppo.walk_forward("b.csv", train_size="many"), "data.train_size must be a whole number, got many"),
     (lambda: lit_ppo.walk_forward("b.csv", model=3), "model must be a dict or None, got 3"),
     (lambda: lit_ppo.walk_forward("b.csv", results=3), "results must be a string or a Path, got 3"),

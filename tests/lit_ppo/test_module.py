@@ -54,15 +54,17 @@ def test_one_epoch_is_one_ppo_iteration_and_the_budget_ends_the_training(tmp_pat
 
 
 def test_evaluation_from_python_pays_the_exit_as_the_command_does():
-    policy = MarketPolicy(3, generator=make_generator(0))
+    policy = MarketPolicy(3, hold_bias=-3.0, generator=make_generator(0))  # never keeps a position
     module = LitPPO()
     module.policy = policy
     market = market_tensors()
     found = module.evaluate(market)
     paid = evaluate(policy, market, module.recipe.account_features, close_at_end=True)
-    assert found.positions[-1] == 0.0
+    left_open = evaluate(policy, market, module.recipe.account_features)
+    assert found.positions[-1] == 0.0 != left_open.positions[-1]
+    assert found.score != left_open.score
     np.testing.assert_array_equal(found.ledger.net_return, paid.ledger.net_return)
-    assert module.evaluate(market, close_at_end=False).score == evaluate(policy, market).score
+    assert module.evaluate(market, close_at_end=False).score == left_open.score
 
 
 def test_the_global_generators_are_not_drawn_from(tmp_path):

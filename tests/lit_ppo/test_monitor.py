@@ -102,6 +102,32 @@ def test_the_first_line_counts_the_folds_that_were_not_trained_and_calls_that_no
     assert "saved" not in text.getvalue()
 
 
+def test_a_fold_that_was_not_trained_is_no_speed_up():
+    text, blind = io.StringIO(), record(0, timesteps=0)
+    blind.stop_reason = NOT_TRAINED
+    with Monitor(3, RECORDED, console=Console(file=text, force_terminal=True, width=160)) as monitor:
+        monitor.fold_done("fold 0", 2.0, [blind], {})
+        assert "peed-up" not in text.getvalue()
+        monitor.fold_done("fold 1", 2.0, [blind, record(1)], {})
+    alone = progress_figures([record(1)], 3, RECORDED, {}, 2.0)
+    assert [monitor.figures[name] for name in ("speedup", "did_less")] == [alone["speedup"], alone["did_less"]]
+    assert RECORDED.name in text.getvalue()
+
+
+def test_folds_in_a_row_that_were_not_trained_are_shown_now_and_then_and_a_trained_one_always():
+    text = io.StringIO()
+    folds = [record(index, timesteps=0) for index in range(109)]
+    for one in folds:
+        one.stop_reason, one.details["optimisations"] = NOT_TRAINED, {}
+    folds[30].stop_reason = "budget"
+    with Monitor(109, console=Console(file=text, width=100)) as monitor:
+        for index in range(109):
+            monitor.fold_done(f"fold {index}", 2.0, folds[: index + 1], {})
+    shown = [int(line.split()[0].split("/")[0]) for line in text.getvalue().splitlines() if "fold" in line.split()]
+    assert shown == [1, 2, 5, 10, 20, 31, 32, 33, 36, 41, 51, 81, 109]
+    assert "108 not trained so far" in text.getvalue()
+
+
 def test_without_a_baseline_nobody_speaks_of_a_speed_up():
     text = io.StringIO()
     with Monitor(3, read_baseline(None), console=Console(file=text, force_terminal=True, width=160)) as monitor:

@@ -69,6 +69,8 @@ def test_a_fold_that_saw_nothing_saved_nothing():
     summary = summarise([blind, FOLDS[1]], 2, {})
     assert (summary["total_timesteps_saved"], summary["measured"]["timesteps_planned"]) == (600, 1000)
     assert summarise([blind], 1, {})["did_less"] is None
+    blind.details["optimisations"] = {"warm_start": {}}
+    assert summary_lines(summarise([blind], 1, {})) == []  # nothing was done, so not "as fast" either
 
 
 def test_a_run_without_optimisations_saved_nothing_and_says_nothing():

@@ -102,8 +102,10 @@ def test_a_damaged_or_pickled_fill_table_is_refused(tmp_path: Path) -> None:
         read_fills(tmp_path, [0])
     with path.open("wb") as file:
         np.savez(file, time=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match="no table of test fills"):
+    with pytest.raises(ValueError, match="no table of test fills") as refused:
         read_fills(tmp_path, [0])
+    assert "unsafe" not in str(refused.value)
+    assert "allow_pickle" not in str(refused.value)
 
 
 def test_a_replay_restarts_every_fold_flat_and_agrees_with_the_scalar_sum() -> None:
@@ -247,6 +249,8 @@ def test_terminal_and_page_hold_one_of_notional_and_count_the_same_trades(lucky,
     page = analyse(copy)
     assert page.metrics["trades"] == len(page.trades)
     assert page.metrics["win_rate"] == np.mean(page.trades.result > 0)
+    won, lost = (abs(page.trades.result[sign * page.trades.result > 0].sum()) for sign in (1, -1))
+    assert page.metrics["profit_factor"] == pytest.approx(won / lost)
     hold = next(x for x in page.baselines if x.key == "buy_and_hold")
     assert hold.metrics["exposure"] == 1.0
     told = io.StringIO()

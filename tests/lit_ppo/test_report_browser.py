@@ -89,6 +89,9 @@ def test_the_page_of_a_run_that_never_traded_is_short_and_its_scripts_run(browse
     shown = browser.run("return [...document.querySelectorAll('main > section')].map(s => s.id)")
     assert shown == ["verdict", "untraded", "features", "data", "configuration", "rerun"]
     assert browser.run("return document.querySelectorAll('.chart').length") == 0
+    bottom = "return document.getElementById('untraded').getBoundingClientRect().bottom"
+    assert browser.run(bottom) < 700  # verdict, why, and what to try
+    assert browser.run("return document.documentElement.scrollHeight") < 1_800
 
 
 def test_the_console_is_silent_and_every_section_and_chart_is_there(page: Any) -> None:

@@ -330,6 +330,22 @@ def test_a_done_fold_of_which_the_ledger_says_too_little_is_named(run, capsys, p
     assert "--overwrite" in told
 
 
+def test_a_resume_does_not_go_on_from_a_table_that_lost_rows(run, capsys):
+    _, folder = run("--data.fold_limit", "1")
+    table = folder / "out_of_sample.csv"
+    whole = table.read_bytes()
+    for rows in (0, 60):  # the equity of the next fold would begin anew, or with that of another bar
+        table.write_bytes(b"".join(whole.splitlines(keepends=True)[: rows + 1]))
+        before = bytes_of(folder)
+        assert run("--resume")[0] == 2
+        assert f"out_of_sample.csv has {rows} rows of fold 0" in " ".join(capsys.readouterr().err.split())
+        assert bytes_of(folder) == before
+    table.write_bytes(whole)
+    (folder / "config.yaml").unlink()
+    assert run("--resume")[0] == 2
+    assert "config.yaml'. Restore it" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -159,6 +159,23 @@ def test_a_damaged_table_is_named(refused, folder, name, damage):
     refused(name, DAMAGES[damage]((folder / name).read_bytes()) + b"\n")
 
 
+@pytest.mark.parametrize("left", [0, 20, 45])  # of 60 rows in two folds
+def test_a_table_that_lost_rows_is_named(refused, folder, left):
+    lines = (folder / "out_of_sample.csv").read_bytes().splitlines(keepends=True)
+    refused("out_of_sample.csv", b"".join(lines[: left + 1]), f"{left % 30} rows of fold {left // 30}, of which")
+    lines = (folder / "trades.csv").read_bytes().splitlines(keepends=True)
+    refused("trades.csv", lines[0], "0 rows of fold 1, where", commands=("report",))
+
+
+@pytest.mark.parametrize("name", [*JSON[:2], *TABLES, "config.yaml"])
+def test_a_folder_in_the_place_of_a_file_is_named(folder, tmp_path, capsys, name):
+    copy = shutil.copytree(folder, tmp_path / "42")
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    assert main(["report", str(copy)]) == 2
+    assert name in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "column", "cell"),
     [
