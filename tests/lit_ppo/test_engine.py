@@ -108,16 +108,23 @@ class PretendedRay:
     Attributes:
         deaths: how many workers each fold ends.
         stops: signals that workers were told of.
+        starts: "init" and "shutdown", as they came; at first there is one that runs.
     """
 
     exceptions = SimpleNamespace(RayError=LostError, RayTaskError=TaskError)
 
     def __init__(self, cores: int = 8) -> None:
-        self.cores, self.deaths, self.stops = cores, {}, []
+        self.cores, self.deaths, self.stops, self.starts = cores, {}, [], []
         self.killed: list[Actor] = []
 
     def is_initialized(self) -> bool:
-        return True
+        return not self.starts or self.starts[-1] == "init"
+
+    def init(self, **_: object) -> None:
+        self.starts.append("init")
+
+    def shutdown(self) -> None:
+        self.starts.append("shutdown")
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.cores)}
@@ -288,15 +295,19 @@ class Named:
 
 def test_workers_that_are_kept_go_from_one_loop_to_the_next_whether_or_not_the_first_was_finished(pretended, tmp_path):
     folds = [Fold(index, BarRange(0, 1), BarRange(1, 2), BarRange(2, 3)) for index in range(5)]
+    pretended.shutdown()
     workers, found = RayWorkers(2), []
     with workers.kept():
-        for name, wanted in (("first", 1), ("second", 5), ("third", 2)):
+        assert pretended.starts == ["shutdown"]  # nobody has asked for a fold
+        for name, given, wanted in (("first", 1, 1), ("second", 5, 5), ("third", 5, 2)):
             loop = Named(name, RunFolder(tmp_path / name, 1), SimpleNamespace(folds=folds))
-            with closing(workers.results(loop, folds)) as results:
+            with closing(workers.results(loop, folds[:given])) as results:
                 found.append([(x.record.index, x.record.stop_reason) for x in islice(results, wanted)])
         assert pretended.killed == []
+        assert pretended.starts == ["shutdown", "init"]
     assert found == [[(index, name) for index in range(n)] for name, n in (("first", 1), ("second", 5), ("third", 2))]
-    assert len(pretended.killed) == 2
+    assert len(pretended.killed) == 2  # one of them hired for the second
+    assert pretended.starts == ["shutdown", "init", "shutdown"]
 
 
 def test_a_worker_forgets_a_stop_that_was_meant_for_an_earlier_loop(monkeypatch):
