@@ -19,6 +19,8 @@ import pytest
 from tests.faults.harness import CONFIG, REPOSITORY, SEED, assert_same_run, clean_environment, command
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(3600)  # Ray alone took four minutes to start beside twenty other programs
+LIMIT = 900.0  # seconds that anything may take on such a machine
 
 # A callback of the user's, which every worker imports: it takes its orders from files.
 INTERFERING = """
@@ -69,7 +71,7 @@ class Walk:
                 start_new_session=True,
             )
 
-    def until(self, condition: Callable[[], object], seconds: float = 240) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = LIMIT) -> None:
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while not condition():
@@ -90,9 +92,9 @@ class Walk:
 
     def end(self) -> tuple[int, str]:
         assert self.process is not None
-        return self.process.wait(timeout=240), self.output.read_text()
+        return self.process.wait(timeout=LIMIT), self.output.read_text()
 
-    def left_over(self, seconds: float = 120) -> list[str]:
+    def left_over(self, seconds: float = LIMIT) -> list[str]:
         """Processes of the run that outlive it for so long."""
         _, alive = psutil.wait_procs(self.family, timeout=seconds)
         return [" ".join(process.cmdline()) for process in alive]
@@ -183,7 +185,7 @@ class Cluster:
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = clean_environment(PYTHONPATH=f"{REPOSITORY}:{directory}", **self.token)
 
-    def process(self, arguments: list[str], until: str, seconds: float = 240) -> subprocess.Popen:
+    def process(self, arguments: list[str], until: str, seconds: float = LIMIT) -> subprocess.Popen:
         """Start one with the cluster's environment; returns once its output has `until`."""
         log = self.directory / f"process{len(self.nodes)}.txt"
         with log.open("w") as output:
