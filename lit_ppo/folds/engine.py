@@ -27,6 +27,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
 
 from lit_ppo import interrupts
@@ -299,6 +300,7 @@ class RayWorkers:
             options |= {"_node_ip_address": "127.0.0.1"}  # nobody else's: who reaches Ray's ports can run code
         else:
             print(f"Ray: connecting to {self.cluster}", flush=True)
+        before = _rays_processes().keys()
         for attempt in range(START_ATTEMPTS):
             try:
                 self._ray.init(**options)
@@ -309,13 +311,17 @@ class RayWorkers:
                         f"--cluster {self.cluster}: there is no Ray cluster that can be reached ({error}). `ray start "
                         "--head` starts one, `ray status` shows it"
                     ) from error
+                self._ray.shutdown()
+                for pid, process in _rays_processes().items():  # Ray forgets those of a start that came to nothing
+                    if pid not in before:
+                        with contextlib.suppress(psutil.Error):
+                            process.kill()
                 if attempt == START_ATTEMPTS - 1:
                     raise RuntimeError(
                         f"Ray did not start on this machine: {error} Nothing is lost: give the machine less to do and "
                         "start again, or leave --workers out"
                     ) from error
                 print("Ray: not up in time; once more", flush=True)
-                self._ray.shutdown()
                 interrupts.raise_if_requested()
 
 
@@ -548,6 +554,16 @@ def write_files(folder: RunFolder, index: int, files: Mapping[str, bytes]) -> No
 def _ledger(folder: RunFolder) -> Files:
     path = folder.file("folds.json")
     return {path.name: path.read_bytes()} if path.is_file() else {}
+
+
+def _rays_processes() -> dict[int, psutil.Process]:
+    """Ray's own among the descendants of this process, by number."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("/ray/" in word or word.startswith("ray::") for word in process.cmdline()):
+                found[process.pid] = process
+    return found
 
 
 def _code() -> dict[str, Any]:

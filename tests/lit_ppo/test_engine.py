@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -428,7 +429,10 @@ def test_the_number_of_workers_is_given_or_the_clusters():
 def test_a_ray_that_does_not_start_is_told_without_a_traceback(walk, monkeypatch, capsys):
     ray = pytest.importorskip("ray")
 
+    started = []
+
     def fail(**options):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "/ray/gcs_server"]))
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -437,6 +441,9 @@ def test_a_ray_that_does_not_start_is_told_without_a_traceback(walk, monkeypatch
     code, folder = walk("--workers", "2")
     assert code == 1
     assert "Ray did not start on this machine: The current node timed out" in capsys.readouterr().err
+    assert len(started) == engine.START_ATTEMPTS
+    assert [process.wait(timeout=60) for process in started] == [-signal.SIGKILL] * engine.START_ATTEMPTS
     assert walk("--cluster", "10.0.0.1:6379", "--resume")[0] == 2
     assert "--cluster 10.0.0.1:6379: there is no Ray cluster" in capsys.readouterr().err
+    started[-1].kill()  # with a cluster it is not ours
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
