@@ -263,6 +263,16 @@ ROWS: tuple[Row, ...] = (
         _of("faults/test_workers", "a_node_that_is_gone_costs_its_folds_again_and_no_byte"),
     ),
     Row(
+        "W6",
+        "Ray's object store is full; and so is the disk behind it",
+        "Ray moves objects to disk, the same bytes; exit 1 with Ray's words, and with room, resumed, the same bytes",
+        _of(
+            "faults/test_workers",
+            "a_full_object_store_spills_and_costs_no_byte",
+            "a_full_object_store_on_a_full_disk_ends_the_run_with_rays_words_and_it_goes_on",
+        ),
+    ),
+    Row(
         "B1",
         "bar files of ten kinds with one to three random defects (bits, bytes, lines, nasty values)",
         "read, or refused with the file's name: no other error, no hang, no price that the file does not hold",

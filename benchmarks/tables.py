@@ -23,7 +23,7 @@ from benchmarks.oracles import CONTROL_SUFFIX, ROWS
 ROOT = Path(__file__).parents[1]
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
 NAMES += ("popgym", "prior", "planted", "optimisations_regime", "optimisations_regime_results")
-NAMES += ("optimisations_file",)
+NAMES += ("optimisations_file", "null_searches", "workers")
 HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
     "quality": ("o3",),
     "speed": ("first user's recipe", "one LSTM of 256", "whole walk-forward"),
@@ -31,7 +31,7 @@ HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows 
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record there is, by name; the controls of `oracles` were measured later, and stand in a file of their own."""
+    """Every record there is, by name; the controls of `oracles` stand in a file of their own."""
     results = {name: read(folder / f"{name}.json") for name in NAMES}
     results["oracles"].setdefault("rows", {}).update(read(folder / "oracle_controls.json").get("rows", {}))
     return results
@@ -231,6 +231,39 @@ def gpu_rows(record: dict[str, Any]) -> list[Row]:
     best = max(record["rows"], key=lambda row: row["steps_per_s"])
     measured = f"{best['steps_per_s']:,.0f} steps/s at {percent(best['share_of_matmul_peak'], 0)} of {record['card']}"
     return [[what, target, measured, verdict(best["steps_per_s"] >= 3e6)]]
+
+
+# Many runs
+
+
+def many_runs_rows(searches: dict[str, Any], workers: dict[str, Any]) -> list[Row]:
+    """Searches that found nothing where there is nothing, and what Ray costs and brings."""
+    null = ["searches on markets without an edge that end with a deflated Sharpe ratio above 0.95", "<= 5 of 100"]
+    if "summary" in searches:
+        found = searches["summary"]
+        passed = found["above_0.95"] <= 5 if found["searches"] >= 100 or found["above_0.95"] > 5 else None
+        null += [
+            f"{found['above_0.95']} of {found['searches']}, {searches['trials']} trials each; true share at most "
+            f"{percent(found['upper'])} (95 %, exact binomial); {found['judged']} traded enough for a ratio",
+            verdict(passed),
+        ]
+    else:
+        null += [UNMEASURED, ""]
+    rows: list[Row] = [null]
+    claims = (
+        ("two workers on two cores against this process, wall time a fold", ">= 1.8x", "fold_speed_ratio"),
+        ("one worker against this process, CPU time a fold", "<= 1.05x", "engine_cpu_ratio"),
+    )
+    for what, target, name in claims:
+        if name not in workers:
+            rows.append([what, target, UNMEASURED, ""])
+            continue
+        others = max(one["others"] for one in workers["runs"])
+        told = f"{workers[name]:.2f}x, equal bytes: {verdict(workers['same_bytes'])}"
+        told += f"; others used up to {others:.1f} cores meanwhile" if workers["busy"] else ""
+        met = workers[name] >= 1.8 if name == "fold_speed_ratio" else workers[name] <= 1.05
+        rows.append([what, target, told, "" if workers["busy"] else verdict(met)])
+    return rows
 
 
 # Memory
@@ -435,6 +468,10 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
             "## Speed",
             "Updates included; ratios are within one run on one machine, with their spread.",
             table(["what", "target", "measured", "met"], speed_rows(results)),
+            "## Many runs",
+            "`python -m benchmarks.null_searches` ([search.md](search.md)), `python -m benchmarks.workers` "
+            "([scale.md](scale.md)).",
+            table(["what", "target", "measured", "met"], many_runs_rows(results["null_searches"], results["workers"])),
             "## Memory",
             "Beyond markets ([gymnasium.md](gymnasium.md)): `python -m benchmarks.memory_proofs`.",
             memory_table(results["memory_proofs"]),

@@ -225,7 +225,7 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
     """`lit-ppo walk-forward --seeds N`: each seed with a command line, data and model of its own."""
     from lit_ppo.commands.lightning_cli import LitPPOCLI
     from lit_ppo.commands.seeds import run_seeds
-    from lit_ppo.commands.walk_forward import walk_forward
+    from lit_ppo.commands.walk_forward import engine_of, walk_forward
 
     config = cli.config
     first, count = config["seed_everything"], config["seeds"]
@@ -235,13 +235,14 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
         raise ValueError(f"--seeds {count}: {why}; leave --seeds out for one run")
     if config["json"] or config["quiet"]:
         raise ValueError(f"--seeds {count}: --json and --quiet are of one run. Run the seeds, then read pooled.json")
-    seeds = range(first, first + count)
+    seeds, engine = range(first, first + count), engine_of(cli)
 
     def run_one(seed: int) -> int:
-        own = LitPPOCLI("walk-forward", [*rest, f"--seed={seed}", "--seeds=1"], type(cli.datamodule))
-        return walk_forward(own, ["walk-forward", *rest], seeds)
+        own = LitPPOCLI("walk-forward", [*rest, f"--seed={seed}", "--seeds=1"], type(cli.datamodule), cli)
+        return walk_forward(own, ["walk-forward", *rest], seeds, engine=engine)
 
-    return run_seeds(run_one, config["results"], seeds, resume=config["resume"], overwrite=config["overwrite"])
+    with engine.kept():
+        return run_seeds(run_one, config["results"], seeds, resume=config["resume"], overwrite=config["overwrite"])
 
 
 def _instruments(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:

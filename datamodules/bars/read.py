@@ -349,4 +349,11 @@ def _point(
         return 1e-8, "a guess; pass --point"
     if more:
         warnings.append(f"{more} quotes have more than {digits} decimals")
+    quoted = np.zeros(0) if spread is None else spread[spread > 0]
+    if len(quoted) and np.median(quoted) < 1:
+        what = (
+            f"the spread is taken to be in points of {10.0**-digits:g}, for the quotes have {digits} decimals, and its "
+            f"median is {np.median(quoted):g} of them: no market has less than one"
+        )
+        raise BarFileError(source.path, [Problem(what, "If it is in price units, pass --point 1.")], detected)
     return 10.0**-digits, f"from quotes of {digits} decimals"

@@ -10,7 +10,8 @@ from typing import Any
 from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.commands.memory_errors import out_of_memory
 from lit_ppo.commands.seeds import RUN_FAILED
-from lit_ppo.commands.walk_forward import walk_forward
+from lit_ppo.commands.walk_forward import engine_of, walk_forward
+from lit_ppo.folds.engine import Engine
 from lit_ppo.report.portfolio import FILE_NAME, portfolio_text, write_portfolio
 from lit_ppo.store.atomic import refuse_link
 
@@ -50,14 +51,16 @@ def run_instruments(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
     codes: list[int] = []
     failed: dict[str, str] = {}
     errors: list[Exception] = []
-    for number, one in enumerate(instruments, start=1):
-        print(f"{one.name} ({number} of {len(instruments)})", flush=True)
-        try:
-            codes.append(_run(cli, arguments, one, root))
-        except RUN_FAILED as error:
-            errors.append(error)
-            failed[one.name] = out_of_memory(error) or str(error)
-            print(f"lit-ppo walk-forward: {one.name} failed: {failed[one.name]}", file=sys.stderr, flush=True)
+    engine = engine_of(cli)
+    with engine.kept():
+        for number, one in enumerate(instruments, start=1):
+            print(f"{one.name} ({number} of {len(instruments)})", flush=True)
+            try:
+                codes.append(_run(cli, arguments, one, root, engine))
+            except RUN_FAILED as error:
+                errors.append(error)
+                failed[one.name] = out_of_memory(error) or str(error)
+                print(f"lit-ppo walk-forward: {one.name} failed: {failed[one.name]}", file=sys.stderr, flush=True)
     if not codes:
         raise errors[0]
     done = [one.name for one in instruments if one.name not in failed]
@@ -67,8 +70,9 @@ def run_instruments(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
     return 1 if failed else max(codes)
 
 
-def _run(cli: LitPPOCLI, arguments: Sequence[str], instrument: Any, root: Path) -> int:
+def _run(cli: LitPPOCLI, arguments: Sequence[str], instrument: Any, root: Path, engine: Engine) -> int:
     own = [*arguments, f"--data.path={instrument.path}", f"--results={root / instrument.name}"]
     if instrument.symbol is not None:
         own.append(f"--data.symbol={instrument.symbol}")
-    return walk_forward(LitPPOCLI("walk-forward", own, type(cli.datamodule)), ["walk-forward", *own])
+    made = LitPPOCLI("walk-forward", own, type(cli.datamodule), cli)
+    return walk_forward(made, ["walk-forward", *own], engine=engine)

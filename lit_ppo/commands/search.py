@@ -33,8 +33,8 @@ from lit_ppo.commands.config_check import known_keys
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
 from lit_ppo.commands.rerun import PER_CALL
 from lit_ppo.commands.search_space import Choices, Plan, Range, read_plan, said
-from lit_ppo.commands.walk_forward import make_loop, ray_workers, refuse_many_devices, walk_forward
-from lit_ppo.folds.engine import Engine, InProcess
+from lit_ppo.commands.walk_forward import engine_of, make_loop, refuse_many_devices, walk_forward
+from lit_ppo.folds.engine import Engine
 from lit_ppo.folds.trial import Trial, first_unseen, fitting_folds, searched_folds
 from lit_ppo.market.tensors import Fold
 from lit_ppo.report.analysis import analyse
@@ -89,8 +89,8 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
     if cli.dev_run:
         raise UsageError("trainer.fast_dev_run keeps no trial to compare: leave it out, or give --trials 1")
     refuse_many_devices(config["trainer"])
+    engine = engine_of(cli)
     torch.set_num_threads(config["threads"] or 1)  # their number may change the last bit of a sum
-    engine: Engine = ray_workers(config) if config["workers"] or config["cluster"] else InProcess()
     cli.datamodule.setup("fit")
     cli.make_module().build(cli.datamodule.fold_data(0).train)  # what cannot be built is refused before any work
     own = Settings(cli, arguments)
@@ -99,7 +99,7 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
     folder = root / FOLDER
     _refuse_present(root, seed, config)
     make_writable(folder, "search", "--results")
-    with RunLock(folder):
+    with RunLock(folder), engine.kept():
         _begin(cli, folder, plan, ground, arguments)
         history = History(optuna, folder, plan, seed)
         first = ground.folds[0].validation.start
@@ -108,9 +108,8 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
             f"their validation (bars {first:,} to {ground.seen - 1:,}); test begins behind them",
             flush=True,
         )
-        with engine.kept():
-            while history.number < plan.trials:
-                _one_trial(own, history, engine, ground, folder)
+        while history.number < plan.trials:
+            _one_trial(own, history, engine, ground, folder)
         best = history.best()
         recipe = refuse_link(folder / RECIPE)
         atomic_write(recipe, _recipe(own, plan, best, ground))
@@ -119,7 +118,7 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         what = f"best: trial {best.number + 1}, {plan.objective} {best.value:+.4f}"
         print(_folded(what, plan.settings(best.params)))
         print(f"recipe: {recipe}, page: {page}", flush=True)
-        code = _test(own, recipe, plan, ground, len(history.study.trials))
+        code = _test(own, recipe, plan, ground, len(history.study.trials), engine)
         verdict = analyse(root / str(seed)).verdict.sentence
         atomic_write(page, search_page(optuna, history.study, plan.to_dict(), _ground_record(ground), verdict))
     return code
@@ -139,7 +138,7 @@ class Settings:
             ValueError: they do not fit the recipe or the data.
         """
         flags = [f"--{key}={as_flag(key, value)}" for key, value in changed.items()]
-        found = LitPPOCLI("search", [*self.arguments, *flags], type(self.cli.datamodule))
+        found = LitPPOCLI("search", [*self.arguments, *flags], type(self.cli.datamodule), self.cli)
         found.datamodule.setup("fit")
         return found
 
@@ -417,7 +416,7 @@ def _recipe(own: Settings, plan: Plan, best: Any, ground: Ground) -> str:
     return head + yaml.safe_dump(config, sort_keys=False)
 
 
-def _test(own: Settings, recipe: Path, plan: Plan, ground: Ground, trials: int) -> int:
+def _test(own: Settings, recipe: Path, plan: Plan, ground: Ground, trials: int, engine: Engine) -> int:
     """The one look at test bars: the walk-forward of the recipe."""
     config = own.cli.config
     arguments = ["--config", str(recipe), "--results", config["results"]]
@@ -426,4 +425,4 @@ def _test(own: Settings, recipe: Path, plan: Plan, ground: Ground, trials: int) 
     arguments += [f"--allow-module={name}" for name in own.cli.allowed_modules]
     cli = LitPPOCLI("walk-forward", arguments, type(own.cli.datamodule))
     chosen = {"trials": trials, "objective": plan.objective, **_ground_record(ground)}
-    return walk_forward(cli, ["walk-forward", *arguments], search=chosen)
+    return walk_forward(cli, ["walk-forward", *arguments], search=chosen, engine=engine)

@@ -42,7 +42,11 @@ Loop = TypeVar("Loop", bound=WalkForward)
 
 
 def walk_forward(
-    cli: LitPPOCLI, command: Sequence[str], seeds: Sequence[int] = (), search: Mapping[str, Any] | None = None
+    cli: LitPPOCLI,
+    command: Sequence[str],
+    seeds: Sequence[int] = (),
+    search: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
 ) -> int:
     """Run every fold, print the table, write the report; returns the exit code.
 
@@ -51,13 +55,14 @@ def walk_forward(
         command: what was asked for, for the record.
         seeds: of all runs that are pooled with this one: each counts as a trial.
         search: that has chosen the configuration, for the record: see `schema.SearchRecord`.
+        engine: who trains, of `engine_of`; None: one of this run's own.
 
     Raises:
         ValueError, FileExistsError: the configuration does not fit the data or the run that is there.
         Interrupted: a signal came; `--resume` goes on.
     """
     with _voice(cli.config) as out, cli.place(Path(cli.config["results"])) as results:
-        return _run(cli, command, seeds, search, results, out)
+        return _run(cli, command, seeds, search, engine, results, out)
 
 
 @contextmanager
@@ -87,6 +92,7 @@ def _run(
     command: Sequence[str],
     seeds: Sequence[int],
     search: Mapping[str, Any] | None,
+    engine: Engine | None,
     results: Path,
     out: TextIO,
 ) -> int:
@@ -94,12 +100,8 @@ def _run(
     data = cli.datamodule
     read_baseline(config["baseline"])
     refuse_many_devices(config["trainer"])
-    cli.set_threads()
-    side_by_side = config["workers"] or config["cluster"]
+    own = engine_of(cli)  # sets torch's threads
     overlays = overlays_of(config["parallel_candidates"], config["candidates"])
-    if config["threads"] is None and (len(overlays) > 1 or side_by_side):
-        torch.set_num_threads(1)  # their number may change the last bit of a sum
-    engine: Engine = ray_workers(config) if side_by_side else InProcess()
     data.setup("fit")
     refuse_lookahead(data)
     train = data.fold_data(0).train
@@ -122,7 +124,7 @@ def _run(
             if tuned is not None:
                 tuned.write(folder.path)
         loop = make_loop(cli, folder, WalkForward)
-        loop.engine = engine
+        loop.engine = engine or own
         try:
             with _monitor(cli, loop):
                 loop.run()
@@ -219,6 +221,21 @@ def _monitor(cli: LitPPOCLI, loop: WalkForward) -> Iterator[None]:
     events = None if cli.config["trainer"]["logger"] is False else loop.folder.file("monitor")
     with Monitor(len(cli.datamodule.folds), read_baseline(cli.config["baseline"]), events) as loop.monitor:
         yield
+
+
+def engine_of(cli: LitPPOCLI) -> Engine:
+    """Who trains the folds of a configuration, with torch's threads set as suits it.
+
+    Raises:
+        UsageError, RuntimeError: as `set_threads` and `ray_workers`.
+    """
+    config = cli.config
+    cli.set_threads()
+    side_by_side = config["workers"] or config["cluster"]
+    candidates = len(overlays_of(config["parallel_candidates"], config["candidates"]))
+    if config["threads"] is None and (candidates > 1 or side_by_side):
+        torch.set_num_threads(1)  # their number may change the last bit of a sum
+    return ray_workers(config) if side_by_side else InProcess()
 
 
 def ray_workers(config: Any) -> RayWorkers:

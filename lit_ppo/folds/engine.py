@@ -27,6 +27,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
 
 from lit_ppo import interrupts
@@ -149,10 +150,10 @@ class Worker:
         self.loop, self.threads, self.live, self.said = loop, threads, live, ""
         self.number, self._alone = number, threading.Lock()
 
-    def take(self, loop: Any, number: int) -> None:
+    def take(self, loop: Any, number: int, live: bool = False) -> None:
         """From here on train the folds of another loop; a `stop` that was meant for an earlier one is forgotten."""
         with self._alone:
-            self.loop, self.number = loop, number
+            self.loop, self.number, self.live = loop, number, live
             interrupts.withdraw()
 
     def ready(self) -> dict[str, Any]:
@@ -225,9 +226,9 @@ class RayWorkers:
     cluster: str | None = None
     threads: int = 1
     _ray: Any = field(default=None, init=False)
-    _keeps: bool = field(default=False, init=False)
+    _kept: contextlib.ExitStack | None = field(default=None, init=False)  # what ends with `kept`
     _pool: Any = field(default=None, init=False)  # of the call before, where they are kept
-    _count: int = field(default=0, init=False)
+    _count: int = field(default=0, init=False)  # workers there may be; 0: Ray is not connected
 
     def __post_init__(self) -> None:
         if self.workers < 0 or (self.workers == 0 and self.cluster is None):
@@ -239,14 +240,17 @@ class RayWorkers:
         if not folds:
             return
         try:
-            with contextlib.nullcontext() if self._keeps else self.kept():
+            with contextlib.nullcontext() if self._kept is not None else self.kept():
+                if not self._count:
+                    assert self._kept is not None
+                    self._count = self._kept.enter_context(self._connected())
+                if loop.chained:
+                    print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
+                workers = 1 if loop.chained else min(self._count, len(folds))
                 if self._pool is None:
-                    if loop.chained:
-                        print("Ray: each fold begins from earlier ones, so one worker trains them in turn", flush=True)
-                    workers = 1 if loop.chained else min(self._count, len(folds))
                     self._pool = _Pool(self._ray, loop, workers, self.threads)
                 else:
-                    self._pool.take(loop)
+                    self._pool.take(loop, workers)
                 try:
                     yield from self._pool.results(folds)
                 finally:
@@ -259,16 +263,14 @@ class RayWorkers:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """See `Engine`."""
-        with self._connected() as self._count:
-            self._keeps = True
+        """See `Engine`; Ray starts when the first fold asks for it, and ends here."""
+        with contextlib.ExitStack() as self._kept:
             try:
                 yield
             finally:
-                self._keeps = False
                 if self._pool is not None:
                     self._pool.close()
-                    self._pool = None
+                self._pool, self._kept, self._count = None, None, 0
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[int]:
@@ -298,6 +300,7 @@ class RayWorkers:
             options |= {"_node_ip_address": "127.0.0.1"}  # nobody else's: who reaches Ray's ports can run code
         else:
             print(f"Ray: connecting to {self.cluster}", flush=True)
+        before = _rays_processes().keys()
         for attempt in range(START_ATTEMPTS):
             try:
                 self._ray.init(**options)
@@ -308,13 +311,17 @@ class RayWorkers:
                         f"--cluster {self.cluster}: there is no Ray cluster that can be reached ({error}). `ray start "
                         "--head` starts one, `ray status` shows it"
                     ) from error
+                self._ray.shutdown()
+                for pid, process in _rays_processes().items():  # Ray forgets those of a start that came to nothing
+                    if pid not in before:
+                        with contextlib.suppress(psutil.Error):
+                            process.kill()
                 if attempt == START_ATTEMPTS - 1:
                     raise RuntimeError(
                         f"Ray did not start on this machine: {error} Nothing is lost: give the machine less to do and "
                         "start again, or leave --workers out"
                     ) from error
                 print("Ray: not up in time; once more", flush=True)
-                self._ray.shutdown()
                 interrupts.raise_if_requested()
 
 
@@ -331,10 +338,10 @@ class _Pool:
     """Feeds workers and takes what they return. Nothing of it is remembered but in the run's folder."""
 
     def __init__(self, ray: Any, loop: Loop, workers: int, threads: int) -> None:
-        self.ray, self.loop, self.workers, self.threads = ray, loop, workers, threads
+        self.ray, self.loop, self.workers, self.threads = ray, loop, 0, threads
         self.sent = ray.put(loop.to_send(workers))
         self.live = loop.monitor is not None and loop.monitor.live
-        self.started = self.manned = time.monotonic()  # since when; until when somebody was there to work
+        self.manned = time.monotonic()  # until when somebody was there to work
         self.waiting: deque[Fold] = deque()
         self.idle: list[_Hand] = []
         self.busy: dict[Any, _Hand] = {}  # by the reference of what is awaited
@@ -343,8 +350,7 @@ class _Pool:
         self.chain: dict[int, Files] = {}  # what earlier folds have left
         self.number = 0  # of the loop, of those that the workers were given
         self.came = 0  # workers that have come up
-        for _ in range(workers):
-            self._hire()
+        self._have(workers)
 
     def results(self, folds: Sequence[Fold]) -> Iterator[FoldWork]:
         self.waiting.extend(folds)
@@ -361,11 +367,14 @@ class _Pool:
                 self._feed(fold)  # before the driver is busy writing
             yield done.work
 
-    def take(self, loop: Loop) -> None:
-        """Give the workers another loop; nobody is at work."""
-        self.loop, self.sent, self.number = loop, self.ray.put(loop.to_send(self.workers)), self.number + 1
+    def take(self, loop: Loop, workers: int) -> None:
+        """Give the workers another loop, which wants so many at least; nobody is at work."""
+        wanted = max(workers, self.workers)
+        self.loop, self.sent, self.number = loop, self.ray.put(loop.to_send(wanted)), self.number + 1
+        self.live = loop.monitor is not None and loop.monitor.live
         self.deaths, self.chain = Counter(), {}
-        asked = {hand.actor.take.remote(self.sent, self.number): hand for hand in (*self.idle, *self.busy.values())}
+        everyone = (*self.idle, *self.busy.values())
+        asked = {hand.actor.take.remote(self.sent, self.number, self.live): hand for hand in everyone}
         for reference, hand in asked.items():
             try:
                 self.ray.get(reference)
@@ -373,6 +382,7 @@ class _Pool:
                 self.idle = [one for one in self.idle if one is not hand]
                 self.busy = {key: one for key, one in self.busy.items() if one is not hand}
                 self._lost(hand, error)
+        self._have(wanted)
 
     def stop(self) -> None:
         """Let every worker save, and keep its files."""
@@ -391,6 +401,13 @@ class _Pool:
 
     def _at_work(self) -> dict[Any, _Hand]:
         return {reference: hand for reference, hand in self.busy.items() if hand.fold is not None}
+
+    def _have(self, workers: int) -> None:
+        """Hire the workers that are missing."""
+        self.started = time.monotonic()
+        for _ in range(workers - self.workers):
+            self._hire()
+        self.workers = max(workers, self.workers)
 
     def _hire(self) -> None:
         actor = self.ray.remote(Worker).options(num_cpus=self.threads, max_concurrency=2)
@@ -537,6 +554,16 @@ def write_files(folder: RunFolder, index: int, files: Mapping[str, bytes]) -> No
 def _ledger(folder: RunFolder) -> Files:
     path = folder.file("folds.json")
     return {path.name: path.read_bytes()} if path.is_file() else {}
+
+
+def _rays_processes() -> dict[int, psutil.Process]:
+    """Ray's own among the descendants of this process, by number."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("/ray/" in word or word.startswith("ray::") for word in process.cmdline()):
+                found[process.pid] = process
+    return found
 
 
 def _code() -> dict[str, Any]:

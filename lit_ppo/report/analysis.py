@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -309,9 +310,19 @@ def trials_seen(run: Run) -> Trials:
             text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
             seen.setdefault(configuration_of(text, record), None)
     seen[configuration_of(run.config, run.record)] = own
-    number = max(len(seen), len(run.record.get("seeds") or [1]))
+    return trials_of(seen, len(run.record.get("seeds") or [1]))
+
+
+def trials_of(seen: Mapping[str, Returns | None], least: int = 1) -> Trials:
+    """How many configurations these are, and of how many kinds.
+
+    Args:
+        seen: what each earned, by configuration; None: not known.
+        least: number that is known otherwise.
+    """
+    number = max(len(seen), least)
     known = [found for found in seen.values() if found is not None]
-    side = side_by_side(known)
+    side = side_by_side(known) if known else ()
     return Trials(number, number if len(side) < LEAST_STRETCHES else number - len(known) + clusters(side))
 
 

@@ -1,7 +1,8 @@
 """`lit-ppo compare --all`: the history of every run under a results directory, in one file.
 
 The file is a summary that can be deleted at any time: it is made again from the run folders. A run whose folder is gone
-keeps its row, marked as gone, because history is what it is for.
+keeps its row, marked as gone, because history is what it is for. Runs are grouped by the bars that they were tested on:
+results on other bars are never put into one order, and each group says how often its test bars were looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -17,21 +19,22 @@ import numpy as np
 
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
+from lit_ppo.report.analysis import trials_of
 from lit_ppo.report.compare import halves, printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
+from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes
+from lit_ppo.store.looks import Look, bars_of, looks, test_range
 from lit_ppo.store.results import Run, load_run, run_records
 from lit_ppo.store.schema import Count, Seconds, read_json
 
 FILE_NAME = "runs.json"
 
 
-class IndexedRun(TypedDict):
-    """What is kept of a run; `stamp` tells whether its files changed since."""
-
+class _IndexedRun(TypedDict):
     folder: str
     stamp: str
     started: str | None
@@ -53,6 +56,17 @@ class IndexedRun(TypedDict):
     present: bool
 
 
+class IndexedRun(_IndexedRun, total=False):
+    """What is kept of a run; `stamp` tells whether its files changed since.
+
+    bars_sha256: of the bars' content; test: [start, stop) rows from the first to the last finished test; rows of an
+    older index, whose folder is gone, have neither.
+    """
+
+    bars_sha256: str | None
+    test: list[Count] | None
+
+
 class Index(TypedDict):
     """runs.json."""
 
@@ -60,6 +74,7 @@ class Index(TypedDict):
     runs: list[IndexedRun]
 
 
+_STAMP = b"2"  # another one where more is kept of a run: every run is read again
 _STAMPED = ("run.json", "folds.json", "out_of_sample.csv", "config.yaml")
 
 
@@ -112,7 +127,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _stamp(folder: Path) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_STAMP)
     for name in _STAMPED:
         path = folder / name
         digest.update(f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode() if path.is_file() else b"-")
@@ -128,6 +143,7 @@ def _summary(folder: str, stamp: str, run: Run) -> dict[str, Any]:
         figures = trading_metrics(net, position, data["bars_per_year"])
     scores = [x for fold in run.folds if (x := fold.scores.get("validation/score")) is not None]
     commit = str(record.get("commit") or "")[:10]
+    rows_tested = test_range(run.folds)
     return {
         "folder": folder,
         "stamp": stamp,
@@ -136,6 +152,8 @@ def _summary(folder: str, stamp: str, run: Run) -> dict[str, Any]:
         "seed": record.get("seed"),
         "data": data.get("path") or f"synthetic {record.get('oracle', {}).get('kind', 'market')}",
         "sha256": data.get("sha256"),
+        "bars_sha256": bars_of(record),
+        "test": None if rows_tested is None else list(rows_tested),
         "settings": hashlib.sha256(run.config.encode()).hexdigest()[:10] if run.config else None,
         "code": commit + ("+" if commit and record.get("dirty") else "") or None,
         "cpu": record.get("machine", {}).get("cpu"),
@@ -154,7 +172,18 @@ def _finite(value: float | None) -> float | None:
 
 
 COLUMNS = (
-    *("", "Started", "Status", "Data", "Code", "Folds", "Return, %", "Sharpe", "Max. drawdown, %", "Validation score"),
+    *(
+        "",
+        "Started",
+        "Status",
+        "Test bars",
+        "Code",
+        "Folds",
+        "Return, %",
+        "Sharpe",
+        "Max. drawdown, %",
+        "Validation score",
+    ),
     *("Timesteps a fold", "Seconds a fold", "Did less, x", "Did it faster, x"),
 )
 
@@ -163,7 +192,9 @@ RESULTS = 8  # of the columns are about the result, the others about what it too
 
 
 def history(root: str | Path, html_path: str | Path | None = None) -> str:
-    """The history of all runs under `root`, as text; speed is against the oldest run on the same bytes that trained.
+    """The history of all runs under `root`, as text, by the bars that they were tested on.
+
+    Speed is against the oldest run on the same bars that trained.
 
     Args:
         root: results directory.
@@ -173,12 +204,46 @@ def history(root: str | Path, html_path: str | Path | None = None) -> str:
     left_out = "".join(f"\nLeft out: {printable(error)}" for error in damaged.values())
     if not runs:
         return f"No run under {Path(root).name} yet.{left_out}"
-    measured = [run for run in runs if run["folds"] and run["timesteps"] and run["seconds"]]
-    references = {run["sha256"]: run for run in reversed(measured)}
-    rows = [_row(run, references.get(run["sha256"])) for run in runs]
+    groups, seen = _by_bars(runs), _looks_of(Path(root), runs)
+    parts = [
+        (_heading(bars, group, seen), [_row(run, _reference(group)) for run in group]) for bars, group in groups.items()
+    ]
     if html_path is not None:
-        atomic_write(html_path, _page(runs, rows, damaged))
-    return text_table(COLUMNS, rows) + left_out
+        atomic_write(html_path, _page(groups, parts, damaged))
+    return "\n\n".join(f"{printable(head)}\n{text_table(COLUMNS, rows)}" for head, rows in parts) + left_out
+
+
+def _by_bars(runs: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs by the SHA-256 of their bars, oldest first; those that do not say theirs are by themselves."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        bars = run.get("bars_sha256") or run["sha256"] or f"unknown bars of {run['folder']}"
+        groups.setdefault(bars, []).append(run)
+    return groups
+
+
+def _looks_of(root: Path, runs: Iterable[dict[str, Any]]) -> list[Look]:
+    """What the ledgers of looks beside these runs hold, oldest first."""
+    folders = {root, *((root / run["folder"]).parent for run in runs)}
+    return sorted((look for folder in sorted(folders) for look in looks(folder)), key=lambda look: look["time"])
+
+
+def _heading(bars: str, group: list[dict[str, Any]], seen: list[Look]) -> str:
+    """Whose test bars these are, and who looked at them."""
+    own = [look for look in seen if look["bars"] == bars]
+    names = ", ".join(dict.fromkeys(str(run["data"]) for run in group))
+    if not own:
+        return f"{names}, bars {bars[:10]}: no look at test bars is on record"
+    trials = trials_of({look["configuration"]: look.get("returns") for look in own})
+    kinds = f" of {plural(trials.kinds, 'kind')}" if trials.kinds < trials.number else ""
+    return (
+        f"{names}, bars {bars[:10]}: {plural(trials.number, 'configuration')}{kinds} read its test bars, last "
+        f"{own[-1]['run']}, {own[-1]['time'][:16].replace('T', ' ')} UTC"
+    )
+
+
+def _reference(group: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((run for run in group if run["folds"] and run["timesteps"] and run["seconds"]), None)
 
 
 def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
@@ -194,7 +259,7 @@ def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
         [
             Cell((run["started"] or "–")[:16].replace("T", " ")),
             Cell(status),
-            Cell(str(run["data"] or "–")),
+            Cell("–" if not run.get("test") else f"{run['test'][0]:,}-{run['test'][1] - 1:,}"),
             Cell(run["code"] or "–"),
             Cell(str(run["folds"])),
             Cell(signed(run["return_pct"]), tint(run["return_pct"])),
@@ -210,30 +275,23 @@ def _row(run: dict[str, Any], reference: dict[str, Any] | None) -> Row:
     )
 
 
-def _page(runs: list[dict[str, Any]], rows: list[Row], damaged: dict[str, str]) -> str:
-    measured = [run for run in runs if run["folds"]]
-    labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
-    # One mark per run in the order of their start: two results of a day must not hide each other.
-    sharpe = [math.nan if run["sharpe_annual"] is None else run["sharpe_annual"] for run in measured]
-    results, effort = halves(COLUMNS, rows, RESULTS)
-    figure = plotly_figures.bars(labels, sharpe, "annual Sharpe", "run, oldest first")
+def _page(groups: dict[str, list[dict[str, Any]]], parts: list[tuple[str, list[Row]]], damaged: dict[str, str]) -> str:
+    figures, sections = {}, []
+    for order, (group, (heading, rows)) in enumerate(zip(groups.values(), parts, strict=True), start=1):
+        measured = [run for run in group if run["folds"]]
+        labels = [plotly_figures.plain_text(run["folder"]) for run in measured]
+        # One mark per run in the order of their start: two results of a day must not hide each other.
+        sharpe = [math.nan if run["sharpe_annual"] is None else run["sharpe_annual"] for run in measured]
+        figures[f"bars{order}"] = plotly_figures.bars(labels, sharpe, "annual Sharpe", "run, oldest first")
+        sections.append((f"bars{order}", heading, *halves(COLUMNS, rows, RESULTS)))
     return render(
-        "compare.html.j2",
-        figures={"equity": figure},
+        "history.html.j2",
+        figures=figures,
         title="History of all runs",
-        subtitle=f"{len(runs)} runs, oldest first. Picking the best of them is one more search: count it as trials."
+        subtitle=f"{sum(map(len, groups.values()))} runs, oldest first, by the bars that they were tested on: results "
+        "on other bars cannot be ranked. Picking the best of some is one more search: count it as trials."
         + (f" Left out, because a file is damaged: {', '.join(damaged)}." if damaged else ""),
         version=__version__,
-        results=results,
-        results_caption="Out of sample, after costs; runs on other data answer other questions",
-        effort=effort,
-        effort_caption="What it took; less and faster are against the oldest training on the same bytes",
-        chart_caption="Annual Sharpe ratio out of sample of every run, oldest first.",
-        difference_columns=(),
-        difference_rows=[],
-        reference="",
-        setting_columns=(),
-        setting_rows=[],
-        pooled="",
-        other_files="",
+        sections=sections,
+        chart_caption="Annual Sharpe ratio out of sample of every run on these bars, oldest first.",
     )

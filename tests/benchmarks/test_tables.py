@@ -37,7 +37,7 @@ def test_without_results_every_row_is_unmeasured():
     part = tables.readme_part(empty)
     assert UNMEASURED in tables.quality_table({})
     assert {row[2] for row in tables.speed_rows(empty)} == {UNMEASURED}
-    for text, count in ((part, 1), (tables.summary(empty), 6)):
+    for text, count in ((part, 1), (tables.summary(empty), 7)):
         found = bodies(text)
         assert len(found) == count
         assert all(found)

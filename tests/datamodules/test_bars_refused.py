@@ -386,6 +386,16 @@ def test_quotes_without_usable_digits_need_the_point_for_their_spread(bar_frame,
     assert read_bars(path, point=0.001).point == 0.001
 
 
+def test_a_spread_below_one_point_is_no_spread_in_points(bar_frame, tmp_path):
+    """In price units it would be read as a cost of next to nothing."""
+    path = tmp_path / "bars.csv"
+    bar_frame().assign(spread=0.2).to_csv(path, index=False)
+    with pytest.raises(BarFileError, match=r"its median is 0\.2 of them: no market has less than one") as refused:
+        read_bars(path)
+    assert "pass --point 1" in str(refused.value)
+    assert read_bars(path, point=1.0).card.spread.startswith("median 0.2 points = 0.2")
+
+
 def test_the_mode_bits_of_the_file_stay_as_they_are(text, tmp_path):
     path = tmp_path / "bars.csv"
     path.write_text(text)

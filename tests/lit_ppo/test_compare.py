@@ -20,6 +20,8 @@ from lit_ppo.report.compare import _difference, _read, _run_row, compare, flatte
 from lit_ppo.report.run_index import FILE_NAME, history, update
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.scoring.fills import read_fills, write_fills
+from lit_ppo.store.looks import note_look
+from lit_ppo.store.results import load_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +195,29 @@ def test_the_index_has_the_numbers_of_the_run_and_keeps_deleted_runs(results: Pa
     shutil.rmtree(root / "1")
     text = history(root)
     assert "folder gone" in text
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 5  # one heading and one table: the same bars
+
+
+def test_the_history_is_grouped_by_bars_and_says_how_often_their_test_was_looked_at(
+    results: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(results, root, ignore=shutil.ignore_patterns(FILE_NAME))
+    for name, sha256 in (("1", "a" * 64), ("2", "b" * 64), ("3", "a" * 64)):
+        run = json.loads((root / name / "run.json").read_text())
+        run["data"] |= {"sha256": sha256, "path": f"{sha256[0]}.csv"}
+        run["data"].pop("bars_sha256", None)
+        (root / name / "run.json").write_text(json.dumps(run))
+        note_look(root, name, name, run, load_run(root / name).folds)
+    shutil.rmtree(root / "3")  # before it was ever listed
+    first, second = history(root, tmp_path / "page.html").split("\n\n")
+    assert first.startswith("a.csv, bars aaaaaaaaaa: 2 configurations")
+    assert "read its test bars, last 3, 20" in first.splitlines()[0]
+    assert second.startswith("b.csv, bars bbbbbbbbbb: 1 configuration read its test bars, last 2, 20")
+    assert [line.split()[0] for text in (first, second) for line in text.splitlines()[2:]] == ["1", "2"]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<section id="runs-bars') == 2
+    assert "cannot be ranked" in page
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -108,16 +109,23 @@ class PretendedRay:
     Attributes:
         deaths: how many workers each fold ends.
         stops: signals that workers were told of.
+        starts: "init" and "shutdown", as they came; at first there is one that runs.
     """
 
     exceptions = SimpleNamespace(RayError=LostError, RayTaskError=TaskError)
 
     def __init__(self, cores: int = 8) -> None:
-        self.cores, self.deaths, self.stops = cores, {}, []
+        self.cores, self.deaths, self.stops, self.starts = cores, {}, [], []
         self.killed: list[Actor] = []
 
     def is_initialized(self) -> bool:
-        return True
+        return not self.starts or self.starts[-1] == "init"
+
+    def init(self, **_: object) -> None:
+        self.starts.append("init")
+
+    def shutdown(self) -> None:
+        self.starts.append("shutdown")
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.cores)}
@@ -288,15 +296,19 @@ class Named:
 
 def test_workers_that_are_kept_go_from_one_loop_to_the_next_whether_or_not_the_first_was_finished(pretended, tmp_path):
     folds = [Fold(index, BarRange(0, 1), BarRange(1, 2), BarRange(2, 3)) for index in range(5)]
+    pretended.shutdown()
     workers, found = RayWorkers(2), []
     with workers.kept():
-        for name, wanted in (("first", 1), ("second", 5), ("third", 2)):
+        assert pretended.starts == ["shutdown"]  # nobody has asked for a fold
+        for name, given, wanted in (("first", 1, 1), ("second", 5, 5), ("third", 5, 2)):
             loop = Named(name, RunFolder(tmp_path / name, 1), SimpleNamespace(folds=folds))
-            with closing(workers.results(loop, folds)) as results:
+            with closing(workers.results(loop, folds[:given])) as results:
                 found.append([(x.record.index, x.record.stop_reason) for x in islice(results, wanted)])
         assert pretended.killed == []
+        assert pretended.starts == ["shutdown", "init"]
     assert found == [[(index, name) for index in range(n)] for name, n in (("first", 1), ("second", 5), ("third", 2))]
-    assert len(pretended.killed) == 2
+    assert len(pretended.killed) == 2  # one of them hired for the second
+    assert pretended.starts == ["shutdown", "init", "shutdown"]
 
 
 def test_a_worker_forgets_a_stop_that_was_meant_for_an_earlier_loop(monkeypatch):
@@ -417,7 +429,10 @@ def test_the_number_of_workers_is_given_or_the_clusters():
 def test_a_ray_that_does_not_start_is_told_without_a_traceback(walk, monkeypatch, capsys):
     ray = pytest.importorskip("ray")
 
+    started = []
+
     def fail(**options):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "/ray/gcs_server"]))
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -426,6 +441,9 @@ def test_a_ray_that_does_not_start_is_told_without_a_traceback(walk, monkeypatch
     code, folder = walk("--workers", "2")
     assert code == 1
     assert "Ray did not start on this machine: The current node timed out" in capsys.readouterr().err
+    assert len(started) == engine.START_ATTEMPTS
+    assert [process.wait(timeout=60) for process in started] == [-signal.SIGKILL] * engine.START_ATTEMPTS
     assert walk("--cluster", "10.0.0.1:6379", "--resume")[0] == 2
     assert "--cluster 10.0.0.1:6379: there is no Ray cluster" in capsys.readouterr().err
+    started[-1].kill()  # with a cluster it is not ours
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"

@@ -357,7 +357,7 @@ def test_test_bars_are_read_once_by_the_best_setting_and_lie_behind_all_that_the
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("real", [False, True])
-def test_two_workers_give_the_trials_and_the_test_of_this_process(real, tmp_path, monkeypatch):
+def test_two_workers_give_the_trials_and_the_test_of_this_process(real, tmp_path, monkeypatch, capfd):
     pytest.importorskip("ray")
     if not real:  # the fold that was asked for last comes first
         monkeypatch.setattr(engine, "_import_ray", PretendedRay)
@@ -371,6 +371,7 @@ def test_two_workers_give_the_trials_and_the_test_of_this_process(real, tmp_path
     )
     assert here.trials.equals(there.trials)
     assert (here.run.path / "out_of_sample.csv").read_bytes() == (there.run.path / "out_of_sample.csv").read_bytes()
+    assert capfd.readouterr().out.count("Ray: workers ready") == 1  # the test has those of the trials
 
 
 @pytest.mark.slow
