@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datamodules.bars.options import ReaderOptions
 from lit_ppo import __version__
 from lit_ppo.cli import COMMANDS, main
+from lit_ppo.commands.reader_flags import add_reader_flags
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
@@ -52,6 +56,12 @@ def test_version_and_help_start_without_torch():
     assert (version.returncode, version.stdout) == (0, f"lit-ppo {__version__}\n")
     assert overview.returncode == 0
     assert all(name in overview.stdout for name in COMMANDS)
+
+
+def test_every_option_of_the_reader_is_a_flag():
+    parser = argparse.ArgumentParser()
+    add_reader_flags(parser)
+    assert set(vars(parser.parse_args([]))) == {option.name for option in dataclasses.fields(ReaderOptions)}
 
 
 def test_data_prints_the_card_without_torch(bar_csv):
