@@ -15,7 +15,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,10 @@ from datamodules.bars.read import Bars
 from lit_ppo.store.atomic import atomic_write
 
 SingleKind = Literal["regime", "momentum", "reversion", "season", "drift", "column"]
-EdgeKind = Literal["regime", "momentum", "reversion", "season", "drift", "column", "two", "fading", "null"]
+EdgeKind = Literal[SingleKind, "two", "fading", "null"]
 FloatArray = NDArray[np.float64]
 
-SINGLE_KINDS = ("regime", "momentum", "reversion", "season", "drift", "column")
-KINDS = (*SINGLE_KINDS, "two", "fading", "null")
+SINGLE_KINDS, KINDS = get_args(SingleKind), get_args(EdgeKind)
 PARTS_OF = {"two": ("momentum", "season"), "fading": ("momentum",), "null": ()}  # unless `Edge.parts` says otherwise
 
 VOLATILITY_BARS = 100

@@ -34,7 +34,7 @@ MAIN_PARAMETERS: dict[str, dict[str, Any]] = {
     "predictor": {"rho": 0.9, "beta": 0.1, "cost": 0.3},
     "random_walk": {"cost": 0.1, "noise": "normal", "dof": None},
 }
-PARAMETER_NAMES = ("q", "mu", "rho", "beta", "cost", "noise", "dof")
+PARAMETER_NAMES = tuple(dict.fromkeys(name for known in MAIN_PARAMETERS.values() for name in known))
 NUISANCE_KINDS = ("iid", "random_walk", "lagged", "noisy")
 SIGNAL_COLUMN = "signal"
 

@@ -11,8 +11,9 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lit_ppo import __version__
 from lit_ppo.command_line_only import check_environment
@@ -21,28 +22,12 @@ from lit_ppo.commands.memory_errors import out_of_memory
 if TYPE_CHECKING:
     from lit_ppo.commands.lightning_cli import LitPPOCLI
 
-COMMANDS = {
-    "walk-forward": "train, select and test every fold: results/<seed>/",
-    "fit": "train one fold (--data.fold k)",
-    "pretrain": "train the prior trader on synthetic markets without end",
-    "validate": "evaluate a checkpoint on a fold's validation bars",
-    "test": "evaluate a checkpoint on a fold's test bars",
-    "predict": "decide on new bars with a trained policy (--ckpt, --data)",
-    "export": "write a trained policy as ONNX (--ckpt RUN --output DIR)",
-    "oracle": "train on a market with a known optimum: share of it captured",
-    "benchmark": "with and without the optimisations, on the same folds",
-    "audit": "look for look-ahead in data, features, model and training",
-    "power": "plant known edges in your bars: would this recipe find them?",
-    "search": "try settings on validation bars, test the best one once",
-    "report": "write the report of a run folder",
-    "compare": "put run folders side by side (--all: every run under results/)",
-    "data": "check a bar file (its data card) or a folder of them (a table)",
-    "cache": "info, clear or prune the disk cache",
-    "doctor": "check this installation, with a 10-second training",
-    "init": "write the shipped recipes into a folder, to edit",
-    "run": "run a Fabric script on several devices (= fabric run)",
-    "completion": "print a script for bash or zsh that completes all of this",
-}
+
+class Command(NamedTuple):
+    """One command of `lit-ppo`: what runs it, given what follows its name, and what it does, for the overview."""
+
+    run: Callable[[list[str]], int]
+    does: str
 
 
 EXAMPLES = (
@@ -55,7 +40,7 @@ VERSION_HINT = "lit-ppo COMMAND --help shows its flags, lit-ppo --version the ve
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: lit-ppo COMMAND [--help] ...", "", *EXAMPLES, "", *lines, "", VERSION_HINT])
 
 
@@ -74,23 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"lit-ppo: there is no command {command!r}; {hint}", file=sys.stderr)
         return 2
-    handler: Callable[[list[str]], int] = {
-        "oracle": _oracle,
-        "benchmark": _benchmark,
-        "report": _report,
-        "compare": _compare,
-        "data": _data,
-        "cache": _cache,
-        "run": _run_script,
-        "doctor": _doctor,
-        "init": _init,
-        "predict": _predict,
-        "export": _export,
-        "completion": _completion,
-    }.get(command, lambda rest: _train(command, rest))
     try:
         check_environment()
-        return handler(rest)
+        return COMMANDS[command].run(rest)
     except KeyboardInterrupt:
         return 130
     except SystemExit as leave:  # argparse and jsonargparse: --help is 0, a usage error 2
@@ -336,7 +307,7 @@ def _completion(rest: list[str]) -> int:
             main([command, "--help"])
         return text.getvalue()
 
-    return completion(rest, COMMANDS, help_of)
+    return completion(rest, {name: command.does for name, command in COMMANDS.items()}, help_of)
 
 
 def _benchmark(rest: list[str]) -> int:
@@ -447,3 +418,27 @@ def _compare(rest: list[str]) -> int:
     )
     print(found)
     return 0
+
+
+COMMANDS = {
+    "walk-forward": Command(partial(_train, "walk-forward"), "train, select and test every fold: results/<seed>/"),
+    "fit": Command(partial(_train, "fit"), "train one fold (--data.fold k)"),
+    "pretrain": Command(partial(_train, "pretrain"), "train the prior trader on synthetic markets without end"),
+    "validate": Command(partial(_train, "validate"), "evaluate a checkpoint on a fold's validation bars"),
+    "test": Command(partial(_train, "test"), "evaluate a checkpoint on a fold's test bars"),
+    "predict": Command(_predict, "decide on new bars with a trained policy (--ckpt, --data)"),
+    "export": Command(_export, "write a trained policy as ONNX (--ckpt RUN --output DIR)"),
+    "oracle": Command(_oracle, "train on a market with a known optimum: share of it captured"),
+    "benchmark": Command(_benchmark, "with and without the optimisations, on the same folds"),
+    "audit": Command(partial(_train, "audit"), "look for look-ahead in data, features, model and training"),
+    "power": Command(partial(_train, "power"), "plant known edges in your bars: would this recipe find them?"),
+    "search": Command(partial(_train, "search"), "try settings on validation bars, test the best one once"),
+    "report": Command(_report, "write the report of a run folder"),
+    "compare": Command(_compare, "put run folders side by side (--all: every run under results/)"),
+    "data": Command(_data, "check a bar file (its data card) or a folder of them (a table)"),
+    "cache": Command(_cache, "info, clear or prune the disk cache"),
+    "doctor": Command(_doctor, "check this installation, with a 10-second training"),
+    "init": Command(_init, "write the shipped recipes into a folder, to edit"),
+    "run": Command(_run_script, "run a Fabric script on several devices (= fabric run)"),
+    "completion": Command(_completion, "print a script for bash or zsh that completes all of this"),
+}

@@ -25,7 +25,7 @@ PRICES = ("open", "high", "low", "close")
 VOLUMES = ("volume", "tick_volume")
 NUMBERS = (*PRICES, *VOLUMES, "spread", "quote_volume", "adjusted_close")
 
-# names after case-folding and leaving out everything but letters and digits
+# names after case-folding and leaving out everything but a to z and digits: Clôture is clture
 _NAMES: dict[str, tuple[str, ...]] = {
     "open": ("open", "o", "openprice", "bidopen", "otwarcie"),  # Polish: Stooq's
     "high": ("high", "h", "highprice", "max", "bidhigh", "najwyzszy"),

@@ -172,7 +172,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     parser = ArgumentParser(
         prog="lit-ppo oracle", description="Train on a market with a known optimum.", allow_abbrev=False
     )
-    parser.add_argument("--market", choices=("regime", "predictor", "random_walk"), default="regime")
+    parser.add_argument("--market", choices=tuple(optima.SOLVERS), default="regime")
     for name, text in (
         ("q", "regime: chance per bar that it flips"),
         ("mu", "regime: mean return in standard deviations"),

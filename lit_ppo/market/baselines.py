@@ -1,7 +1,7 @@
 """Traders that need no learning: what an agent must beat on the same bars, fills and costs. numpy only.
 
 Each gives a position per decision bar [D], decided at that bar's close from bars up to it, like the agent's own. Run
-them through `accounting.account` with the arrays that the agent was charged with.
+them through `books.account` with the arrays that the agent was charged with.
 """
 
 from __future__ import annotations

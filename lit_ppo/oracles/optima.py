@@ -33,7 +33,7 @@ class Optimum:
     """The best trader of a market.
 
     Attributes:
-        kind: "regime", "predictor" or "random_walk".
+        kind: a key of `SOLVERS`.
         parameters: of the market, as `SyntheticMarket.parameters` has them.
         value: best average reward per bar, units.
         positions: the grid, ascending.
@@ -77,14 +77,9 @@ class Optimum:
 
 def solve(kind: str, **parameters: Any) -> Optimum:
     """Solve the market of one kind; `parameters` are those of `SyntheticMarket.parameters`."""
-    solvers: dict[str, Callable[..., Optimum]] = {
-        "regime": solve_regime,
-        "predictor": solve_predictor,
-        "random_walk": solve_random_walk,
-    }
-    if kind not in solvers:
-        raise ValueError(f"there is an oracle for {', '.join(solvers)}; asked for {kind!r}")
-    return solvers[kind](**parameters)
+    if kind not in SOLVERS:
+        raise ValueError(f"there is an oracle for {', '.join(SOLVERS)}; asked for {kind!r}")
+    return SOLVERS[kind](**parameters)
 
 
 def solve_regime(
@@ -154,6 +149,13 @@ def solve_random_walk(
     _check_noise(noise, dof)
     solution = stay_flat(np.asarray(positions, dtype=np.float64))
     return _optimum("random_walk", {"cost": cost, "noise": noise, "dof": dof}, positions, solution)
+
+
+SOLVERS: dict[str, Callable[..., Optimum]] = {
+    "regime": solve_regime,
+    "predictor": solve_predictor,
+    "random_walk": solve_random_walk,
+}
 
 
 class QuadraticOptimum(NamedTuple):

@@ -247,7 +247,7 @@ def _stress(position: Floats, fills: FillTable, bars_per_year: float) -> list[tu
 
 
 def _money(run: Run, position: Floats, fills: FillTable) -> MoneyLedger | None:
-    """The account in lots, if run.json holds `money`: the keyword arguments of `accounting.money_account`."""
+    """The account in lots, if run.json holds `money`: the keyword arguments of `books.money_account`."""
     if not (found := run.record.get("money")):
         return None
     arguments = {name: found[name] for name in MoneyRecord.__annotations__ if name in found}

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lit_ppo.market.books import Trades
 
@@ -274,7 +274,7 @@ def trade_results(results: Floats) -> Figure:
     return {"data": [column], "layout": {"height": 280, "bargap": 0.05, **axes}}
 
 
-def scatter(x: Sequence[float], y: Sequence[float], labels: Sequence[str], titles: tuple[str, str]) -> Figure:
+def scatter(x: ArrayLike, y: ArrayLike, labels: Sequence[str], titles: tuple[str, str]) -> Figure:
     """One point per label."""
     data = {
         "type": "scatter",

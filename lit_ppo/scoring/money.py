@@ -18,7 +18,7 @@ COLUMNS = ("time", "fold", "lots", "profit", "cost", "balance")
 
 @dataclass(frozen=True)
 class MoneySettings:
-    """The account that evaluation trades in lots, see `accounting.money_account`; defaults are gold's.
+    """The account that evaluation trades in lots, see `books.money_account`; defaults are gold's.
 
     Attributes:
         initial_balance: account currency, before the first test decision.

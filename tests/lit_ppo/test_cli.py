@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import shlex
 import shutil
 import subprocess
@@ -12,11 +14,13 @@ from unittest.mock import patch
 import pytest
 import yaml
 
+from datamodules.bars.options import ReaderOptions
 from datamodules.prior_data import PriorDataModule
 from datamodules.walk_forward import WalkForwardDataModule
 from lit_ppo import __version__
 from lit_ppo.cli import COMMANDS, main
 from lit_ppo.commands.lightning_cli import EXAMPLES, LitPPOCLI, usage
+from lit_ppo.commands.reader_flags import add_reader_flags
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--model.num_envs", "4", "--model.num_steps", "16", "--model.total_timesteps", "128"]
@@ -76,6 +80,12 @@ def test_the_examples_of_a_help_are_taken_as_they_stand(command):
     for example in EXAMPLES[command]:
         with patch.object(LitPPOCLI, "instantiate_classes", lambda cli: None):
             LitPPOCLI(command, shlex.split(example, comments=True), data)
+
+
+def test_every_option_of_the_reader_is_a_flag():
+    parser = argparse.ArgumentParser()
+    add_reader_flags(parser)
+    assert set(vars(parser.parse_args([]))) == {option.name for option in dataclasses.fields(ReaderOptions)}
 
 
 def test_data_prints_the_card_without_torch(bar_csv):

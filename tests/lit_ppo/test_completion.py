@@ -10,6 +10,7 @@ import pytest
 from lit_ppo.cli import COMMANDS, main
 from lit_ppo.commands.completion import flags_in, script
 
+DOES = {name: command.does for name, command in COMMANDS.items()}
 FLAGS = {name: ["--help", "--data.path", "--data.point"] for name in COMMANDS}
 
 
@@ -24,7 +25,7 @@ def test_bash_completes_commands_flags_recipes_and_files(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").touch()
     (tmp_path / "bars.csv").touch()
     monkeypatch.chdir(tmp_path)
-    text = script("bash", COMMANDS, FLAGS)
+    text = script("bash", DOES, FLAGS)
     assert bash_offers(text, "lit-ppo", "wal") == ["walk-forward"]
     assert set(COMMANDS) <= set(bash_offers(text, "lit-ppo", ""))
     assert bash_offers(text, "lit-ppo", "walk-forward", "--data.p") == ["--data.path", "--data.point"]
@@ -39,7 +40,7 @@ def test_zsh_takes_its_script():
     stubs = (
         "compdef() { :; }; compadd() { shift; print -l -- $@; }; _files() { :; }; _describe() { print -l $commands; }"
     )
-    text = script("zsh", COMMANDS, FLAGS)
+    text = script("zsh", DOES, FLAGS)
     tab = "words=(lit-ppo {}); CURRENT={}; _lit_ppo"
     for words, position, expected in (("walk-forward --", 3, "--data.path"), ("''", 2, "data:"), ("x -c ''", 4, "fit")):
         asked = f"{stubs}\n{text}\n{tab.format(words, position)}"

@@ -108,7 +108,7 @@ def test_settings_of_earlier_checkpoints_name_their_encoder():
     assert differences(then, Recipe().to_dict()) == ["model.encoder was 'memoryless' and is 'lstm'"]
 
 
-@pytest.mark.parametrize("name", ["gru", "memoryless"])
+@pytest.mark.parametrize("name", sorted(set(ENCODERS) - {"lstm"}))  # which every other test uses
 def test_each_goes_from_bars_to_decisions_elsewhere(tmp_path, name):
     """A walk-forward; then Python, the command line in pieces, and the exported graph decide alike on new bars."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: pip install 'lit-ppo[export]'")
@@ -145,10 +145,10 @@ def test_each_goes_from_bars_to_decisions_elsewhere(tmp_path, name):
 
     assert main(["export", "--ckpt", str(folder), "--output", str(tmp_path / "policy")]) == 0
     said = json.loads((tmp_path / "policy" / "policy.json").read_text())
-    assert (said["network"]["encoder"], said["network"]["recurrent"]) == (name, name == "gru")
+    assert (said["network"]["encoder"], said["network"]["recurrent"]) == (name, ENCODERS[name].recurrent)
     session = onnxruntime.InferenceSession(tmp_path / "policy" / "policy.onnx", providers=["CPUExecutionProvider"])
     memory = [key for key in said["inputs"] if key not in ("features", "held")]
-    assert memory == (["hidden"] if name == "gru" else ["hidden", "cell"])
+    assert memory == list(ENCODERS[name].state_type._fields)
     closes = np.array([float(line.split(",")[4]) for line in lines[1:]])
     inputs = {key: np.zeros(said["inputs"][key]["shape"], np.float32) for key in memory}
     held, positions = said["flat_index"], []

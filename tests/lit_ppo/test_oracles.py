@@ -1,11 +1,12 @@
 """Every number of the table of known optima, each by two ways that do not share code."""
 
 from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from datamodules.synthetic import SyntheticMarket
+from datamodules.synthetic import MAIN_PARAMETERS, Kind, SyntheticMarket
 from lit_ppo.oracles import optima, rules
 
 GRID_ERROR = 3e-5  # of the published table
@@ -96,6 +97,10 @@ def test_no_other_linear_rule_beats_the_quadratic_optimum():
 def test_regime_values_agree_with_the_table(q, mu, cost, optimum, memoryless):
     assert optima.solve_regime(q, mu, cost).value == pytest.approx(optimum, abs=GRID_ERROR)
     assert rules.best_memoryless(q, mu, cost).value == pytest.approx(memoryless, abs=1e-4)
+
+
+def test_every_kind_of_market_has_its_optimum():
+    assert set(get_args(Kind)) == set(MAIN_PARAMETERS) == set(optima.SOLVERS)
 
 
 def test_the_hard_regime_has_the_value_that_the_docs_state():

@@ -26,7 +26,7 @@ from lit_ppo.market.baselines import Percentile
 from lit_ppo.market.books import account, trades
 from lit_ppo.report import breakdown, plotly_figures
 from lit_ppo.report import build as report
-from lit_ppo.report.analysis import Analysis, analyse
+from lit_ppo.report.analysis import BASELINE_LABELS, Analysis, analyse
 from lit_ppo.report.page import packed, source_hash
 from lit_ppo.report.summary import _paths as stitched_paths
 from lit_ppo.report.summary import print_summary
@@ -617,6 +617,17 @@ def test_a_report_is_never_written_through_a_link(tmp_path: Path) -> None:
     (run / "report.html").symlink_to(tmp_path / "elsewhere.html")
     with pytest.raises(ValueError, match="symbolic link"):
         report.write_report(run)
+
+
+def test_every_section_that_is_listed_stands_on_the_page(analysis: Analysis) -> None:
+    text = report.page(analysis)
+    assert set(re.findall(r'<a href="#([\w-]+)"', text)) <= set(re.findall(r'id="([\w-]+)"', text))
+
+
+def test_every_baseline_has_its_colour_light_and_dark() -> None:
+    light, dark = (ROOT / "lit_ppo/report/templates/report.css").read_text().split('[data-theme="dark"]')
+    for _, color in BASELINE_LABELS.values():
+        assert all(f"--{color}: #" in theme for theme in (light, dark)), color
 
 
 def test_the_same_run_gives_the_same_page(lucky: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,10 +89,13 @@ def test_a_search_that_cannot_be_meant_is_refused_with_its_key(content, message)
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs/search").glob("*.yaml")))
-def test_shipped_searches_can_be_read_and_hold_their_recipes_own_setting(path):
-    content = yaml.safe_load(path.read_text())
+def test_shipped_searches_can_be_read_and_hold_the_own_setting_of_the_recipe_their_first_line_names(path):
+    text = path.read_text()
+    content = yaml.safe_load(text)
+    named = re.match(rf"#.*lit-ppo search --config (\w+) --space {path.stem} ", text)
+    assert named, "the first line is a comment that ends with the command"
     found = plan_of(content, str(path), set(content["space"]))
-    recipe = yaml.safe_load((path.parents[1] / f"{'scratch' if path.stem == 'ppo' else path.stem}.yaml").read_text())
+    recipe = yaml.safe_load((path.parents[1] / f"{named[1]}.yaml").read_text())
     own = {f"model.{name}": value for name, value in lit_ppo.Recipe(**recipe["model"]).to_dict().items()}
     own |= {"model.hidden_size": recipe["model"].get("hidden_size"), "model.num_networks": 3}
     own |= {f"data.{name}": value for name, value in recipe["data"].items()}
