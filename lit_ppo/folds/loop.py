@@ -46,7 +46,6 @@ from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, RunFol
 from lit_ppo.store.schema import REMEDY
 from lit_ppo.timing import Stopwatch
 
-
 SUMMARY_SECONDS = 1.0  # between two writings of the summary: a fold that trains nothing takes a tenth of that
 
 

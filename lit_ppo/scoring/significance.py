@@ -478,9 +478,7 @@ def _block_length(x: Floats) -> float:
     return min((slope**2 / spectrum**2) ** (1 / 3) * count ** (1 / 3), longest)
 
 
-def _bootstrap(
-    columns: Floats, statistic: Statistic, confidence: float, draws: int, seed: int
-) -> Interval:
+def _bootstrap(columns: Floats, statistic: Statistic, confidence: float, draws: int, seed: int) -> Interval:
     if not 0 < confidence < 1 or draws < 100:
         raise ValueError(
             f"An interval needs a confidence between 0 and 1 and at least 100 draws, got {confidence}, {draws}"

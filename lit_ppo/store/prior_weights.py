@@ -158,7 +158,8 @@ def _read(file: Path, identity: tuple[int, int, int, int]) -> PriorWeights:
             f"{source} is damaged: it speaks of positions {positions}, and trades {tensors['positions'].tolist()}. "
             f"{REMEDY}"
         )
-    return PriorWeights(tensors, tuple(described["features"]), current_settings(described["network"]), described["card"])
+    network = current_settings(described["network"])
+    return PriorWeights(tensors, tuple(described["features"]), network, described["card"])
 
 
 def start_record(start: str | Path) -> dict[str, Any]:
