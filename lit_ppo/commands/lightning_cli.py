@@ -88,6 +88,9 @@ class ConfigParser(LightningArgumentParser):
         return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
 
 
+_parsers: dict[tuple[str, type], LightningArgumentParser] = {}
+
+
 class LitPPOCLI(LightningCLI):
     """Parses one command's arguments; the command itself is a method of the caller.
 
@@ -124,6 +127,14 @@ class LitPPOCLI(LightningCLI):
             )
         except ArgumentError as error:
             raise UsageError(self._explained(str(error))) from error
+
+    def setup_parser(self, *given: Any, **more: Any) -> None:
+        """A parser is made once for each command of a process: that takes as long as parsing, and seeds need many."""
+        kind = (self.command, self.datamodule_class)
+        if kind not in _parsers:
+            super().setup_parser(*given, **more)
+            _parsers[kind] = self.parser
+        self.parser = _parsers[kind]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)
