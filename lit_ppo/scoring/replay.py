@@ -18,6 +18,7 @@ RANDOM_DRAWS = 1_000
 NEIGHBOURS = 12  # folds of similar volatility among which the paths of random traders change places
 # Draws are made in portions of about this many numbers, so that memory stays small whatever the length of the run.
 _PORTION = 2_000_000
+_IN_CACHE = 60_000  # numbers of an array that stay in a processor's cache while its neighbours are computed
 
 
 def fold_starts(fold: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -124,11 +125,13 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     """
     generator = np.random.default_rng(seed)
     portion = max(1, min(draws, _PORTION // len(fills)))
-    growth = np.array(
+    together = max(1, _IN_CACHE // len(fills))
+    growth = np.concatenate(
         [
-            log_growth(_net(path, fills))  # one at a time: what a path needs stays in the processor's cache
+            log_growth(_net(paths[start : start + together], fills))
             for first in range(0, draws, portion)
-            for path in random_paths(positions, fills, min(portion, draws - first), generator)
+            for paths in [random_paths(positions, fills, min(portion, draws - first), generator)]
+            for start in range(0, len(paths), together)
         ]
     )
     own = float(log_growth(_net(closed_at_fold_ends(positions, fills.fold), fills)))
