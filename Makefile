@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
 WORKERS ?= auto
+# A worker takes tests that stand together, so that what a file's tests share is made once.
+PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal -p tests.cpu_time
 DATA   ?=
 ARGS   ?=
 
@@ -23,11 +25,11 @@ endif
 test test-all: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" -p tests.cpu_time $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
 
 # Also records what the fault tests measured (benchmarks/results/reliability.json) and makes docs/reliability.md of it.
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) -p tests.faults.record -p tests.cpu_time --cpu-budget 20 $(ARGS)
+	$(BIN)/python $(PYTEST) -p tests.faults.record --cpu-budget 20 $(ARGS)
 	$(BIN)/python -m benchmarks.reliability_table
 
 check: $(STAMP)

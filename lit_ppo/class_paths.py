@@ -17,8 +17,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
-
 ALLOWED = ("lit_ppo", "datamodules", "callbacks", "lightning", "torch")
 # Of the allowed packages: what loads code or pickles, by name, from a file or the network.
 DENIED = (
@@ -43,6 +41,8 @@ def restrict_class_paths(modules: Sequence[str] = ()) -> None:
     Raises:
         ValueError: a name that is no module's, or jsonargparse itself, which would undo the rule.
     """
+    from jsonargparse import set_parsing_settings  # not at the top: `predict` parses no configuration
+
     for module in modules:
         if not _MODULE.fullmatch(module):
             raise ValueError(f"--allow-module names a module to import, like my_features; got {module!r}")
@@ -100,6 +100,8 @@ def refuse_functions(config: Any, modules: Sequence[str] = (), where: str = "") 
     Raises:
         ValueError: a function, or a `class_path` that names one; says its key and its name.
     """
+    from jsonargparse import Namespace
+
     if isinstance(config, Namespace):
         config = vars(config)
     if isinstance(config, Mapping):

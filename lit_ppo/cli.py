@@ -209,7 +209,7 @@ def _seeds(cli: LitPPOCLI, rest: list[str], repeats: bool) -> int:
     seeds, engine = range(first, first + count), engine_of(cli)
 
     def run_one(seed: int) -> int:
-        own = LitPPOCLI("walk-forward", [*rest, f"--seed={seed}", "--seeds=1"], type(cli.datamodule), cli)
+        own = LitPPOCLI("walk-forward", [*rest, f"--seed={seed}", "--seeds=1"], type(cli.datamodule))
         return walk_forward(own, ["walk-forward", *rest], seeds, engine=engine)
 
     with engine.kept():

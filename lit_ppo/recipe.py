@@ -140,7 +140,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: it does not; names the nearest, or all.
     """
-    known = [field.name for field in dataclasses.fields(Recipe)]
+    known = Recipe.__dataclass_fields__
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"

@@ -151,7 +151,7 @@ def test_deciding_on_new_bars_starts_without_what_is_slow_to_load():
     names = ["datamodules.features.feed", "lit_ppo.commands.signals"]
     code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
     code += "from lit_ppo.nets.policy import MarketPolicy\nMarketPolicy(3)\n"
-    code += "slow = ('lightning', 'scipy.signal', 'sympy', 'gymnasium')\n"
+    code += "slow = ('lightning', 'scipy.signal', 'sympy', 'gymnasium', 'jsonargparse')\n"
     code += "print([name for name in slow if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

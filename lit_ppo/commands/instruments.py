@@ -74,5 +74,5 @@ def _run(cli: LitPPOCLI, arguments: Sequence[str], instrument: Any, root: Path, 
     own = [*arguments, f"--data.path={instrument.path}", f"--results={root / instrument.name}"]
     if instrument.symbol is not None:
         own.append(f"--data.symbol={instrument.symbol}")
-    made = LitPPOCLI("walk-forward", own, type(cli.datamodule), cli)
+    made = LitPPOCLI("walk-forward", own, type(cli.datamodule))
     return walk_forward(made, ["walk-forward", *own], engine=engine)

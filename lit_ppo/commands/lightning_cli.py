@@ -138,6 +138,9 @@ class ConfigParser(LightningArgumentParser):
         return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
 
 
+_parsers: dict[tuple[str, type], LightningArgumentParser] = {}
+
+
 class LitPPOCLI(LightningCLI):
     """Parses one command's arguments; the command itself is a method of the caller.
 
@@ -145,19 +148,11 @@ class LitPPOCLI(LightningCLI):
         command: name of the command, for its own arguments and messages.
         arguments: what follows it on the command line.
         datamodule_class: what `data.*` configures.
-        like: one of the same command and datamodule, whose parser is used again: to make one takes as long as a small
-            training.
     """
 
-    def __init__(
-        self,
-        command: str,
-        arguments: Sequence[str],
-        datamodule_class: type[pl.LightningDataModule],
-        like: LitPPOCLI | None = None,
-    ) -> None:
+    def __init__(self, command: str, arguments: Sequence[str], datamodule_class: type[pl.LightningDataModule]) -> None:
         quiet_lightning()
-        self.command, self._like = command, like
+        self.command = command
         self._dumped: tuple[Namespace, str] | None = None
         arguments, self.allowed_modules = take_allowed_modules(with_recipe_files(arguments))
         restrict_class_paths(self.allowed_modules)
@@ -189,12 +184,13 @@ class LitPPOCLI(LightningCLI):
         except ArgumentError as error:
             raise UsageError(self._explained(str(error))) from error
 
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Make the parser, unless there is one of the same kind."""
-        if self._like is None:
-            super().setup_parser(*args, **kwargs)
-        else:
-            self.parser = self._like.parser
+    def setup_parser(self, *given: Any, **more: Any) -> None:
+        """A parser is made once for each command of a process: that takes as long as parsing, and seeds need many."""
+        kind = (self.command, self.datamodule_class)
+        if kind not in _parsers:
+            super().setup_parser(*given, **more)
+            _parsers[kind] = self.parser
+        self.parser = _parsers[kind]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "model.seed", compute_fn=one_seed)

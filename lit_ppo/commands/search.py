@@ -138,7 +138,7 @@ class Settings:
             ValueError: they do not fit the recipe or the data.
         """
         flags = [f"--{key}={as_flag(key, value)}" for key, value in changed.items()]
-        found = LitPPOCLI("search", [*self.arguments, *flags], type(self.cli.datamodule), self.cli)
+        found = LitPPOCLI("search", [*self.arguments, *flags], type(self.cli.datamodule))
         found.datamodule.setup("fit")
         return found
 

@@ -42,9 +42,11 @@ from lit_ppo.scoring.replay import replay
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.checkpoints import SELECTED, CheckpointError, CheckpointStore
 from lit_ppo.store.files import utc_cells
-from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, RunFolder
+from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, RunFolder, fold_name
 from lit_ppo.store.schema import REMEDY
 from lit_ppo.timing import Stopwatch
+
+SUMMARY_SECONDS = 1.0  # between two writings of the summary: a fold that trains nothing takes a tenth of that
 
 
 class Folds(Protocol):
@@ -112,15 +114,22 @@ class WalkForward:
         folds = self.datamodule.folds
         finished = {record.index for record in self.folder.folds() if record.status == "done"}
         waiting = [fold for fold in folds if fold.index not in finished]
-        started = time.monotonic()
-        with closing(self.engine.results(self, waiting)) as results:  # type: ignore[type-var]
-            for work in results:
-                record = self.commit(work)
-                cache = self.datamodule.get_optimization_info()
-                write_summary(self.folder, len(folds), cache)
-                started, seconds = time.monotonic(), time.monotonic() - started
-                if self.monitor is not None:
-                    self.monitor.fold_done(_line(record), seconds, self.folder.folds(), cache)
+        started = due = time.monotonic()
+        stale = False
+        try:
+            with closing(self.engine.results(self, waiting)) as results:  # type: ignore[type-var]
+                for work in results:
+                    record, stale = self.commit(work), True
+                    cache = self.datamodule.get_optimization_info()
+                    if time.monotonic() >= due:
+                        write_summary(self.folder, len(folds), cache)
+                        due, stale = time.monotonic() + SUMMARY_SECONDS, False
+                    started, seconds = time.monotonic(), time.monotonic() - started
+                    if self.monitor is not None:
+                        self.monitor.fold_done(_line(record), seconds, self.folder.folds(), cache)
+        finally:
+            if stale:
+                write_summary(self.folder, len(folds), self.datamodule.get_optimization_info())
         return self.folder.folds()
 
     def run_fold(self, fold: Fold) -> FoldRecord:
@@ -360,7 +369,7 @@ def _trained(folder: RunFolder, record: FoldRecord) -> TrainedFold:
         )
     return TrainedFold(
         index=record.index,
-        directory=str(folder.fold_path(record.index)),
+        directory=str(folder.path / fold_name(record.index)),
         seen=BarRange(*record.details["seen"]),
         validation_score=record.scores["validation/score"],
         optimisations=record.details["optimisations"],

@@ -166,7 +166,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_summary(folder: RunFolder, num_folds: int, cache: Mapping[str, Any]) -> dict[str, Any]:
-    """Write both files from the ledger, after each fold; returns the summary."""
+    """Write both files from the ledger; returns the summary."""
     ledger = folder.folds()
     summary = summarise(ledger, num_folds, cache)
     last = ledger[-1] if ledger else None

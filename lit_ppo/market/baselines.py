@@ -144,8 +144,10 @@ def matched_turnover(positions: ArrayLike, draws: int, generator: np.random.Gene
         runs = np.flatnonzero(values == value)
         dealt[:, runs] = generator.permuted(dealt[:, runs], axis=1)
     paths = np.repeat(np.tile(values, draws), dealt.ravel()).reshape(draws, len(path))
-    offsets = generator.integers(len(path), size=(draws, 1))
-    return np.take_along_axis(paths, (np.arange(len(path)) + offsets) % len(path), axis=1)
+    turned = np.empty_like(paths)
+    for to, whole, offset in zip(turned, paths, generator.integers(len(path), size=draws).tolist(), strict=True):
+        to[: len(path) - offset], to[len(path) - offset :] = whole[offset:], whole[:offset]
+    return turned
 
 
 class Percentile(NamedTuple):

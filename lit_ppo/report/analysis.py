@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,32 +138,36 @@ def analyse(run_dir: str | Path) -> Analysis:
     recomputed = math.nan
     contenders: list[Contender] = []
     stress: list[tuple[str, dict[str, float]]] = []
-    random = money = None
+    random = money = traders = None
     if fills is not None:
         recomputed = float(np.abs(replay(position, fills).net_return - net).max())
         contenders = [
             _contender(name, replay(positions, fills, restart=False), bars_per_year)
             for name, positions in baseline_positions(fills, bars_per_year).items()
         ]
-        if np.any(position[1:] != position[:-1]):
-            random = random_traders(position, fills, seed)
         stress = _stress(position, fills, bars_per_year)
         money = _money(run, position, fills)
     contenders += recorded_baselines(run, bars_per_year)
     hold = next((x.net_returns for x in contenders if x.key == "buy_and_hold"), None)
     trials = trials_seen(run)
-    evidence = weigh(
-        net,
-        bars_per_year,
-        trials.number,
-        kinds=trials.kinds,
-        bets=independent_bets(position, time),
-        hold=hold,
-        rank=None if random is None else random.rank,
-        oracle=_oracle(run, net),
-        ruined=bool(rows["equity"].iloc[-1] <= 0),
-        seed=seed,
-    )
+    with ThreadPoolExecutor() as pool:  # most of the time goes into these traders and into the bootstrap
+        if fills is not None and np.any(position[1:] != position[:-1]):
+            traders = pool.submit(random_traders, position, fills, seed)
+        evidence = weigh(
+            net,
+            bars_per_year,
+            trials.number,
+            kinds=trials.kinds,
+            bets=independent_bets(position, time),
+            hold=hold,
+            rank=None,
+            oracle=_oracle(run, net),
+            ruined=bool(rows["equity"].iloc[-1] <= 0),
+            seed=seed,
+        )
+    if traders is not None:
+        random = traders.result()
+        evidence = evidence._replace(rank=random.rank)
     return Analysis(
         run=run,
         time=time,

@@ -8,6 +8,8 @@ least `ENOUGH`, and so is the rank among random traders. Anything else is no edg
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -143,30 +145,31 @@ def weigh(
     probabilistic = deflated = deflated_kinds = math.nan
     track = math.inf
     sharpe = Interval(math.nan, math.nan, math.nan, math.nan)
-    # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
-    if bets >= LEAST_BETS and not math.isnan(found.sharpe):
-        sharpe = significance.sharpe_interval(net_returns, bars_per_year, **settings)  # type: ignore[arg-type]
-        shape = (found.skew, found.kurtosis)
-        probabilistic = significance.probabilistic_sharpe(found.sharpe, 0.0, count, *shape)
-        # The Sharpe ratios of worthless configurations scatter by chance alone: variance 1 / bars.
-        spread = 1.0 / (count - 1)
-        deflated, deflated_kinds = (
-            significance.deflated_sharpe(found.sharpe, count, *shape, trials=number, trials_variance=spread)
-            for number in (trials, kinds)
-        )
-        track = significance.minimum_track_record(found.sharpe, 0.0, *shape) / bars_per_year
-    difference = None
-    if hold is not None:
-        difference = significance.paired_difference_interval(net_returns, hold, bars_per_year, **settings)  # type: ignore[arg-type]
+    with ThreadPoolExecutor() as pool:  # the bootstraps are numpy's, which lets other threads run
+        ask = partial(pool.submit, bars_per_year=bars_per_year, **settings)  # type: ignore[arg-type]
+        mean = ask(significance.mean_interval, net_returns)
+        difference = None if hold is None else ask(significance.paired_difference_interval, net_returns, hold)
+        # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
+        if bets >= LEAST_BETS and not math.isnan(found.sharpe):
+            sharpe = significance.sharpe_interval(net_returns, bars_per_year, **settings)  # type: ignore[arg-type]
+            shape = (found.skew, found.kurtosis)
+            probabilistic = significance.probabilistic_sharpe(found.sharpe, 0.0, count, *shape)
+            # The Sharpe ratios of worthless configurations scatter by chance alone: variance 1 / bars.
+            spread = 1.0 / (count - 1)
+            deflated, deflated_kinds = (
+                significance.deflated_sharpe(found.sharpe, count, *shape, trials=number, trials_variance=spread)
+                for number in (trials, kinds)
+            )
+            track = significance.minimum_track_record(found.sharpe, 0.0, *shape) / bars_per_year
     return Evidence(
         sharpe,
-        significance.mean_interval(net_returns, bars_per_year, **settings),  # type: ignore[arg-type]
+        mean.result(),
         probabilistic,
         deflated,
         trials,
         track,
         len(net_returns) / bars_per_year,
-        difference,
+        None if difference is None else difference.result(),
         rank,
         oracle,
         ruined,

@@ -18,6 +18,7 @@ RANDOM_DRAWS = 1_000
 NEIGHBOURS = 12  # folds of similar volatility among which the paths of random traders change places
 # Draws are made in portions of about this many numbers, so that memory stays small whatever the length of the run.
 _PORTION = 2_000_000
+_IN_CACHE = 60_000  # numbers of an array that stay in a processor's cache while its neighbours are computed
 
 
 def fold_starts(fold: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -124,11 +125,15 @@ def random_traders(positions: Floats, fills: FillTable, seed: int, draws: int = 
     """
     generator = np.random.default_rng(seed)
     portion = max(1, min(draws, _PORTION // len(fills)))
-    results = [
-        log_growth(_net(random_paths(positions, fills, min(portion, draws - first), generator), fills))
-        for first in range(0, draws, portion)
-    ]
-    growth = np.concatenate(results)
+    together = max(1, _IN_CACHE // len(fills))
+    growth = np.concatenate(
+        [
+            log_growth(_net(paths[start : start + together], fills))
+            for first in range(0, draws, portion)
+            for paths in [random_paths(positions, fills, min(portion, draws - first), generator)]
+            for start in range(0, len(paths), together)
+        ]
+    )
     own = float(log_growth(_net(closed_at_fold_ends(positions, fills.fold), fills)))
     # Equal paths are summed in another order: what differs by rounding is a tie.
     growth[np.isclose(growth, own, rtol=0.0, atol=1e-12)] = own
@@ -164,9 +169,10 @@ def random_paths(positions: Floats, fills: FillTable, draws: int, generator: np.
         if not np.any(positions[part]):
             continue
         dealt = baselines.matched_turnover(positions[part], draws, generator)
-        for other in np.unique(goes_to[:, own]).tolist():
-            rows = np.flatnonzero(goes_to[:, own] == other)
-            paths[rows, parts[other]] = dealt[rows][:, np.arange(sizes[other]) % sizes[own]]
+        for path, its_own, other in zip(paths, dealt, goes_to[:, own].tolist(), strict=True):
+            room = path[parts[other]]
+            # Where it is shorter it begins again.
+            room[:] = its_own if len(its_own) == len(room) else np.resize(its_own, len(room))
     return paths
 
 

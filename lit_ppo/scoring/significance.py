@@ -266,10 +266,9 @@ class Interval(NamedTuple):
     block_length: float  # mean length of the bootstrap's blocks, bars; 1: independent draws
 
 
-# A statistic of [D, K] returns, and its [D] influence: how much each bar moves it, so that
+# Of K returns [D]: a statistic, and its [D] influence: how much each bar moves it, so that
 # variance of the statistic = long-run variance of the influence / D.
-Statistic = Callable[[Floats], float]
-Influence = Callable[[Floats], Floats]
+Statistic = Callable[..., tuple[float, Floats]]
 
 
 def draws_for(net_returns: ArrayLike) -> int:
@@ -292,7 +291,7 @@ def sharpe_interval(
     Source: Politis & Romano 1994; block length Politis & White 2004 with Patton, Politis & White 2009; studentised
     as in Ledoit & Wolf 2008, "Robust performance hypothesis testing with the Sharpe ratio".
     """
-    interval = _bootstrap(_columns(net_returns), _sharpe, _sharpe_influence, confidence, draws, seed)
+    interval = _bootstrap(_columns(net_returns), _sharpe, confidence, draws, seed)
     return _scaled(interval, math.sqrt(bars_per_year))
 
 
@@ -309,14 +308,7 @@ def sharpe_difference_interval(
 
     Source: Ledoit & Wolf 2008.
     """
-    interval = _bootstrap(
-        _columns(first, second),
-        lambda x: _sharpe(x[:, :1]) - _sharpe(x[:, 1:]),
-        lambda x: _sharpe_influence(x[:, :1]) - _sharpe_influence(x[:, 1:]),
-        confidence,
-        draws,
-        seed,
-    )
+    interval = _bootstrap(_columns(first, second), _sharpe_difference, confidence, draws, seed)
     return _scaled(interval, math.sqrt(bars_per_year))
 
 
@@ -324,14 +316,7 @@ def mean_interval(
     net_returns: ArrayLike, bars_per_year: float, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
     """Mean net return a year (per bar * bars_per_year, not compounded), as `sharpe_interval`."""
-    interval = _bootstrap(
-        _columns(net_returns),
-        lambda x: float(x.mean()),
-        lambda x: x[:, 0] - x.mean(),
-        confidence,
-        draws,
-        seed,
-    )
+    interval = _bootstrap(_columns(net_returns), _mean, confidence, draws, seed)
     return _scaled(interval, bars_per_year)
 
 
@@ -345,8 +330,8 @@ def paired_difference_interval(
     seed: int = 0,
 ) -> Interval:
     """Mean net return a year of `first` minus that of `second` [D] on the same bars, as `mean_interval`."""
-    pair = _columns(first, second)
-    return mean_interval(pair[:, 0] - pair[:, 1], bars_per_year, confidence=confidence, draws=draws, seed=seed)
+    one, other = _columns(first, second)
+    return mean_interval(one - other, bars_per_year, confidence=confidence, draws=draws, seed=seed)
 
 
 class Alpha(NamedTuple):
@@ -370,7 +355,7 @@ def alpha_over(returns: ArrayLike, *factors: ArrayLike) -> Alpha:
 
     The lags are floor(4 (D / 100)^(2/9)), the rule of Newey & West 1994 without a pilot.
     """
-    columns = _columns(returns, *factors)
+    columns = np.ascontiguousarray(_columns(returns, *factors).T)  # [D, 1 + M]
     count = len(columns)
     y, x = columns[:, 0], np.column_stack([np.ones(count), columns[:, 1:]])
     lags = int(4 * (count / 100) ** (2 / 9))
@@ -413,26 +398,39 @@ def interquartile_mean_interval(
 
 
 def _columns(*series: ArrayLike) -> Floats:
+    """Checked series of the same bars: [K, D]."""
     arrays = [np.asarray(one, dtype=np.float64) for one in series]
     if {a.ndim for a in arrays} != {1} or len({len(a) for a in arrays}) != 1 or not np.isfinite(arrays).all():
         raise ValueError(
             "An interval needs finite net returns [D], two of them on the same bars; got the shapes "
             f"{[a.shape for a in arrays]}"
         )
-    return np.stack(arrays, axis=1)
+    return np.stack(arrays)
 
 
-def _sharpe(x: Floats) -> float:
-    deviation = x.std()
-    return float(x.mean() / deviation) if deviation > 0 else 0.0  # a resample in which nothing was traded
+def _mean(x: Floats) -> tuple[float, Floats]:
+    mean = x.mean()
+    return float(mean), x - mean
 
 
-def _sharpe_influence(x: Floats) -> Floats:
-    deviation = x.std()
-    if deviation == 0:
-        return np.zeros(len(x))
-    z = (x[:, 0] - x.mean()) / deviation
-    return z - 0.5 * float(x.mean() / deviation) * (z**2 - 1.0)
+def _sharpe(x: Floats) -> tuple[float, Floats]:
+    mean = x.mean()
+    z = x - mean
+    deviation = math.sqrt(np.square(z).mean())
+    if deviation == 0:  # a resample in which nothing was traded
+        return 0.0, np.zeros(len(x))
+    sharpe = float(mean / deviation)
+    z /= deviation
+    spread = np.square(z)
+    spread -= 1.0
+    spread *= 0.5 * sharpe
+    z -= spread
+    return sharpe, z
+
+
+def _sharpe_difference(first: Floats, second: Floats) -> tuple[float, Floats]:
+    (one, its), (other, theirs) = _sharpe(first), _sharpe(second)
+    return one - other, its - theirs
 
 
 def _standard_error(influence: Floats, lags: int) -> float:
@@ -442,9 +440,11 @@ def _standard_error(influence: Floats, lags: int) -> float:
     sum gives what one product for each lag would.
     """
     count, width = len(influence), lags + 1
-    total = np.cumsum(influence)
-    padded = np.concatenate((np.zeros(width), total, np.full(lags, total[-1])))
-    windows = padded[width:] - padded[:-width]  # [D + lags], those that overhang either end included
+    total = np.empty(count + width + lags)
+    total[:width] = 0.0
+    np.cumsum(influence, out=total[width : width + count])
+    total[width + count :] = total[width + count - 1]
+    windows = total[width:] - total[:-width]  # [D + lags], those that overhang either end included
     # Not `@`: on a busy machine BLAS's threads wait for each other, many times longer than this takes.
     return math.sqrt(float(np.einsum("i,i", windows, windows)) / width) / count
 
@@ -478,24 +478,24 @@ def _block_length(x: Floats) -> float:
     return min((slope**2 / spectrum**2) ** (1 / 3) * count ** (1 / 3), longest)
 
 
-def _bootstrap(
-    x: Floats, statistic: Statistic, influence: Influence, confidence: float, draws: int, seed: int
-) -> Interval:
+def _bootstrap(columns: Floats, statistic: Statistic, confidence: float, draws: int, seed: int) -> Interval:
     if not 0 < confidence < 1 or draws < 100:
         raise ValueError(
             f"An interval needs a confidence between 0 and 1 and at least 100 draws, got {confidence}, {draws}"
         )
-    moved = influence(x)
-    if len(x) < 10 or moved.std() <= 1e-12 * np.abs(x).max():
+    estimate, moved = statistic(*columns)
+    if len(moved) < 10 or moved.std() <= 1e-12 * np.abs(columns).max():
         return Interval(math.nan, math.nan, math.nan, math.nan)
     # The block follows the influence, not the returns: its long-run variance is what the interval has to get right.
     block = max(1, round(_block_length(moved)))
-    estimate, error = statistic(x), _standard_error(moved, block)
-    resampler = StationaryBootstrap(block, x, seed=np.random.default_rng(seed))
+    error = _standard_error(moved, block)
+    resampler = StationaryBootstrap(block, moved, seed=np.random.default_rng(seed))
     ratios = np.empty(draws)
-    for draw, ((sample,), _) in enumerate(resampler.bootstrap(draws)):
-        sample_error = _standard_error(influence(sample), block)
-        ratios[draw] = (statistic(sample) - estimate) / sample_error if sample_error > 0 else 0.0
+    for draw in range(draws):
+        rows = resampler.update_indices()  # `bootstrap` takes rows of a matrix, one number each: slow
+        value, influence = statistic(*(column[rows] for column in columns))
+        sample_error = _standard_error(influence, block)
+        ratios[draw] = (value - estimate) / sample_error if sample_error > 0 else 0.0
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Interval(estimate, estimate - high * error, estimate - low * error, block)
 

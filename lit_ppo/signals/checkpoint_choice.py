@@ -13,7 +13,7 @@ from lit_ppo.store.atomic import sha256_file
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore, local_path
 from lit_ppo.store.files import shown_path
 from lit_ppo.store.prior_weights import RELEASED, PriorWeights
-from lit_ppo.store.results import NOT_TRAINED, load_run
+from lit_ppo.store.results import NOT_TRAINED, read_folds
 from lit_ppo.store.schema import read_configuration
 
 PRIOR = "prior"  # the released prior trader, which needs no run; a folder of that name is ./prior
@@ -177,7 +177,7 @@ def _file(asked: Path, fold: int | None) -> Path:
     if not asked.exists():
         raise FileNotFoundError(f"--ckpt {shown_path(asked)}: there is nothing of that name. {REMEDY}")
     if asked.is_dir() and (asked / "run.json").is_file():
-        done = [record.index for record in load_run(asked).folds if record.status == "done"]
+        done = [record.index for record in read_folds(asked) if record.status == "done"]
         if not done or (fold is not None and fold not in done):
             asked_for = "a finished fold" if fold is None else f"fold {fold}"
             there = f"folds {', '.join(map(str, done))} are finished" if done else "no fold is finished"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -92,31 +94,10 @@ class PriorWeights:
                 "`scratch`, or the prior.safetensors of a `lit-ppo pretrain`. To resume what began from this file, put "
                 "it back (run.json has its sha256); to decide with what is trained, it is not needed"
             )
-        source = f"model.start: {file}"
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{source} has {file.stat().st_size:,} bytes, more than {MOST_BYTES:,}. {REMEDY}")
-        try:
-            with safe_open(file, "pt") as opened:
-                text = (opened.metadata() or {}).get("lit_ppo_prior", "null")
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-        except (SafetensorError, UnicodeDecodeError) as error:
-            raise ValueError(f"{source} cannot be read as weights of a prior trader: {error}") from error
-        if text == "null":
-            raise ValueError(f"{source} holds tensors, but not what they are weights of. {REMEDY}")
-        described = parse_json(text.encode(), _Described, f"{source}, its description,", REMEDY)
-        if foreign := sorted(set(described["network"]) - NetworkRecord.__annotations__.keys()):
-            raise ValueError(f"{source} sets {', '.join(foreign)}, which is no part of a network. {REMEDY}")
-        for name, tensor in tensors.items():
-            known = tensor.is_floating_point() or tensor.dtype == torch.bool
-            if not known or not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{source} is damaged: {name} holds something else than finite numbers. {REMEDY}")
-        positions = described["network"].get("positions")
-        if "positions" in tensors and positions is not None and tensors["positions"].tolist() != positions:
-            raise ValueError(
-                f"{source} is damaged: it speaks of positions {positions}, and trades {tensors['positions'].tolist()}. "
-                f"{REMEDY}"
-            )
-        return cls(tensors, tuple(described["features"]), current_settings(described["network"]), described["card"])
+        status = file.stat()
+        kept = _read(file, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        tensors = {name: tensor.clone() for name, tensor in kept.tensors.items()}
+        return replace(kept, tensors=tensors, network=deepcopy(kept.network), card=dict(kept.card))
 
     def fitted(self, feature_names: Sequence[str]) -> dict[str, Tensor]:
         """The state dict for a policy that sees these features: further ones enter with weight 0.
@@ -148,6 +129,37 @@ class PriorWeights:
                 fitted[name] = tensor.new_ones(len(feature_names))
                 fitted[name][columns] = tensor
         return fitted
+
+
+@functools.lru_cache(maxsize=1)
+def _read(file: Path, identity: tuple[int, int, int, int]) -> PriorWeights:
+    """Every fold asks for the same weights, twice; `identity` tells a file from what has taken its place."""
+    source, size = f"model.start: {file}", identity[2]
+    if size > MOST_BYTES:
+        raise ValueError(f"{source} has {size:,} bytes, more than {MOST_BYTES:,}. {REMEDY}")
+    try:
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get("lit_ppo_prior", "null")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} cannot be read as weights of a prior trader: {error}") from error
+    if text == "null":
+        raise ValueError(f"{source} holds tensors, but not what they are weights of. {REMEDY}")
+    described = parse_json(text.encode(), _Described, f"{source}, its description,", REMEDY)
+    if foreign := sorted(set(described["network"]) - NetworkRecord.__annotations__.keys()):
+        raise ValueError(f"{source} sets {', '.join(foreign)}, which is no part of a network. {REMEDY}")
+    for name, tensor in tensors.items():
+        known = tensor.is_floating_point() or tensor.dtype == torch.bool
+        if not known or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{source} is damaged: {name} holds something else than finite numbers. {REMEDY}")
+    positions = described["network"].get("positions")
+    if "positions" in tensors and positions is not None and tensors["positions"].tolist() != positions:
+        raise ValueError(
+            f"{source} is damaged: it speaks of positions {positions}, and trades {tensors['positions'].tolist()}. "
+            f"{REMEDY}"
+        )
+    network = current_settings(described["network"])
+    return PriorWeights(tensors, tuple(described["features"]), network, described["card"])
 
 
 def start_record(start: str | Path) -> dict[str, Any]:

@@ -122,6 +122,11 @@ def run_record(
     }
 
 
+def fold_name(fold: int) -> str:
+    """Name of the folder of a fold, `fold_000`."""
+    return f"fold_{fold:03d}"
+
+
 def _without_directories(argument: str) -> str:
     flag, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
     return flag + equals + (shown_path(value) if Path(value).is_absolute() else value)
@@ -188,7 +193,7 @@ class RunFolder:
 
     def fold_path(self, fold: int) -> Path:
         """Folder `fold_000` of a fold, made if absent."""
-        return own_folder(self.file(f"fold_{fold:03d}"))
+        return own_folder(self.file(fold_name(fold)))
 
     def metrics_path(self, fold: int) -> Path:
         """`metrics.jsonl` of a fold: one line per PPO iteration."""
@@ -359,7 +364,7 @@ class Run:
 
     def metrics(self, fold: int, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """Return the lines of a fold's metrics.jsonl (or timing.jsonl); a last line cut by a kill is left out."""
-        path = self.path / f"fold_{fold:03d}" / name
+        path = self.path / fold_name(fold) / name
         return read_json_lines(path, dict[str, Any]) if path.is_file() else []
 
 

@@ -28,7 +28,7 @@ def test_the_null_has_one_size_and_another_recipe_cells_of_its_own():
 
 
 def test_a_cell_goes_over_every_fold_of_the_file(tmp_path):
-    market = SyntheticMarket(kind="random_walk", num_bars=1400, seed=3, scale=1e-3, cost=0.05)
+    market = SyntheticMarket(kind="random_walk", num_bars=1100, seed=3, scale=1e-3, cost=0.05)
     path = tmp_path / "bars.csv"
     market.write(path)
     ground = Ground.of(path, Window(400, 100, 200, 256), "scratch", 0.2)

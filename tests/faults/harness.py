@@ -26,7 +26,7 @@ ITERATIONS = 4  # PPO iterations of each fold, a checkpoint after each
 CONFIG = """
 seed_everything: 7
 model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: -3.0, vf_coef: 0.5,
-  screen_features: false}
+  update_epochs: 1, screen_features: false}
 data:
   synthetic: {kind: regime, num_bars: 760, seed: 3}
   train_size: 300

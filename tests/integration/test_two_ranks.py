@@ -26,21 +26,13 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> tuple[Path, list[dict]]:
     directory = tmp_path_factory.mktemp("two_ranks")
-    common = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    script = str(REPOSITORY / "tests/integration/two_ranks.py")
-    started = [
-        subprocess.Popen(
-            [sys.executable, script, str(directory), str(rank)],
-            env={**common, "LOCAL_RANK": str(rank), "NODE_RANK": "0", "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    own |= {"MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, str(REPOSITORY / "tests/integration/two_ranks.py"), str(directory)]
+    done = subprocess.run(
+        command, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout
     return directory, [torch.load(directory / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
 
 

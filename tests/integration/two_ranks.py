@@ -1,8 +1,13 @@
-"""One of two processes that train together; started by test_two_ranks.py, writes what it saw to DIRECTORY."""
+"""Two processes that train together; started by test_two_ranks.py, they write what they saw to DIRECTORY.
+
+The second is forked from the first once everything is imported, and before anything is computed.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -58,12 +63,26 @@ def gymnasium(directory: Path) -> dict:
     return {"weights": weights(module), "iteration": module.iteration, "chosen": module.notes.selection["timesteps"]}
 
 
-if __name__ == "__main__":
+def train(where: Path, rank: int) -> None:
+    os.environ.update({"LOCAL_RANK": str(rank), "NODE_RANK": "0", "RANK": str(rank)})
     Learner.collect = watched_collect  # type: ignore[method-assign]
-    where, rank = Path(sys.argv[1]), sys.argv[2]
     results = {"whole": lightning(where / "whole")}
     lightning(where / "cut", iterations=2)
     results["resumed"] = lightning(where / "cut", resume=True)
     results["fabric"] = fabric()
     results["gymnasium"] = gymnasium(where / "gymnasium")
     torch.save(results, where / f"rank_{rank}.pt")
+
+
+if __name__ == "__main__":
+    second = os.fork()
+    try:
+        train(Path(sys.argv[1]), rank=0 if second else 1)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.stdout.flush()
+    if not second:
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))

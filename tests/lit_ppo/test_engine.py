@@ -51,12 +51,11 @@ def ray() -> Iterator[object]:
     ray.shutdown()
 
 
-def test_workers_give_the_bytes_of_this_process_and_stay_out_of_the_configuration(ray, walk, capfd):
-    assert walk(results="here")[0] == 0
+def test_workers_give_the_bytes_of_this_process_and_stay_out_of_the_configuration(ray, walk, here, capfd):
     code, folder = walk("--workers", "2", results="workers")
     assert code == 0
     assert "workers ready after" in capfd.readouterr().out
-    assert_same_run(folder.parents[1] / "here" / str(SEED), folder)
+    assert_same_run(here, folder)
     assert not {"workers", "cluster"} & yaml.safe_load((folder / "config.yaml").read_text()).keys()
     assert json.loads((folder / "run.json").read_text())["threads"] == 1
 
@@ -331,7 +330,8 @@ def test_a_worker_with_other_code_is_refused(pretended, walk, monkeypatch, capsy
     assert "differs from this machine in code" in capsys.readouterr().err
 
 
-def test_more_workers_than_the_cluster_has_cores_are_refused(ray, walk, capsys):
+def test_more_workers_than_the_cluster_has_cores_are_refused(pretended, walk, capsys):
+    pretended.cores = 2
     assert walk("--workers", "3")[0] == 2
     assert "--workers 3 with 1 threads each, and the cluster has 2 cores" in capsys.readouterr().err
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,18 @@ def walk(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> tuple[Path, str]:
+    """Results of the seeds 7 to 9, made once, and what that printed."""
+    home, printed = tmp_path_factory.mktemp("three"), io.StringIO()
+    (home / "config.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(home)
+        code = main(["walk-forward", "--config", "config.yaml", "--results", "results", *TRADING, "--seeds", "3"])
+    assert code == 0
+    return home / "results", printed.getvalue()
+
+
 @pytest.fixture
 def die_in(monkeypatch):
     """Return a function that makes the training of one seed's fold 1 raise an error."""
@@ -55,13 +70,12 @@ def outcome(folder: Path) -> bytes:
     return (folder / "out_of_sample.csv").read_bytes()
 
 
-def test_every_seed_is_its_own_run_and_all_are_pooled_by_the_interquartile_mean(walk, capsys):
-    assert walk("--seeds", "3") == 0
-    printed = capsys.readouterr().out
-    root = Path("results")
+def test_every_seed_is_its_own_run_and_all_are_pooled_by_the_interquartile_mean(walk, three):
+    root, printed = three
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["7", "8", "9"]
     record = json.loads((root / "pooled.json").read_text())
     assert (record["seeds"], record["pooled"], record["failed"], record["folds"]) == ([7, 8, 9], [7, 8, 9], {}, 2)
+    assert record["trials"] == 6
     runs = [load_run(root / str(seed)) for seed in (7, 8, 9)]
     scores = np.array([[fold.scores["test/sharpe_annual"] or 0.0 for fold in run.folds] for run in runs])
     found = record["interquartile_mean"]["sharpe_annual"]
@@ -79,12 +93,13 @@ def test_every_seed_is_its_own_run_and_all_are_pooled_by_the_interquartile_mean(
 
 
 def test_every_seed_counts_as_a_trial_in_every_run_and_more_seeds_count_later_too(walk):
-    assert walk("--seeds", "2") == 0
+    one_fold = ("--data.fold_limit", "1")
+    assert walk("--seeds", "2", *one_fold) == 0
     assert [analyse(f"results/{seed}").evidence.trials for seed in (7, 8)] == [2, 2]
     before = outcome(Path("results/7"))
-    assert walk("--seeds", "3", "--resume") == 0
+    assert walk("--seeds", "3", "--resume", *one_fold) == 0
     assert [analyse(f"results/{seed}").evidence.trials for seed in (7, 8, 9)] == [3, 3, 3]
-    assert json.loads(Path("results/pooled.json").read_text())["trials"] == 6
+    assert json.loads(Path("results/pooled.json").read_text())["trials"] == 3
     assert outcome(Path("results/7")) == before
 
 
@@ -121,8 +136,8 @@ def test_a_signal_stops_all_seeds_with_its_code(walk, die_in):
     assert not Path("results/8").exists()
 
 
-def test_runs_that_are_there_are_refused_before_any_seed_begins(walk, capsys):
-    assert walk("--seed", "8") == 0
+def test_runs_that_are_there_are_refused_before_any_seed_begins(walk, three, capsys):
+    shutil.copytree(three[0] / "8", "results/8")
     assert walk("--seeds", "2") == 2
     assert "holds runs of the seeds 8 already" in capsys.readouterr().err
     assert not Path("results/7").exists()
@@ -146,15 +161,15 @@ def test_the_page_shows_the_pooled_result_and_ignores_one_of_an_earlier_run(walk
     assert "how much of this result is the seed, only several can tell" in Path("results/7/report.html").read_text()
 
 
-def test_runs_of_different_folds_are_not_pooled(walk):
-    assert walk() == 0
+def test_runs_of_different_folds_are_not_pooled(walk, three):
+    shutil.copytree(three[0] / "7", "results/7")
     assert walk("--seed", "8", "--data.fold_limit", "1") == 0
     with pytest.raises(ValueError, match=r"Seed 8 has 1 finished folds and seed 7 has 2"):
         pool("results", [7, 8], {})
 
 
-def test_one_seed_that_is_left_has_no_interval(walk):
-    assert walk() == 0
+def test_one_seed_that_is_left_has_no_interval(walk, three):
+    shutil.copytree(three[0] / "7", "results/7")
     record = pool("results", [7, 8], {8: "no memory"})
     assert record["interquartile_mean"]["return_pct"]["low"] is None
     assert "an interval needs two seeds" in pooled_text(record)

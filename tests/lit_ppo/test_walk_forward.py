@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,7 @@ from lit_ppo.store.results import load_run
 CONFIG = """
 seed_everything: 7
 model: {num_envs: 4, num_steps: 16, burn_in: 4, hidden_size: 4, total_timesteps: 256, hold_bias: 0.0,
-  screen_features: false}
+  update_epochs: 1, screen_features: false}
 data:
   synthetic: {kind: regime, num_bars: 760, seed: 3}
   train_size: 300
@@ -63,6 +66,33 @@ def run(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="module")
+def runs_made() -> dict[tuple[str, ...], tuple[Path, str]]:
+    """By arguments: the results of a run and what it printed."""
+    return {}
+
+
+@pytest.fixture
+def finished(run, runs_made, tmp_path, tmp_path_factory):
+    """Return a function like `run`, for runs that nothing interferes with: each is made once, and copied since."""
+
+    def call(*arguments: str, results: str = "results") -> tuple[int, Path]:
+        made, folder = (*arguments, results), tmp_path / results
+        if made not in runs_made:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                assert run(*arguments, results=results)[0] == 0
+            kept = tmp_path_factory.mktemp("made") / results
+            shutil.copytree(folder, kept)
+            runs_made[made] = kept, printed.getvalue()
+        else:
+            shutil.copytree(runs_made[made][0], folder)
+        print(runs_made[made][1])
+        return 0, folder / "7"
+
+    return call
+
+
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """What must not depend on interruptions."""
     names = [folder / "out_of_sample.csv", folder / "trades.csv", folder / "baselines.csv"]
@@ -74,8 +104,8 @@ def final_weights(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [load_checkpoint(path)["state_dict"] for path in sorted(folder.glob("fold_*/selected.ckpt"))]
 
 
-def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
-    code, folder = run()
+def test_a_run_writes_every_file_and_prints_its_table(finished, capsys):
+    code, folder = finished()
     printed = capsys.readouterr().out
     assert code == 0
     names = {path.name for path in folder.iterdir()}
@@ -91,8 +121,8 @@ def test_a_run_writes_every_file_and_prints_its_table(run, capsys):
         assert found >= {"selected.ckpt", "manifest.json", "metrics.jsonl", "timing.jsonl", "test_bars.npz"}
 
 
-def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
-    _, folder = run("--model.hold_bias", "-3", "--model.screen_features", "false")
+def test_the_table_and_the_page_agree_on_the_baselines(finished, capsys):
+    _, folder = finished("--model.hold_bias", "-3", "--model.screen_features", "false")
     printed = capsys.readouterr().out
     contenders = {contender.key: contender for contender in analyse(folder).baselines}
     for key in ("buy_and_hold", "always_short", "sma_cross", "last_year", "trend"):
@@ -104,9 +134,9 @@ def test_the_table_and_the_page_agree_on_the_baselines(run, capsys):
     assert float(shown[1]) == pytest.approx(contenders["previous_fold"].metrics["return_pct"], abs=0.005)
 
 
-def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(run):
+def test_the_previous_folds_model_trades_each_folds_test_bars_with_its_own_scaler(finished):
     trading = ("--model.hold_bias", "-3", "--model.screen_features", "false")
-    code, folder = run(*trading)
+    code, folder = finished(*trading)
     assert code == 0
     written = pd.read_csv(folder / "baselines.csv")
     assert written["time"].tolist() == pd.read_csv(folder / "out_of_sample.csv")["time"].tolist()
@@ -155,8 +185,8 @@ def test_a_run_that_traded_prints_its_statistics(run, capsys):
         assert text in printed
 
 
-def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(run):
-    _, folder = run()
+def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_order(finished):
+    _, folder = finished()
     rows = pd.read_csv(folder / "out_of_sample.csv")
     assert list(rows.columns) == [
         "time",
@@ -184,8 +214,8 @@ def test_the_out_of_sample_file_is_the_test_decisions_of_every_fold_in_time_orde
     assert [fold.timesteps for fold in ledger.folds] == [256] * 3
 
 
-def test_the_chosen_weights_are_the_best_on_validation_and_give_the_recorded_score(run):
-    _, folder = run()
+def test_the_chosen_weights_are_the_best_on_validation_and_give_the_recorded_score(finished):
+    _, folder = finished()
     for record in load_run(folder).folds:
         lines = [json.loads(line) for line in (folder / f"fold_{record.index:03d}/metrics.jsonl").open()]
         scores = [line["validation/score"] for line in lines]
@@ -241,8 +271,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("where", ["before test", "after test", "before ledger", "iteration"])
-def test_killed_and_resumed_equals_uninterrupted(run, monkeypatch, where):
-    _, whole = run(results="whole")
+def test_killed_and_resumed_equals_uninterrupted(run, finished, monkeypatch, where):
+    _, whole = finished()
 
     def die(*arguments, **keywords):
         raise Killed
@@ -290,15 +320,15 @@ def test_killed_and_resumed_equals_uninterrupted(run, monkeypatch, where):
     assert [fold.scores for fold in load_run(whole).folds] == [fold.scores for fold in load_run(cut).folds]
 
 
-def test_a_finished_run_resumes_to_nothing(run):
-    _, folder = run()
+def test_a_finished_run_resumes_to_nothing(run, finished):
+    _, folder = finished()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".csv", ".ckpt", ".jsonl")}
     assert run("--resume")[0] == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_run_that_is_there_is_neither_continued_nor_replaced_unasked(run, capsys):
-    _, folder = run("--data.fold_limit", "1")
+def test_a_run_that_is_there_is_neither_continued_nor_replaced_unasked(run, finished, capsys):
+    _, folder = finished("--data.fold_limit", "1")
     first = bytes_of(folder)
     assert run()[0] == 2
     assert "--resume" in capsys.readouterr().err
@@ -307,9 +337,9 @@ def test_a_run_that_is_there_is_neither_continued_nor_replaced_unasked(run, caps
     assert bytes_of(folder) == first
 
 
-def test_a_resume_may_go_further_and_gives_what_one_run_gives(run):
-    _, whole = run(results="whole")
-    run("--data.fold_limit", "1", results="parts")
+def test_a_resume_may_go_further_and_gives_what_one_run_gives(run, finished):
+    _, whole = finished()
+    finished("--data.fold_limit", "1", results="parts")
     code, parts = run("--resume", results="parts")
     assert code == 0
     assert bytes_of(whole) == bytes_of(parts)
@@ -318,8 +348,8 @@ def test_a_resume_may_go_further_and_gives_what_one_run_gives(run):
 @pytest.mark.parametrize(
     ("part", "key"), [("details", "seen"), ("details", "optimisations"), ("scores", "validation/score")]
 )
-def test_a_done_fold_of_which_the_ledger_says_too_little_is_named(run, capsys, part, key):
-    _, folder = run("--data.fold_limit", "1")
+def test_a_done_fold_of_which_the_ledger_says_too_little_is_named(run, finished, capsys, part, key):
+    _, folder = finished("--data.fold_limit", "1")
     ledger = json.loads((folder / "folds.json").read_text())
     del ledger["folds"][0][part][key]
     (folder / "folds.json").write_text(json.dumps(ledger))
@@ -355,28 +385,28 @@ def test_a_resume_does_not_go_on_from_a_table_that_lost_rows(run, capsys):
         (["--trainer.callbacks+=callbacks.WarmStart"], "trainer.callbacks was"),
     ],
 )
-def test_a_resume_with_other_settings_is_refused_and_lists_them(run, capsys, change, named):
-    run("--data.fold_limit", "1")
+def test_a_resume_with_other_settings_is_refused_and_lists_them(run, finished, capsys, change, named):
+    finished("--data.fold_limit", "1")
     assert run("--resume", *change)[0] == 2
     assert named in capsys.readouterr().err
 
 
-def test_the_seed_decides_the_result(run):
-    _, one = run(results="one")
+def test_the_seed_decides_the_result(run, finished):
+    _, one = finished()
     _, again = run(results="again")
     main(["walk-forward", "--config", "config.yaml", "--results", "other", "--seed", "8"])
     assert bytes_of(one) == bytes_of(again)
     assert bytes_of(one)["fold_000/metrics.jsonl"] != Path("other/8/fold_000/metrics.jsonl").read_bytes()
 
 
-def test_folds_draw_different_numbers(run):
-    _, folder = run()
+def test_folds_draw_different_numbers(finished):
+    _, folder = finished()
     starts = [load_checkpoint(path)["hyper_parameters"]["seed"] for path in sorted(folder.glob("fold_*/selected.ckpt"))]
     assert len(set(starts)) == 3
 
 
-def test_a_rerun_from_the_stored_configuration_gives_the_same_bytes(run):
-    _, folder = run()
+def test_a_rerun_from_the_stored_configuration_gives_the_same_bytes(run, finished):
+    _, folder = finished()
     assert main(["walk-forward", "--config", str(folder / "config.yaml"), "--results", "again"]) == 0
     assert bytes_of(folder) == bytes_of(Path("again/7"))
 
@@ -398,8 +428,8 @@ def test_a_second_run_in_the_folder_of_a_running_one_is_refused(run, monkeypatch
     assert "is in use by process" in seen[1][1]
 
 
-def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up(run, capsys):
-    code, folder = run()
+def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up(finished, capsys):
+    code, folder = finished()
     assert code == 0
     told = " ".join(capsys.readouterr().out.split())
     analysis = analyse(folder)
