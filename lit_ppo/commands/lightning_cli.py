@@ -138,7 +138,7 @@ class ConfigParser(LightningArgumentParser):
         return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
 
 
-_parsers: dict[tuple[str, type], LightningArgumentParser] = {}
+_parsers: dict[tuple[str, Any], LightningArgumentParser] = {}  # by command and datamodule
 
 
 class LitPPOCLI(LightningCLI):

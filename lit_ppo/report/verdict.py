@@ -8,8 +8,8 @@ least `ENOUGH`, and so is the rank among random traders. Anything else is no edg
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -146,7 +146,10 @@ def weigh(
     track = math.inf
     sharpe = Interval(math.nan, math.nan, math.nan, math.nan)
     with ThreadPoolExecutor() as pool:  # the bootstraps are numpy's, which lets other threads run
-        ask = partial(pool.submit, bars_per_year=bars_per_year, **settings)  # type: ignore[arg-type]
+
+        def ask(interval: Callable[..., Interval], *returns: NDArray[np.float64]) -> Future[Interval]:
+            return pool.submit(interval, *returns, bars_per_year, **settings)
+
         mean = ask(significance.mean_interval, net_returns)
         difference = None if hold is None else ask(significance.paired_difference_interval, net_returns, hold)
         # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
