@@ -54,7 +54,7 @@ from lit_ppo.scoring.evaluation import Evaluation, evaluate
 from lit_ppo.store.checkpoints import FACTS, SELECTED, CheckpointStore
 from lit_ppo.store.one_training import make_room
 from lit_ppo.store.results import NOT_TRAINED
-from lit_ppo.tensorboard import announce
+from lit_ppo.tensorboard import write_configuration
 
 
 @contextmanager
@@ -264,7 +264,7 @@ def main(datamodule_class: type[pl.LightningDataModule], arguments: list[str] | 
             fabric.print(f"{directory} is finished, its weights are {SELECTED}: nothing to do")
             return 0
         if fabric.is_global_zero:
-            announce(fabric.logger.experiment, parser.dump(config))  # type: ignore[attr-defined]
+            write_configuration(fabric.logger.experiment, parser.dump(config))  # type: ignore[attr-defined]
         run(fabric, trainer, fold.validation, config.save_every)
         result = trainer.evaluate(data.test_segment(data.fold))
         trainer.save(SELECTED)

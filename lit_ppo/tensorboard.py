@@ -53,7 +53,7 @@ SIZE, MARGIN = (900, 400), (70, 30)  # pixels: width and height; left and right,
 AGENT, HOLD, LINE, INK = (24, 95, 165), (150, 150, 150), (215, 215, 215), (60, 60, 60)
 
 
-def announce(writer: SummaryWriter, configuration: str) -> None:
+def write_configuration(writer: SummaryWriter, configuration: str) -> None:
     """Write the layout of the curves and the configuration (YAML) that they belong to."""
     charts = {
         group: {title: ["Multiline", [f"^{key}$" for key in keys]] for title, keys in named.items()}
@@ -64,8 +64,8 @@ def announce(writer: SummaryWriter, configuration: str) -> None:
     writer.add_text(CONFIGURATION, indented)
 
 
-class Announcement(pl.Callback):
-    """Calls `announce` on the TensorBoard loggers of a training when it starts, or starts again."""
+class ConfigurationText(pl.Callback):
+    """Calls `write_configuration` on the TensorBoard loggers of a training when it starts, or starts again."""
 
     def __init__(self, configuration: str) -> None:
         self.configuration = configuration
@@ -74,7 +74,7 @@ class Announcement(pl.Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    announce(logger.experiment, self.configuration)
+                    write_configuration(logger.experiment, self.configuration)
 
 
 def write_test(

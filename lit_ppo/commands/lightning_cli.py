@@ -49,7 +49,7 @@ from lit_ppo.store.files import utc_cells
 from lit_ppo.store.one_training import make_room
 from lit_ppo.store.prior_weights import NETWORK, PriorWeights
 from lit_ppo.store.provenance import code_state
-from lit_ppo.tensorboard import Announcement
+from lit_ppo.tensorboard import ConfigurationText
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # model.total_timesteps ends a training
@@ -519,7 +519,7 @@ class Shell:
         elif config["logger"] in (None, True):
             config["logger"] = TensorBoardLogger(str(directory), name="", version="", default_hp_metric=False)
         if config["logger"] is not False:
-            config["callbacks"].append(Announcement(self.text))
+            config["callbacks"].append(ConfigurationText(self.text))
         try:
             return pl.Trainer(**config)
         except (MisconfigurationException, TypeError) as error:  # Lightning raises either for impossible devices
