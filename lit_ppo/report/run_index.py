@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import textwrap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.analysis import trials_of
-from lit_ppo.report.compare import halves, printable, text_table
+from lit_ppo.report.compare import WIDTH, halves, printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
 from lit_ppo.report.verdict import plural
@@ -210,7 +211,8 @@ def history(root: str | Path, html_path: str | Path | None = None) -> str:
     ]
     if html_path is not None:
         atomic_write(html_path, _page(groups, parts, damaged))
-    return "\n\n".join(f"{printable(head)}\n{text_table(COLUMNS, rows)}" for head, rows in parts) + left_out
+    texts = (f"{textwrap.fill(printable(head), WIDTH)}\n{text_table(COLUMNS, rows)}" for head, rows in parts)
+    return "\n\n\n".join(texts) + left_out  # one empty line stands between the pieces of a table
 
 
 def _by_bars(runs: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
