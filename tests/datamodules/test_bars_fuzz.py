@@ -227,10 +227,14 @@ def test_the_clean_files_of_the_campaign_are_accepted(bases, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_million_damaged_files_or_ten_minutes_of_them(bases, tmp_path, record_property):
     end = time.monotonic() + 600
-    tried, accepted = campaign(bases, tmp_path, 1, lambda tried: tried < 1_000_000 and time.monotonic() < end)
+
+    def go_on(tried: int) -> bool:  # on a busy machine ten minutes are few files
+        return tried < 1_000_000 and (time.monotonic() < end or tried <= 10_000)
+
+    tried, accepted = campaign(bases, tmp_path, 1, go_on)
     record_property("damaged files tried", tried)
     record_property("of these read", accepted)
     assert tried > 10_000
