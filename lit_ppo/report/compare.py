@@ -353,7 +353,7 @@ def _text(
 ) -> str:
     parts = [
         text_table(COLUMNS, [_run_row(entry, entries[0]) for entry in entries]),
-        *filter(None, [_other_files(entries)]),
+        *filter(None, [textwrap.fill(_other_files(entries), WIDTH)]),
         f"Minus {entries[0].label}, on the same bars:\n"
         + text_table(DIFFERENCE_COLUMNS, [_difference_row(difference) for difference in differences]),
     ]
@@ -364,7 +364,7 @@ def _text(
     else:
         parts.append("Nothing was set differently.")
     if pooled is not None:
-        parts.append(_pooled_text(pooled, len(entries)))
+        parts.append(textwrap.fill(_pooled_text(pooled, len(entries)), WIDTH))
     return "\n\n".join(parts)
 
 

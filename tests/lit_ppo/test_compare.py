@@ -149,6 +149,7 @@ def test_runs_on_different_data_are_not_mixed(results: Path, tmp_path: Path) -> 
     assert math.isnan(other.mean.estimate)
     text = compare([results / "1", folders[1]])
     assert f"On another bar file than {one.label}" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert [cell.text for cell in _run_row(_read(folders[1]), one).cells[-2:]] == ["–", "–"]
 
 
