@@ -127,9 +127,12 @@ class WalkForward:
                     started, seconds = time.monotonic(), time.monotonic() - started
                     if self.monitor is not None:
                         self.monitor.fold_done(_line(record), seconds, self.folder.folds(), cache)
-        finally:
-            if stale:
+        except BaseException as error:
+            if stale and not isinstance(error, OSError):  # a full disk has no room for the summary either
                 write_summary(self.folder, len(folds), self.datamodule.get_optimization_info())
+            raise
+        if stale:
+            write_summary(self.folder, len(folds), self.datamodule.get_optimization_info())
         return self.folder.folds()
 
     def run_fold(self, fold: Fold) -> FoldRecord:
