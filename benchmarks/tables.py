@@ -308,9 +308,10 @@ def popgym_table(record: dict[str, Any]) -> str:
     rows: list[Row] = []
     for task, goal in record.get("goals", {}).items():
         title = f"{task} (goal {goal['score']:.3f}, published {goal['published']:.3f})"
-        for agent, label in POPGYM_AGENTS.items():
-            runs = record["runs"].get(task, {}).get(agent, [])
-            rows.append([title, label, *popgym_figures(runs)] if runs else [title, label, UNMEASURED, *[""] * 6])
+        runs = {label: record["runs"].get(task, {}).get(agent, []) for agent, label in POPGYM_AGENTS.items()}
+        rows += [[title, label, *popgym_figures(own)] for label, own in runs.items() if own]
+        if missing := [label for label, own in runs.items() if not own]:
+            rows.append([title, "; ".join(missing), UNMEASURED, *[""] * 6])
     titles = [
         "task",
         "who",

@@ -41,7 +41,7 @@ def test_a_shorter_run_is_made_again_and_a_longer_one_kept(tmp_path):
     assert not popgym.missing(runs, "CountRecallEasy", "lit_ppo", 1, 300)
     assert popgym.missing(runs, "CountRecallEasy", "memoryless", 1, 100)
     body = tables.popgym_table(read(out)).splitlines()[2:]
-    assert len(body) == len(popgym.GOALS) * len(tables.POPGYM_AGENTS)
+    assert len(body) == len(popgym.GOALS) + 1  # a row a task for who was not measured there, and the one who was
     assert sum(tables.UNMEASURED in line for line in body) == len(body) - 1
     measured = "lit-ppo | 2 | 100 to 300 | 0.300 (0.300 to 0.300) | 0.300 (0.300 to 0.300) | 0 of 2 | never | never |"
     assert any(line.endswith(measured) for line in body)
