@@ -103,11 +103,11 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         _begin(cli, folder, plan, ground, arguments)
         history = History(optuna, folder, plan, seed)
         first = ground.folds[0].validation.start
-        print(
+        what = (
             f"search: {plural(plan.trials, 'trial')} on {plural(len(ground.folds), 'fold')}, by {plan.objective} of "
-            f"their validation (bars {first:,} to {ground.seen - 1:,}); test begins behind them",
-            flush=True,
+            f"their validation (bars {first:,} to {ground.seen - 1:,}); test begins behind them"
         )
+        print(textwrap.fill(what, WIDTH), flush=True)
         while history.number < plan.trials:
             _one_trial(own, history, engine, ground, folder)
         best = history.best()

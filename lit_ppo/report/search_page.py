@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
@@ -64,10 +63,10 @@ def figures(optuna: Any, study: Any, plan: Mapping[str, Any]) -> dict[str, Figur
     """The history, every setting against the value, and Optuna's importance of each, where it can be told."""
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     numbers = [trial.number + 1 for trial in done]
-    values = np.array([trial.value for trial in done], dtype=np.float64)
+    values = [float(trial.value) for trial in done]
     names = [f"trial {number}" for number in numbers]
     history = plotly_figures.scatter(numbers, values, names, ("trial", plan["objective"]))
-    best = plotly_figures.rounded(np.maximum.accumulate(values), 5)
+    best = plotly_figures.rounded(np.maximum.accumulate(np.asarray(values)), 5)
     history["data"].append(
         plotly_figures.line(numbers, best, "the best so far", "hold", style={"shape": "hv"}) | {"hoverinfo": "skip"}
     )
@@ -76,7 +75,7 @@ def figures(optuna: Any, study: Any, plan: Mapping[str, Any]) -> dict[str, Figur
     found = {"history": history}
     for place, key in enumerate(plan["space"]):
         found[f"setting-{place}"] = _against(key, [trial.params[key] for trial in done], values, names)
-    if len(set(values.tolist())) > 1:  # with one value there is nothing that a setting could matter for
+    if len(set(values)) > 1:  # with one value there is nothing that a setting could matter for
         plot = optuna.visualization.plot_param_importances(study, target_name=plan["objective"])
         importance = _plain(plot.to_plotly_json())
         importance["data"][0] |= {"marker": {"color": "agent"}, "textposition": "auto"}
@@ -85,7 +84,7 @@ def figures(optuna: Any, study: Any, plan: Mapping[str, Any]) -> dict[str, Figur
     return found
 
 
-def _against(key: str, chosen: Sequence[Any], values: NDArray[np.float64], names: Sequence[str]) -> Figure:
+def _against(key: str, chosen: Sequence[Any], values: Sequence[float], names: Sequence[str]) -> Figure:
     """The trials' values over one setting: a number's axis, or a place for each choice."""
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in chosen)
     figure = plotly_figures.scatter(range(len(chosen)), values, names, ("", ""))
