@@ -255,7 +255,7 @@ def many_runs_rows(searches: dict[str, Any], workers: dict[str, Any]) -> list[Ro
         ("one worker against this process, CPU time a fold", "<= 1.05x", "engine_cpu_ratio"),
     )
     for what, target, name in claims:
-        if name not in workers:
+        if name not in workers or (name == "fold_speed_ratio" and "2" not in workers["by_workers"]):
             rows.append([what, target, UNMEASURED, ""])
             continue
         others = max(one["others"] for one in workers["runs"])
