@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -146,9 +145,11 @@ def weigh(
     track = math.inf
     sharpe = Interval(math.nan, math.nan, math.nan, math.nan)
     with ThreadPoolExecutor() as pool:  # the bootstraps are numpy's, which lets other threads run
-        ask = partial(pool.submit, bars_per_year=bars_per_year, **settings)  # type: ignore[arg-type]
-        mean = ask(significance.mean_interval, net_returns)
-        difference = None if hold is None else ask(significance.paired_difference_interval, net_returns, hold)
+        mean = pool.submit(significance.mean_interval, net_returns, bars_per_year, **settings)  # type: ignore[arg-type]
+        difference = None
+        if hold is not None:
+            pair = significance.paired_difference_interval
+            difference = pool.submit(pair, net_returns, hold, bars_per_year, **settings)  # type: ignore[arg-type]
         # From few bets these would be numbers without a meaning: one win in 500 bars has a PSR of 0.97.
         if bets >= LEAST_BETS and not math.isnan(found.sharpe):
             sharpe = significance.sharpe_interval(net_returns, bars_per_year, **settings)  # type: ignore[arg-type]
