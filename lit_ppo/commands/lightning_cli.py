@@ -88,7 +88,7 @@ class ConfigParser(LightningArgumentParser):
         return super().add_subclass_arguments(*args, **{**kwargs, "sub_configs": False})
 
 
-_parsers: dict[tuple[str, type], LightningArgumentParser] = {}
+_parsers: dict[tuple[str, Any], LightningArgumentParser] = {}
 
 
 class LitPPOCLI(LightningCLI):
