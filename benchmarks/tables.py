@@ -259,7 +259,7 @@ def many_runs_rows(searches: dict[str, Any], workers: dict[str, Any]) -> list[Ro
             rows.append([what, target, UNMEASURED, ""])
             continue
         others = max(one["others"] for one in workers["runs"])
-        told = f"{workers[name]:.2f}x, equal bytes: {verdict(workers['same_bytes'])}"
+        told = f"{workers[name]:.3f}x, equal bytes: {verdict(workers['same_bytes'])}"
         told += f"; others used up to {others:.1f} cores meanwhile" if workers["busy"] else ""
         met = workers[name] >= 1.8 if name == "fold_speed_ratio" else workers[name] <= 1.05
         rows.append([what, target, told, "" if workers["busy"] else verdict(met)])
