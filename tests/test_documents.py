@@ -201,7 +201,7 @@ def world(tmp_path_factory) -> Path:
 def here(world, tmp_path, monkeypatch) -> Path:
     """A copy of the world to work in; the user's cache is out of reach."""
     shutil.copytree(world, tmp_path / "here")
-    for name in ("configs", "docs", "lit_ppo"):
+    for name in ("configs", "docs", "lit_ppo", "datamodules", "callbacks"):  # as a checkout: workers import from here
         (tmp_path / "here" / name).symlink_to(REPOSITORY / name)
     for name in ("masked_task.py", "masked_task.yaml"):
         shutil.copyfile(REPOSITORY / "docs/examples" / name, tmp_path / "here" / name)
