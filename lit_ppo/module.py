@@ -55,9 +55,12 @@ INPUTS = ("input_gain", "mirror_sign", "mirrored")  # of the policy: how it sees
 
 
 def quiet_lightning() -> None:
-    """No devices, tips and module summaries once for every fold, and no advice about the workers of one batch."""
+    """No devices, tips and module summaries once for every fold, and no advice about the workers of one batch.
+
+    Nor about averaging scores over ranks: every rank scores the same policy on the same bars.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
+    for boring in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*", ".*sync_dist=True.*"):
         warnings.filterwarnings("ignore", boring)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from callbacks import ConvergenceEarlyStopping, MetricsLog, TrainingCheckpoint, ValidationSelection
-from lit_ppo.module import LitPPO
+from lit_ppo.module import LitPPO, quiet_lightning
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.recipe import Recipe
 from lit_ppo.scoring.evaluation import evaluate
@@ -364,3 +365,10 @@ def test_a_logger_follows_no_link_with_them(tmp_path, logger_kind, name):
 def test_a_precision_that_the_network_cannot_have_is_refused_with_those_it_can(tmp_path, precision):
     with pytest.raises(ValueError, match=f"one of 32-true, bf16-mixed, 16-mixed, got {precision}"):
         fitted(tmp_path, trainer_settings={"precision": precision}, total_timesteps=64)
+
+
+def test_two_ranks_get_no_advice_about_scores_that_are_equal():
+    with warnings.catch_warnings(record=True) as seen:
+        quiet_lightning()
+        warnings.warn("It is recommended to use `self.log('validation/score', ..., sync_dist=True)`", stacklevel=1)
+    assert seen == []
