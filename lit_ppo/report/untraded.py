@@ -96,6 +96,7 @@ def remedies(folds: Sequence[FoldRecord]) -> list[str]:
     """What to try next, most promising first."""
     tries = ["a longer window (data.train_size, data.expand_train: true): what a feature says shows with the bars"]
     if untrained(folds):
+        tries.insert(0, "the prior trader, which no window has to teach: --config walk_forward")
         tries.append("other features (data.features: full, or your own)")
         tries.append("model.screen_features: false: train on all of them, and let the test judge")
         tries.append("model.mirror: false, if you know of a drift or of hours that differ: it takes evidence otherwise")

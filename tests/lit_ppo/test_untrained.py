@@ -114,6 +114,7 @@ def test_terminal_and_page_say_why_and_what_to_try(tmp_path, capsys):
     page = (tmp_path / "r/3/report.html").read_text()
     assert "It never traded: there is nothing to judge. In all 2 folds" in page
     assert "What to try" in page
+    assert "the prior trader, which no window has to teach: --config walk_forward" in page
     assert "The screen of the features over the folds" in page
     assert 'id="equity"' not in page
     assert "Plotly" not in page.partition("<script")[0]
