@@ -47,7 +47,7 @@ FLOORS = (
     ("nets",),
     ("envs",),
     ("market",),
-    ("seeding", "timing", "argument_types", "given"),
+    ("seeding", "timing", "argument_types", "given", "words"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lit_ppo.commands.reader_flags import add_reader_flags, given
+from lit_ppo.words import plural
 
 WIDTH = 80  # columns
 ENDINGS = (".csv", ".txt", ".tsv", ".prn", ".parquet", ".feather", ".arrow")
@@ -54,7 +55,7 @@ def data(arguments: Sequence[str], read_bars: Callable[..., Any], console: Conso
         name = file.name if file.name.isprintable() else repr(file.name)
         try:
             cells, warnings = _row(read_bars(file, **options))
-            problems = _counted(len(warnings), "warning") if warnings else "-"
+            problems = plural(len(warnings), "warning") if warnings else "-"
         except ValueError as error:
             refused += 1
             cells, problems, warnings = [""] * 4, "refused", [str(each) for each in getattr(error, "problems", [error])]
@@ -64,12 +65,8 @@ def data(arguments: Sequence[str], read_bars: Callable[..., Any], console: Conso
     console.print(table)
     for text in told:
         console.print(f"- {text}", markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    console.print(f"{len(files) - refused} of {_counted(len(files), 'file')} can be used", highlight=False)
+    console.print(f"{len(files) - refused:,} of {plural(len(files), 'file')} can be used", highlight=False)
     return 2 if refused else 0
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _endings() -> tuple[str, ...]:

@@ -45,13 +45,13 @@ from lit_ppo.module import LitPPO
 from lit_ppo.oracles.optima import solve
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import build_optimizer, experience
-from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.provenance import code_state, machine, package_versions
 from lit_ppo.store.results import RunFolder
 from lit_ppo.timing import Stopwatch
+from lit_ppo.words import plural
 
 WIDTH = 80  # columns of the table where there is no terminal
 TIMED_BARS = 200  # bars of the original network's single-step evaluation that are timed

@@ -39,7 +39,6 @@ from lit_ppo.folds.trial import Trial, first_unseen, fitting_folds, searched_fol
 from lit_ppo.market.tensors import Fold
 from lit_ppo.report.analysis import analyse
 from lit_ppo.report.search_page import search_page
-from lit_ppo.report.verdict import plural
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.atomic import atomic_write, open_own, refuse_link
 from lit_ppo.store.files import json_bytes, make_writable
@@ -48,6 +47,7 @@ from lit_ppo.store.results import RunFolder, run_record
 from lit_ppo.store.resume_check import changes, flat
 from lit_ppo.store.run_lock import RunLock
 from lit_ppo.store.schema import read_json
+from lit_ppo.words import plural
 
 FOLDER, RECORD, JOURNAL, RECIPE, PAGE = "search", "search.json", "trials.journal", "recipe.yaml", "search.html"
 OF_A_SEARCH = ("space", "trials", "results", *PER_CALL)  # keys that the recipe does not have

@@ -24,6 +24,7 @@ from rich.text import Text
 from lit_ppo.folds.machine_load import MachineLoad
 from lit_ppo.folds.optimisation_summary import pace_in_words, summarise, times, work_in_words
 from lit_ppo.store.results import NOT_TRAINED, FoldRecord
+from lit_ppo.words import plural
 
 
 class Baseline(NamedTuple):
@@ -126,8 +127,8 @@ def fold_lines(head: str, figures: Mapping[str, float]) -> list[str]:
     if figures["not_trained"]:
         words.append(f"{figures['not_trained']:,.0f} not trained so far")
     if figures["timesteps_saved"]:
-        words.append(f"{_counted(figures['timesteps_saved'], 'timestep')} saved")
-    words += [_counted(figures[f"{name}s"], name.replace("_", " ")) for name in SAVERS if figures[f"{name}s"]]
+        words.append(f"{plural(figures['timesteps_saved'], 'timestep')} saved")
+    words += [plural(figures[f"{name}s"], name.replace("_", " ")) for name in SAVERS if figures[f"{name}s"]]
     lines, gap = [head], "  "
     for word in words:
         if len(lines[-1]) + len(gap) + len(word) > WIDTH:
@@ -144,10 +145,6 @@ def _machine_words(figures: Mapping[str, float]) -> list[str]:
         share = f" {figures['gpu_pct']:.0f} %" if "gpu_pct" in figures else ""
         words.append(f"GPU{share} {figures['gpu_memory_mb']:,.0f} MB")
     return words
-
-
-def _counted(count: float, noun: str) -> str:
-    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
@@ -251,7 +248,7 @@ class Monitor:
             rows = [
                 ("folds", f"{done}, {f['iteration_mean_s']:.1f} s each, {_duration(f['time_left_s'])} left"),
                 ("timesteps", f"{steps} of {f['timesteps_planned']:,.0f} planned, {f['timesteps_saved']:,.0f} saved"),
-                ("saved by", ", ".join(_counted(f[f"{name}s"], name.replace("_", " ")) for name in SAVERS)),
+                ("saved by", ", ".join(plural(f[f"{name}s"], name.replace("_", " ")) for name in SAVERS)),
                 ("machine", ", ".join(_machine_words(f))),
             ]
             if self.baseline is not None and "speedup" in f:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lit_ppo.market.books import Ledger, MoneyLedger, Trades, money_account
 from lit_ppo.report.breakdown import Group, Month, WithoutBest, monthly, splits, without_best
 from lit_ppo.report.untraded import reason
-from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, independent_bets, judge, plural, weigh
+from lit_ppo.report.verdict import Evidence, Oracle, Verdict, against_optimum, independent_bets, judge, weigh
 from lit_ppo.scoring.fills import FillTable, read_fills
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.scoring.pooling import read_pooled
@@ -41,6 +41,7 @@ from lit_ppo.store.looks import (
 )
 from lit_ppo.store.results import BASELINE_COLUMNS, FoldRecord, Run, load_run, read_folds, read_record, run_records
 from lit_ppo.store.schema import REMEDY, MoneyRecord
+from lit_ppo.words import plural
 
 Floats = NDArray[np.float64]
 COST_FACTORS = (0.0, 1.0, 2.0, 3.0)

@@ -21,13 +21,14 @@ from lit_ppo.report.page import render
 from lit_ppo.report.scrutiny import rolling_sharpe, selection
 from lit_ppo.report.tables import Row, without_directories
 from lit_ppo.report.untraded import decided_by, price_of_screen, remedies, screened, unmirrored
-from lit_ppo.report.verdict import CONFIDENCE, plural
+from lit_ppo.report.verdict import CONFIDENCE
 from lit_ppo.scoring.performance import drawdown, equity_curve
 from lit_ppo.scoring.pooling import pooled_text
 from lit_ppo.scoring.replay import fold_starts
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import shown_path
 from lit_ppo.store.schema import read_json
+from lit_ppo.words import plural
 
 SECTIONS = (
     ("verdict", "Verdict"),

@@ -19,7 +19,7 @@ from lit_ppo.report.analysis import trials_seen
 from lit_ppo.report.compare import text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Card, Cell, Row, between
-from lit_ppo.report.verdict import CONFIDENCE, Verdict, independent_bets, judge, plural, weigh
+from lit_ppo.report.verdict import CONFIDENCE, Verdict, independent_bets, judge, weigh
 from lit_ppo.scoring.performance import calmar, drawdown, equity_curve, sharpe_annual
 from lit_ppo.scoring.portfolio import DAY, RISK, Leg, Portfolio, combine, rank_among_random, read_leg
 from lit_ppo.scoring.significance import Alpha, Interval, alpha_over
@@ -27,6 +27,7 @@ from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.results import load_run
 from lit_ppo.store.schema import Count, read_json
+from lit_ppo.words import plural
 
 FILE_NAME = "portfolio.json"
 PAGE_NAME = "portfolio.html"

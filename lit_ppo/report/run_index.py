@@ -24,13 +24,13 @@ from lit_ppo.report.analysis import trials_of
 from lit_ppo.report.compare import WIDTH, halves, printable, text_table
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row
-from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.performance import trading_metrics
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.looks import Look, bars_of, looks, test_range
 from lit_ppo.store.results import Run, load_run, run_records
 from lit_ppo.store.schema import Count, Seconds, read_json
+from lit_ppo.words import plural
 
 FILE_NAME = "runs.json"
 

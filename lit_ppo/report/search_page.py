@@ -14,7 +14,7 @@ from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import render
 from lit_ppo.report.plotly_figures import Figure
 from lit_ppo.report.tables import Cell, Row
-from lit_ppo.report.verdict import plural
+from lit_ppo.words import plural
 
 ENDS = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from lit_ppo.oracles.optima import fraction_of_optimum
 from lit_ppo.report.analysis import Analysis
 from lit_ppo.report.untraded import decided_by, remedies, unmirrored
-from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.power import power_of
 from lit_ppo.store.results import FoldRecord, Run
+from lit_ppo.words import plural
 
 MOST_FOLDS = 20  # in the table; all are in folds.json and the report
 WIDTH = 100  # columns, of text where there is no terminal; the tables of usual figures need 80

@@ -16,10 +16,11 @@ from lit_ppo.report.page import number, signed, tint
 from lit_ppo.report.scrutiny import against_market, daily, worst_drawdowns
 from lit_ppo.report.scrutiny import sides as sides_of
 from lit_ppo.report.untraded import ScreenedFeature
-from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, Evidence, duration, plural
+from lit_ppo.report.verdict import CONFIDENCE, ENOUGH, Evidence, duration
 from lit_ppo.scoring.pooling import POOLED
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.results import FoldRecord
+from lit_ppo.words import plural
 
 _SIGNED = ("return_pct", "sharpe_annual")  # the others are sizes, or shares
 _SEED_DIGITS = {"trades": 0, "of_optimum_pct": 1}

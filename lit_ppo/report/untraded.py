@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_ppo.report.verdict import plural
 from lit_ppo.scoring.power import visible_sharpe
 from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, FoldRecord, Run
+from lit_ppo.words import plural
 
 
 class ScreenedFeature(NamedTuple):

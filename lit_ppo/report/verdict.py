@@ -19,6 +19,7 @@ from lit_ppo.market.baselines import Percentile
 from lit_ppo.oracles.optima import fraction_of_optimum, looks_ahead
 from lit_ppo.scoring import significance
 from lit_ppo.scoring.significance import Interval
+from lit_ppo.words import plural
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
@@ -249,11 +250,6 @@ def judge(evidence: Evidence, untraded: str = "") -> Verdict:
 
 def _beats_random(rank: Percentile | None) -> bool:
     return rank is not None and rank.percentile >= 100 * ENOUGH
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun: "1 trial", "2 trials"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _between(interval: Interval, factor: float, digits: int, unit: str = "") -> str:

@@ -32,11 +32,12 @@ from lit_ppo.report.summary import _paths as stitched_paths
 from lit_ppo.report.summary import print_summary
 from lit_ppo.report.tables import without_directories
 from lit_ppo.report.untraded import decided_by
-from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, plural, weigh
+from lit_ppo.report.verdict import Evidence, against_optimum, independent_bets, judge, weigh
 from lit_ppo.scoring import replay, significance
 from lit_ppo.scoring.fills import FillTable, read_fills, write_fills
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.results import PRIOR_DECIDES, RunFolder, load_run
+from lit_ppo.words import plural
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror=alert(1)>.csv'
