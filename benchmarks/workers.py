@@ -7,7 +7,8 @@ Runs in this process, with one worker and with N take turns, each a `lit-ppo wal
 
     seconds, cpu_s              the whole command, start of Python, of Ray and the report included; CPU of all processes
     ready_s                     what lit-ppo says it waited for workers
-    fold_seconds, fold_cpu_s    a fold, from the line of the first one to the line of the last one: no start, no report
+    fold_seconds, fold_cpu_s    a fold, from the line of the first one to the line of the last one, of all but the N that
+                                were under way at once before that first line: no start, no report
     others                      CPU that other processes of the machine used meanwhile, in cores
 
 A ratio of wall seconds counts only if out_of_sample.csv is the same in all runs, and if others used next to nothing:
@@ -80,7 +81,8 @@ def run(workers: int, arguments: list[str], results: Path) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{text[-2000:]}")
     (rows,) = results.glob("*/out_of_sample.csv")
     ready = READY.search(text)
-    each = [(last - first) / max(len(lines) - 1, 1) for first, last in zip(lines[0], lines[-1], strict=True)]
+    between = max(len(lines) - max(workers, 1), 1)
+    each = [(last - first) / between for first, last in zip(lines[0], lines[-1], strict=True)]
     return {
         "workers": workers,
         "folds": len(lines),
