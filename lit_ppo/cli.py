@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_ppo import __version__
 from lit_ppo.command_line_only import check_environment
 from lit_ppo.commands.memory_errors import out_of_memory
+from lit_ppo.version import __version__
 
 if TYPE_CHECKING:
     from lit_ppo.commands.lightning_cli import LitPPOCLI
