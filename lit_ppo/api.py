@@ -10,7 +10,6 @@ Keywords are the recipe's keys, and go through the parser of the command line: e
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -36,6 +35,7 @@ from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import read_yaml
 from lit_ppo.store.results import load_run as read_run
+from lit_ppo.words import did_you_mean
 
 if TYPE_CHECKING:
     from lit_ppo.report.analysis import Analysis
@@ -475,8 +475,8 @@ def _check_keys(data: Mapping[str, Any], options: Mapping[str, Any]) -> None:
 
     known = [*options, *inspect.signature(WalkForwardDataModule).parameters]
     for name in data.keys() - set(known):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "docs/python.md has the arguments, docs/data.md the keys"
+        otherwise = "docs/python.md has the arguments, docs/data.md the keys"
+        hint = did_you_mean(repr(name), map(repr, known), otherwise)
         raise ValueError(f"{name!r} is no argument, and no key of data.*; {hint}")
 
 

@@ -24,6 +24,7 @@ SHARED = {
     "timing",
     "seeding",
     "argument_types",
+    "words",
     "trainee",
 }
 # The two command lines and the Python front door name the datamodule; nothing else of lit_ppo may.
