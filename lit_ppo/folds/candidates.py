@@ -53,7 +53,7 @@ class Trained:
     Attributes:
         number: of the candidate, from 0.
         overlay: what of the recipe it changes.
-        score: of its chosen weights on validation; NaN where that score is NaN.
+        score: of its chosen weights on validation; may be NaN.
         timesteps: bars it visited.
         seconds: wall time of its training.
         stop_reason: why it ended.
