@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from lit_ppo.scoring import significance
 from lit_ppo.scoring.significance import deflated_sharpe, minimum_track_record, probabilistic_sharpe
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of files that other tests left open
 DAYS = 250
 DAILY = 2.5 / math.sqrt(DAYS)  # the deflated Sharpe paper's example: annual 2.5
 VARIANCE = 0.5 / DAYS  # of the trials' Sharpe ratios, 1/2 annual
