@@ -37,10 +37,10 @@ from lit_ppo.market.costs import DEFAULT_HURDLE, Costs, bar_times, fill_arrays, 
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.nets.policy import MarketPolicy
 from lit_ppo.oracles import optima
-from lit_ppo.oracles.informed import informed_trader, share_found
 from lit_ppo.recipe import Recipe, build_policy
 from lit_ppo.report.analysis import analyse
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
+from lit_ppo.scoring.informed import informed_trader, share_found
 from lit_ppo.store.prior_weights import PriorWeights
 
 PATH = RESULTS / "prior.json"

@@ -45,7 +45,7 @@ class ValidationSelection(pl.Callback):
             )
         assert pl_module.policy is not None
         score = float(trainer.callback_metrics[self.monitor])
-        # Of equals the later one, it has learnt more; a score that is no number is never best.
+        # Of equals the later one, it has learnt more; a score of NaN is never best.
         if pl_module.progress >= self.min_progress and score >= self.score:
             self.score, self.timesteps = score, pl_module.timesteps
             self.weights = {name: value.detach().clone() for name, value in pl_module.policy.state_dict().items()}

@@ -4,7 +4,7 @@
 
 What real noise is made of stays: sizes, tails, volatility clusters, breaks, spreads in points, volume. What can be
 earned on the result is what was planted, and `Planted.forecast` is all that can be known of it in advance: see
-`lit_ppo.oracles.informed`.
+`lit_ppo.scoring.informed`.
 """
 
 from __future__ import annotations

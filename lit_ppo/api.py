@@ -10,7 +10,6 @@ Keywords are the recipe's keys, and go through the parser of the command line: e
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints, overload
 
 import numpy as np
 import pandas as pd
@@ -36,6 +35,7 @@ from lit_ppo.scoring.power import read_power, sentence
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import read_yaml
 from lit_ppo.store.results import load_run as read_run
+from lit_ppo.words import did_you_mean
 
 if TYPE_CHECKING:
     from lit_ppo.report.analysis import Analysis
@@ -238,22 +238,12 @@ def walk_forward(
     from lit_ppo.commands.lightning_cli import LitPPOCLI
     from lit_ppo.commands.walk_forward import walk_forward as command
 
+    shared = _Shared(model, features, costs, trainer, config, results, seed, callbacks)
     arguments, modules = _arguments(
-        bars,
-        config,
-        results,
-        seed,
-        data,
-        model=model,
-        features=features,
-        costs=costs,
-        trainer=trainer,
-        callbacks=callbacks,
+        bars, data, shared, workers=workers or None, cluster=cluster, resume=resume, overwrite=overwrite
     )
     if workers or cluster:
         refuse_for_workers(modules)
-    arguments += [f"--{name}={asked}" for name, asked in (("workers", workers), ("cluster", cluster)) if asked]
-    arguments += [flag for flag, asked in (("--resume", resume), ("--overwrite", overwrite)) if asked]
     cli = LitPPOCLI("walk-forward", arguments, WalkForwardDataModule)
     if cli.dev_run:
         raise ValueError(
@@ -339,13 +329,9 @@ def power(
     from lit_ppo.commands.power import EdgeMaker
     from lit_ppo.commands.power import power as command
 
-    arguments, _ = _arguments(
-        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
-    )
-    asked = {"kinds": kinds, "sharpes": sharpes, "seeds": seeds, "folds": folds}
-    lists = {name: list(x) if isinstance(x, Sequence) else x for name, x in asked.items() if x is not None}
-    arguments += [f"--{name}={as_flag(name, value)}" for name, value in lists.items()]
-    arguments += [flag for flag, wanted in (("--quick", quick), ("--overwrite", overwrite)) if wanted]
+    shared = _Shared(model, features, costs, trainer, config, results, seed)
+    edges = {name: None if x is None else list(x) for name, x in (("kinds", kinds), ("sharpes", sharpes))}
+    arguments, _ = _arguments(bars, data, shared, **edges, seeds=seeds, folds=folds, quick=quick, overwrite=overwrite)
     command(LitPPOCLI("power", arguments, WalkForwardDataModule), EdgeMaker(KINDS, plant_in, planted_data))
     return Power(Path(results) / POWER_FILE)
 
@@ -413,40 +399,44 @@ def search(
     from lit_ppo.commands.search import FOLDER
     from lit_ppo.commands.search import search as command
 
-    arguments, _ = _arguments(
-        bars, config, results, seed, data, model=model, features=features, costs=costs, trainer=trainer
-    )
+    shared = _Shared(model, features, costs, trainer, config, results, seed)
+    flags = {"trials": trials, "workers": workers or None, "cluster": cluster, "resume": resume, "overwrite": overwrite}
+    arguments, _ = _arguments(bars, data, shared, **flags)
     if isinstance(space, Mapping):
         content = (as_flag("space", dict(space)) + "\n").encode()
         space = _kept(content, Path(results) / "spaces", ".yaml")
-    asked = (("space", space), ("trials", trials), ("workers", workers), ("cluster", cluster))
-    arguments += [f"--{name}={value}" for name, value in asked if value]
-    arguments += [flag for flag, wanted in (("--resume", resume), ("--overwrite", overwrite)) if wanted]
+    arguments.append(f"--space={space}")
     cli = LitPPOCLI("search", arguments, WalkForwardDataModule)
     command(cli, arguments)
     return Search(Path(results) / FOLDER, Run(Path(results) / str(cli.config["seed_everything"])))
 
 
+class _Shared(NamedTuple):
+    """The keywords that `walk_forward`, `power` and `search` have in common."""
+
+    model: Mapping[str, Any] | None
+    features: Sequence[Any] | str | None
+    costs: Mapping[str, Any] | Costs | CostModel | None
+    trainer: Mapping[str, Any] | None
+    config: str | Path
+    results: str | Path
+    seed: int | None
+    callbacks: Sequence[Any] | None = None
+
+
 def _arguments(
     bars: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
-    config: str | Path,
-    results: str | Path,
-    seed: int | None,
     data: Mapping[str, Any],
-    *,
-    model: Mapping[str, Any] | None,
-    features: Sequence[Any] | str | None,
-    costs: Mapping[str, Any] | Costs | CostModel | None,
-    trainer: Mapping[str, Any] | None,
-    callbacks: Sequence[Any] | None = None,
+    shared: _Shared,
+    **flags: Any,
 ) -> tuple[list[str], list[str]]:
-    """The keywords of a call as a command line, and the modules of what was given as objects: they are trusted."""
-    options: dict[str, Any] = {"model": model, "features": features, "costs": costs, "trainer": trainer}
-    options["callbacks"] = callbacks
-    options |= {"config": config, "results": results, "seed": seed}
-    hints = get_type_hints(walk_forward)
-    check_types({name: hints[name] for name in options}, options)
-    _check_keys(data, options)
+    """The keywords of a call as a command line, and the modules of what was given as objects: they are trusted.
+
+    `flags` are those of one command: True is a bare flag, None and False are left out.
+    """
+    check_types(get_type_hints(_Shared), shared._asdict())
+    _check_keys(data, [*shared._fields, *flags])
+    model, features, costs, trainer, config, results, seed, callbacks = shared
     folder = Path(results) / "bars"
     path: Path | str
     if isinstance(bars, Mapping):
@@ -467,16 +457,19 @@ def _arguments(
         keys |= {f"{group}.{name}": value for name, value in (given or {}).items()}
     arguments += [f"--{key}={as_flag(key, value)}" for key, value in keys.items()]
     modules = sorted(set(modules))
+    for name, value in flags.items():
+        if value is not None and value is not False:
+            arguments.append(f"--{name}" if value is True else f"--{name}={as_flag(name, value)}")
     return [*arguments, *(f"--allow-module={module}" for module in modules)], modules
 
 
-def _check_keys(data: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check_keys(data: Mapping[str, Any], options: Sequence[str]) -> None:
     from datamodules.walk_forward import WalkForwardDataModule
 
     known = [*options, *inspect.signature(WalkForwardDataModule).parameters]
     for name in data.keys() - set(known):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "docs/python.md has the arguments, docs/data.md the keys"
+        otherwise = "docs/python.md has the arguments, docs/data.md the keys"
+        hint = did_you_mean(repr(name), map(repr, known), otherwise)
         raise ValueError(f"{name!r} is no argument, and no key of data.*; {hint}")
 
 

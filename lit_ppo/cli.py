@@ -7,7 +7,6 @@ failed and was left out, 130 Ctrl-C, 143 SIGTERM.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_ppo import __version__
 from lit_ppo.command_line_only import check_environment
 from lit_ppo.commands.memory_errors import out_of_memory
+from lit_ppo.version import __version__
+from lit_ppo.words import did_you_mean
 
 if TYPE_CHECKING:
     from lit_ppo.commands.lightning_cli import LitPPOCLI
@@ -55,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command, rest = given[0], given[1:]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"lit-ppo: there is no command {command!r}; {hint}", file=sys.stderr)
+        print(f"lit-ppo: there is no command {command!r}; {did_you_mean(command, COMMANDS)}", file=sys.stderr)
         return 2
     try:
         check_environment()

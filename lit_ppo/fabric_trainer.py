@@ -212,7 +212,7 @@ def run(fabric: Fabric, trainer: FabricTrainer, validation: MarketTensors, every
         if stop or trainer.learner.iteration % every == 0 or trainer.learner.finished:
             trainer.save()
         interrupts.raise_if_requested()
-    if trainer.weights:  # none where every score was no number
+    if trainer.weights:  # none where every score was NaN
         trainer.policy.load_state_dict(trainer.weights)
 
 

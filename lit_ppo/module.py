@@ -6,6 +6,7 @@ and the end of the training.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class LitPPO(pl.LightningModule):
 
     Args:
         seed: of every draw of this training; global generators are not touched.
-        recipe: see `lit_ppo.recipe.Recipe`.
+        recipe: the fields of `lit_ppo.recipe.Recipe`, which has their meaning.
 
     Raises:
         ValueError: a name or a value that no recipe has.
@@ -82,6 +83,14 @@ class LitPPO(pl.LightningModule):
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
     What callbacks read and write of it is `lit_ppo.trainee.Trainee`.
     """
+
+    # What `LitPPO?` and editors show in place of **recipe; the command line reads `__init__`.
+    __signature__ = inspect.signature(Recipe).replace(
+        parameters=[
+            inspect.Parameter("seed", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=0, annotation="int"),
+            *(p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Recipe).parameters.values()),
+        ]
+    )
 
     def __init__(self, seed: int = 0, **recipe: Any) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ Both shells build with these functions, so that equal settings give equal weight
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lit_ppo.ppo.config import PPOConfig
 from lit_ppo.ppo.sources import Experience
 from lit_ppo.seeding import make_generator
 from lit_ppo.store.prior_weights import PriorWeights, current_settings
+from lit_ppo.words import did_you_mean
 
 Policy = MarketPolicy | ObservationPolicy
 Batch = Experience | GymnasiumTask  # what a train batch is
@@ -142,9 +142,7 @@ def check_name(name: str) -> None:
     """
     known = Recipe.__dataclass_fields__
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"{name!r} is no key of model.*; {hint}")
+        raise ValueError(f"{name!r} is no key of model.*; {did_you_mean(repr(name), map(repr, known))}")
 
 
 SMALL_NETWORK = 64  # hidden units: below, one operation takes microseconds

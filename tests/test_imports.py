@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,33 +24,43 @@ SHARED = {
     "timing",
     "seeding",
     "argument_types",
+    "words",
     "trainee",
-    "__version__",
 }
 # The two command lines and the Python front door name the datamodule; nothing else of lit_ppo may.
 COMMAND_LINES = {"lit_ppo/__init__.py", "lit_ppo/api.py", "lit_ppo/cli.py", "lit_ppo/fabric_trainer.py"}
-# The floors of lit_ppo, top first: a file imports from its own folder and from floors below it.
+# One order of all folders, top first: a file imports from its own room and from rooms on floors below, never from one
+# above nor from a neighbour on the same floor. A room is a folder with files, or a file that lies flat in lit_ppo.
 FLOORS = (
-    ("compat", "__main__"),
-    ("api",),
-    ("cli",),
-    ("commands",),
-    ("report",),
-    ("lab",),
-    ("signals",),
-    ("folds",),
-    ("module", "fabric_trainer"),
-    ("trainee",),
-    ("recipe", "tensorboard", "interrupts", "precision", "class_paths", "command_line_only"),
-    ("ppo",),
-    ("scoring", "oracles"),
-    ("store",),
-    ("nets",),
-    ("envs",),
-    ("market",),
-    ("seeding", "timing", "argument_types", "given", "words"),
+    ("lit_ppo.__main__", "lit_ppo.compat"),
+    ("lit_ppo.cli", "lit_ppo.__init__"),
+    ("lit_ppo.api",),
+    ("lit_ppo.commands",),
+    ("lit_ppo.report",),
+    ("lit_ppo.lab",),
+    ("lit_ppo.folds", "lit_ppo.signals"),
+    ("lit_ppo.module", "lit_ppo.fabric_trainer", "callbacks"),
+    ("lit_ppo.trainee",),
+    ("lit_ppo.recipe", "lit_ppo.tensorboard"),
+    ("lit_ppo.ppo",),
+    ("lit_ppo.scoring",),
+    ("lit_ppo.oracles", "lit_ppo.nets", "datamodules"),
+    ("datamodules.features",),
+    ("datamodules.bars",),
+    ("lit_ppo.store", "lit_ppo.envs"),
+    ("lit_ppo.market",),
+    ("lit_ppo.interrupts", "lit_ppo.precision", "lit_ppo.class_paths", "lit_ppo.command_line_only"),
+    (
+        "lit_ppo.seeding",
+        "lit_ppo.timing",
+        "lit_ppo.argument_types",
+        "lit_ppo.given",
+        "lit_ppo.words",
+        "lit_ppo.version",
+    ),
 )
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+ONE_ROOM = ("lit_ppo.nets",)  # with its kernels: two implementations of one layer, which choose between each other
 
 
 def imports(path: Path) -> set[str]:
@@ -96,42 +107,50 @@ def test_callbacks_do_not_know_each_other():
             assert not any(name.startswith("callbacks") for name in imports(path)), path.name
 
 
-def test_every_import_within_lit_ppo_goes_down_a_floor_or_stays_in_its_folder():
-    found = set()
-    for path in files("lit_ppo"):
-        own = path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[0] != "lit_ppo" or own == "lit_ppo.__init__" or parts[1] in ("__version__", own.split(".")[1]):
-                continue
-            if FLOOR[parts[1]] < FLOOR[own.split(".")[1]]:
-                found.add((own, ".".join(parts[:3])))
-    assert found == set()
+def module_files() -> dict[str, Path]:
+    """Every module of the three packages by its dotted name; a package's own file is NAME.__init__."""
+    paths = [path for package in PACKAGES for path in files(package)]
+    return {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in paths}
 
 
-def test_no_module_of_lit_ppo_imports_itself_in_a_circle():
-    graph = {
-        path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", "."): imports(path)
-        for path in files("lit_ppo")
+def arrows() -> set[tuple[str, str]]:
+    """(importer, imported): every import of one of our modules by another, inside functions and for types too."""
+    modules = module_files()
+
+    def module_of(name: str) -> str | None:
+        while name and name not in modules and f"{name}.__init__" not in modules:
+            name = name.rpartition(".")[0]
+        return name if name in modules else f"{name}.__init__" if name else None
+
+    found = {(own, module_of(name)) for own, path in modules.items() for name in imports(path)}
+    return {(own, other) for own, other in found if other is not None and other != own}
+
+
+def room(module: str) -> str:
+    package, *rest = module.split(".")
+    if package == "lit_ppo":
+        folder = module.rpartition(".")[0] if len(rest) > 1 else module
+        return next((one for one in ONE_ROOM if folder.startswith(one)), folder)
+    return module.rpartition(".")[0]
+
+
+def test_the_order_of_floors_names_every_room():
+    rooms = {room(module) for module in module_files()} - {"lit_ppo.weights"}  # a folder of data
+    assert rooms == FLOOR.keys()
+
+
+def test_every_import_goes_down_a_floor_or_stays_in_its_room():
+    up = {
+        (own, other) for own, other in arrows() if room(own) != room(other) and FLOOR[room(other)] <= FLOOR[room(own)]
     }
-    edges = {
-        name: {
-            other for other in graph if other != name and any(i == other or i.startswith(f"{other}.") for i in found)
-        }
-        - {"lit_ppo.__init__"}
-        for name, found in graph.items()
-    }
-    done: set[str] = set()
+    assert up == set()
 
-    def walk(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path, name))
-        if name not in done:
-            for other in edges[name]:
-                walk(other, (*path, name))
-            done.add(name)
 
-    for name in graph:
-        walk(name, ())
+def test_no_module_imports_itself_in_a_circle():
+    below: dict[str, set[str]] = {module: set() for module in module_files()}
+    for own, other in arrows():
+        below[own].add(other)
+    TopologicalSorter(below).prepare()  # CycleError names the circle
 
 
 LIGHT = ("bars.read", "bars.data_card", "cache")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from datamodules.bars.checks import Calendar, duration, when
 from datamodules.bars.dialects import PRICES, SEPARATOR_NAMES
-from datamodules.bars.errors import BarFileError, shown
+from datamodules.bars.errors import shown
 from datamodules.bars.rows import Rows
 from datamodules.bars.source import BarSource
 from datamodules.bars.tables import SIGNATURES
@@ -153,20 +152,3 @@ def make_card(
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
-
-
-def describe(path: str | Path, **options: Any) -> tuple[str, int]:
-    """Return the text of `lit-ppo data FILE` and its exit code: the data card and 0, or every problem and 2.
-
-    `options` are those of `datamodules.bars.read.read_bars`.
-    """
-    from datamodules.bars.read import read_bars  # bars.py makes the cards: the import must wait until it is complete
-
-    try:
-        return read_bars(path, **options).card.text(), 0
-    except BarFileError as error:
-        found = [f"{name}: {shown(value)}" for name, value in error.detected.items()]
-        detected = [f"detected: {', '.join(found)}"] if found else []
-        count = len(error.problems)
-        heading = f"{shown(error.path)} cannot be used: {count} problem{'s' if count != 1 else ''}"
-        return "\n".join([heading, *detected, *(f"- {problem}" for problem in error.problems)]), error.exit_code

@@ -48,15 +48,11 @@ class BarFileError(ValueError):
     Attributes:
         path: the file.
         problems: everything that is wrong, in the order in which the checks ran.
-        detected: what had been found out before the refusal (encoding, separator, ...).
     """
 
-    exit_code = 2
-
-    def __init__(self, path: str | Path, problems: list[Problem], detected: dict[str, object] | None = None) -> None:
+    def __init__(self, path: str | Path, problems: list[Problem]) -> None:
         self.path = Path(path)
         self.problems = list(problems)
-        self.detected = dict(detected or {})
         super().__init__("\n".join(f"{shown(self.path)}: {problem}" for problem in self.problems))
 
 
@@ -97,7 +93,3 @@ class ProblemBook:
     @property
     def problems(self) -> list[Problem]:
         return list(self._found.values())
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of rows by kind of problem."""
-        return {kind: problem.count for kind, problem in self._found.items()}

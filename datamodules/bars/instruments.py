@@ -82,7 +82,7 @@ def symbols_in(path: str, reader: ReaderOptions) -> list[str]:
         BarFileError: the file cannot be read, or has no such column.
     """
     source = BarSource(path)
-    symbols = read_rows(source, ProblemBook(), {}, replace(reader, symbol=EVERY)).symbols
+    symbols = read_rows(source, ProblemBook(), replace(reader, symbol=EVERY)).symbols
     if not symbols:
         raise source.refuse("data.symbol '*' asks for every symbol, and no column holds symbols", "Leave it out.")
     return list(symbols)

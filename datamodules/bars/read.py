@@ -90,14 +90,9 @@ def read_bars(path: str | Path, **options: Any) -> Bars:
     zone = reader.zone(path)
     source = BarSource(path)
     row_book, order_book = ProblemBook(), ProblemBook()
-    detected: dict[str, object] = {}
     notes: list[str] = []
     dropped: dict[str, int] = {}
-    try:
-        rows = read_rows(source, row_book, detected, reader)
-    except BarFileError as error:
-        error.detected = detected | error.detected
-        raise
+    rows = read_rows(source, row_book, reader)
     order_book.cut_line = row_book.cut_line
     if zone is not None and rows.aware:
         order_book.add_file("zone", "the times carry their own offset from UTC", "Leave --timezone out.")
@@ -121,8 +116,8 @@ def read_bars(path: str | Path, **options: Any) -> Bars:
         if short is not None and not problems:
             problems.append(short)
     if problems:
-        raise BarFileError(source.path, problems, detected)
-    return _bars(source, rows, time[order], order, reader, zone, notes, dropped, detected)
+        raise BarFileError(source.path, problems)
+    return _bars(source, rows, time[order], order, reader, zone, notes, dropped)
 
 
 def _settle_bad_rows(
@@ -246,7 +241,6 @@ def _bars(
     zone: Zone | None,
     notes: list[str],
     dropped: dict[str, int],
-    detected: dict[str, object],
 ) -> Bars:
     everything = len(order) == len(rows.lines) and bool((order == np.arange(len(order))).all())
     columns = {
@@ -255,7 +249,7 @@ def _bars(
     warnings: list[str] = []
     volume_role = _choose_volume(columns, notes, warnings)
     prices = [columns[role] for role in PRICES]
-    point, point_source = _point(prices, columns.get("spread"), reader.point, source, warnings, detected)
+    point, point_source = _point(prices, columns.get("spread"), reader.point, source, warnings)
     if reader.adjusted:
         _adjust(columns, notes)
     if reader.close_only:
@@ -336,7 +330,6 @@ def _point(
     point: float | None,
     source: BarSource,
     warnings: list[str],
-    detected: dict[str, object],
 ) -> tuple[float, str]:
     if point is not None:
         return float(point), "given"
@@ -344,7 +337,7 @@ def _point(
     if digits is None:
         if spread is not None and spread.any():
             what = "the quotes have more than 8 decimals, so the point in which the spread is counted cannot be told"
-            raise BarFileError(source.path, [Problem(what, "Pass --point, for example 0.00001.")], detected)
+            raise BarFileError(source.path, [Problem(what, "Pass --point, for example 0.00001.")])
         warnings.append("the quotes have more than 8 decimals: the point size is a guess")
         return 1e-8, "a guess; pass --point"
     if more:
@@ -355,5 +348,5 @@ def _point(
             f"the spread is taken to be in points of {10.0**-digits:g}, for the quotes have {digits} decimals, and its "
             f"median is {np.median(quoted):g} of them: no market has less than one"
         )
-        raise BarFileError(source.path, [Problem(what, "If it is in price units, pass --point 1.")], detected)
+        raise BarFileError(source.path, [Problem(what, "If it is in price units, pass --point 1.")])
     return 10.0**-digits, f"from quotes of {digits} decimals"

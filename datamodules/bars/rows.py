@@ -16,7 +16,6 @@ from datamodules.bars.dialects import (
     NUMBERS,
     PRICES,
     QUOTED_SEPARATOR,
-    SEPARATOR_NAMES,
     VOLUMES,
     Dialect,
     choose_symbol,
@@ -59,18 +58,13 @@ class Rows:
     symbols: tuple[str, ...] = ()
 
 
-def read_rows(source: BarSource, book: ProblemBook, detected: dict[str, object], options: ReaderOptions) -> Rows:
-    """Parse the whole file; what cannot be read goes into `book`, what was detected into `detected`."""
+def read_rows(source: BarSource, book: ProblemBook, options: ReaderOptions) -> Rows:
+    """Parse the whole file; what cannot be read goes into `book`."""
     blocks = source.blocks()
     first = next(blocks, None)
     if first is None:  # a byte order mark and nothing else
         raise source.refuse("the file is empty (no text in it)", "Export the bars again.")
-    detected["encoding"] = source.encoding
-    detected["compression"] = source.compression
     dialect = find_dialect(first.data, source, options)
-    detected["separator"] = SEPARATOR_NAMES.get(dialect.separator, dialect.separator)
-    detected["decimal"] = dialect.decimal
-    detected["style"] = dialect.style
     times = _time_column(dialect, source, options.date_format)
     places = {role: dialect.columns[role] for role in NUMBERS if role in dialect.columns} | dialect.further
     parts: dict[str, list[np.ndarray]] = {name: [] for name in places}
@@ -98,9 +92,7 @@ def read_rows(source: BarSource, book: ProblemBook, detected: dict[str, object],
         choose_symbol(symbols, options.symbol, source)
     if not lines_parts:
         raise source.refuse("no row of data that can be read", "Export the bars again.")
-    detected["time format"] = times.description
     time, bad_time, defect = times.finish()
-    detected["time format"] = times.description
     lines, bad = np.concatenate(lines_parts), np.concatenate(bad_parts)
     if defect == "ambiguous":
         day_first, month_first = (strptime_format(dialect.first_time, first) for first in (True, False))

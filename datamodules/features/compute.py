@@ -9,7 +9,6 @@ Every feature is causal: the value of bar t is a function of bars <= t. numpy, p
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -28,6 +27,7 @@ import talib
 from datamodules.features import core, indicators
 from datamodules.features.indicators import REGISTRY, BarArrays
 from lit_ppo.store.files import read_yaml
+from lit_ppo.words import did_you_mean
 
 FEATURE_SETS = Path(__file__).resolve().parents[2] / "configs" / "features"
 _VOLUME_FEATURES = ("vwap_distance", "volume_change")
@@ -229,8 +229,7 @@ def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
 
 def _indicator_spec(name: str, parameters: dict[str, Any]) -> FeatureSpec:
     if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(REGISTRY))}"
+        hint = did_you_mean(name, sorted(REGISTRY))
         raise ValueError(f"data.features: there is no feature {name!r}; {hint}")
     entry = REGISTRY[name]
     known = {key: value.default for key, value in list(inspect.signature(entry.function).parameters.items())[1:]}

@@ -6,7 +6,6 @@ jsonargparse finds most of them too, without a hint; `model: 3` and an empty unk
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lit_ppo.store.files import MOST_LEVELS, check_expansion, read_yaml
+from lit_ppo.words import did_you_mean
 
 
 def known_keys(parser: ArgumentParser) -> set[str]:
@@ -106,6 +106,4 @@ def _check(path: Path, content: Mapping[Any, Any], prefix: str, known: set[str],
 
 def _nearest(name: str, names: set[str]) -> str:
     parent = name.rpartition(".")[0]
-    siblings = sorted(other for other in names if other.rpartition(".")[0] == parent)
-    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(siblings)}"
+    return did_you_mean(name, sorted(other for other in names if other.rpartition(".")[0] == parent))

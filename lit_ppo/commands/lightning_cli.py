@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
 import re
 import signal
@@ -50,6 +49,7 @@ from lit_ppo.store.one_training import make_room
 from lit_ppo.store.prior_weights import NETWORK, PriorWeights
 from lit_ppo.store.provenance import code_state
 from lit_ppo.tensorboard import ConfigurationText
+from lit_ppo.words import nearest
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # model.total_timesteps ends a training
@@ -466,9 +466,8 @@ class LitPPOCLI(LightningCLI):
         unknown += re.findall(r"[Kk]ey '([\w.]+)'", message) + re.findall(r"['\"]([\w.]+)['\"] is not", message)
         known = sorted(known_keys(self.parser))
         for name in unknown:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            if near and name not in known:
-                return f"{message}\nThere is no {name}; did you mean {near[0]}?"
+            if name not in known and (near := nearest(name, known)):
+                return f"{message}\nThere is no {name}; did you mean {near}?"
         return message
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -14,6 +13,7 @@ from lit_ppo.argument_types import check_types
 from lit_ppo.commands.data_choice import recipe_file
 from lit_ppo.recipe import Recipe
 from lit_ppo.store.files import read_yaml
+from lit_ppo.words import did_you_mean
 
 # `data.*` keys that leave the validation bars, their prices and their costs as they are: trials are paired on those.
 DATA_KEYS = ("data.features", "data.train_size", "data.expand_train", "data.purged_size", "data.warmup_bars")
@@ -153,8 +153,7 @@ def plan_of(content: Any, source: str, known: Collection[str], trials: int | Non
         raise ValueError(f"{source} declares no search: it needs `space`, a mapping of keys to what they may be")
     hints = get_type_hints(Plan)
     for name in content.keys() - hints.keys():
-        near = difflib.get_close_matches(str(name), hints, n=1)
-        raise ValueError(f"{source}: there is no {name}; " + (f"did you mean {near[0]}?" if near else f"{list(hints)}"))
+        raise ValueError(f"{source}: there is no {name}; {did_you_mean(str(name), hints)}")
     settings = {name: value for name, value in content.items() if name != "space"}
     if trials is not None:
         settings["trials"] = trials
@@ -171,8 +170,10 @@ def plan_of(content: Any, source: str, known: Collection[str], trials: int | Non
 
 def _entry(key: str, value: Any, source: str, known: Collection[str]) -> Range | Choices:
     if key not in known or key == "model.seed":
-        near = difflib.get_close_matches(key, [name for name in known if name.startswith(("model.", "data."))], n=1)
-        raise ValueError(f"{source}: no recipe has the key {key}" + (f"; did you mean {near[0]}?" if near else ""))
+        hint = did_you_mean(
+            key, [name for name in known if name.startswith(("model.", "data."))], "docs/search.md tells"
+        )
+        raise ValueError(f"{source}: no recipe has the key {key}; {hint}")
     if not key.startswith("model.") and key not in DATA_KEYS:
         raise ValueError(
             f"{source}: {key} cannot be searched: trials are paired on the same validation bars at the same costs, and "

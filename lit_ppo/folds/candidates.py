@@ -11,7 +11,6 @@ probability of backtest overfitting ask for.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.checkpoints import SELECTED, CheckpointStore
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.schema import REMEDY, Count, Details, Seconds, mismatch, read_json
+from lit_ppo.words import did_you_mean
 
 TRAINED = "candidate.json"
 LEAST_BLOCK = 4  # bars in a block of the cross-validation
@@ -53,7 +53,7 @@ class Trained:
     Attributes:
         number: of the candidate, from 0.
         overlay: what of the recipe it changes.
-        score: of its chosen weights on validation; nan if it is no number.
+        score: of its chosen weights on validation; may be NaN.
         timesteps: bars it visited.
         seconds: wall time of its training.
         stop_reason: why it ended.
@@ -128,11 +128,8 @@ def overlays_of(parallel_candidates: int, candidates: Sequence[Mapping[str, Any]
     known = list(hints)
     for number, overlay in enumerate(overlays):
         for name in overlay.keys() - set(known):
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"Candidate {number} sets {name!r}, which is no key of model.*"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            hint = did_you_mean(repr(name), map(repr, known))
+            raise ValueError(f"Candidate {number} sets {name!r}, which is no key of model.*; {hint}")
         for name, value in overlay.items():
             if wrong := mismatch(value, hints[name], f"candidates[{number}].{name}"):
                 raise ValueError(f"{wrong}: a value as model.{name} takes")

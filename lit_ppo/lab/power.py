@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lit_ppo.folds.loop import WalkForward
 from lit_ppo.market.costs import bar_times, fill_arrays, net_return
-from lit_ppo.oracles.informed import Informed, informed_trader, share_found, size_edge
+from lit_ppo.scoring.informed import Informed, informed_trader, share_found, size_edge
 from lit_ppo.scoring.performance import exposure, sharpe_annual
 from lit_ppo.scoring.power import share_over_seeds
 from lit_ppo.store.results import NOT_TRAINED, PRIOR_DECIDES, RunFolder, load_run

@@ -43,7 +43,7 @@ class TrainedFold:
         index: number of the fold.
         directory: of its files; `selected.ckpt` there holds the chosen weights.
         seen: bars that its training and the choice of its weights have read, prices included; never its test bars.
-        validation_score: of the chosen weights; None if it was no number.
+        validation_score: of the chosen weights; None if it was NaN.
         optimisations: by name, what the optimisations did in it.
     """
 

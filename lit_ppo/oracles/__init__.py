@@ -1,1 +1,1 @@
-"""Markets whose optimum is known: the optimum, simple rules, training on them, and the score of an agent."""
+"""Markets whose optimum is known: the optimum, and what simple rules earn there. No torch."""

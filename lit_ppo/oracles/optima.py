@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -156,36 +156,6 @@ SOLVERS: dict[str, Callable[..., Optimum]] = {
     "predictor": solve_predictor,
     "random_walk": solve_random_walk,
 }
-
-
-class QuadraticOptimum(NamedTuple):
-    """O2's best trader, x_t = hold * x_{t-1} + aim * f_t, and its average reward."""
-
-    value: float
-    hold: float
-    aim: float
-
-
-def solve_quadratic(
-    phi: float, signal_std: float, sigma: float, risk_aversion: float, impact: float
-) -> QuadraticOptimum:
-    """O2, in closed form: f' = (1 - phi) f + e; reward = x f - gamma sigma^2 x^2 / 2 - lambda sigma^2 dx^2 / 2.
-
-        a = (sqrt(gamma^2 + 4 gamma lambda) - gamma) / 2
-        x_t = (1 - a / lambda) x_{t-1} + (a / lambda) f_t / (gamma sigma^2 (1 + phi a / gamma))
-
-    Source: Garleanu and Pedersen 2013, "Dynamic Trading with Predictable Returns and Transaction Costs", without
-    discounting.
-    """
-    a = (math.sqrt(risk_aversion**2 + 4 * risk_aversion * impact) - risk_aversion) / 2
-    hold = 1 - a / impact
-    aim = a / impact / (risk_aversion * sigma**2 * (1 + phi * a / risk_aversion))
-    keep = 1 - phi
-    covariance = aim * signal_std**2 / (1 - hold * keep)  # E[x_t f_t]
-    variance = (2 * hold * aim * keep * covariance + aim**2 * signal_std**2) / (1 - hold**2)  # E[x_t^2]
-    change = 2 * variance - 2 * (hold * variance + aim * keep * covariance)  # E[(x_t - x_{t-1})^2]
-    value = covariance - sigma**2 / 2 * (risk_aversion * variance + impact * change)
-    return QuadraticOptimum(value, hold, aim)
 
 
 def belief_log_odds(returns: ArrayLike, q: float, mu: float, dof: float | None = None) -> FloatArray:

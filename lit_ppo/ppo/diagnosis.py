@@ -1,4 +1,4 @@
-"""What a training leaves when a loss or gradient is no number: everything to look at it, or to compute it again.
+"""What a training leaves when a loss or gradient is not finite: everything to look at it, or to compute it again.
 
     diagnosis/diagnosis.json       the error, where it happened, settings, versions, range of every tensor
     diagnosis/tensors.safetensors  the minibatch and the weights, as they were before the update that was refused

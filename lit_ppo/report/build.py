@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_ppo import __version__
 from lit_ppo.folds.optimisation_summary import Summary
 from lit_ppo.report import captions, plotly_figures, tables
 from lit_ppo.report.analysis import Analysis, analyse
@@ -28,6 +27,7 @@ from lit_ppo.scoring.replay import fold_starts
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import shown_path
 from lit_ppo.store.schema import read_json
+from lit_ppo.version import __version__
 from lit_ppo.words import plural
 
 SECTIONS = (

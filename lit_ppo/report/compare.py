@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import number, render, signed, tint
 from lit_ppo.report.tables import Cell, Row, between, without_directories
@@ -34,6 +33,7 @@ from lit_ppo.scoring.significance import (
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import shown_path
 from lit_ppo.store.results import Run, load_run
+from lit_ppo.version import __version__
 
 Floats = NDArray[np.float64]
 WIDTH, LEAST_WIDTH = 80, 8  # columns of a terminal's table, and of what a column's name is folded to

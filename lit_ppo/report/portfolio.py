@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.analysis import trials_seen
 from lit_ppo.report.compare import text_table
@@ -27,6 +26,7 @@ from lit_ppo.store.atomic import atomic_write, refuse_link
 from lit_ppo.store.files import json_bytes
 from lit_ppo.store.results import load_run
 from lit_ppo.store.schema import Count, read_json
+from lit_ppo.version import __version__
 from lit_ppo.words import plural
 
 FILE_NAME = "portfolio.json"

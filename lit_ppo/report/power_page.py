@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lit_ppo import __version__
 from lit_ppo.report.page import render
 from lit_ppo.report.plotly_figures import Figure
 from lit_ppo.report.tables import Cell, Row, without_directories
 from lit_ppo.scoring.power import curves, half_found
+from lit_ppo.version import __version__
 
 COLOURS = ("agent", "hold", "cross", "oracle", "short", "previous", "validation", "test")
 

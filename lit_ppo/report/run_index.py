@@ -18,7 +18,6 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.analysis import trials_of
 from lit_ppo.report.compare import WIDTH, halves, printable, text_table
@@ -30,6 +29,7 @@ from lit_ppo.store.files import json_bytes
 from lit_ppo.store.looks import Look, bars_of, looks, test_range
 from lit_ppo.store.results import Run, load_run, run_records
 from lit_ppo.store.schema import Count, Seconds, read_json
+from lit_ppo.version import __version__
 from lit_ppo.words import plural
 
 FILE_NAME = "runs.json"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lit_ppo import __version__
 from lit_ppo.report import plotly_figures
 from lit_ppo.report.page import render
 from lit_ppo.report.plotly_figures import Figure
 from lit_ppo.report.tables import Cell, Row
+from lit_ppo.version import __version__
 from lit_ppo.words import plural
 
 ENDS = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed"}

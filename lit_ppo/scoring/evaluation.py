@@ -126,12 +126,6 @@ def _booked(
     return Evaluation(indices, ledger.position, ledger, metrics, score, probability.double().cpu().numpy())
 
 
-@torch.no_grad()
-def decision_table(policy: MarketPolicy, market: MarketTensors) -> Tensor:
-    """[D, P] int64: the position that the policy takes next on each decision bar, for every held position."""
-    return _votes(policy, market).argmax(-1)
-
-
 def _votes(policy: MarketPolicy, market: MarketTensors) -> Tensor:
     """[D, P, P] votes on each decision bar: row = held position, column = next one."""
     committee = Committee(policy)

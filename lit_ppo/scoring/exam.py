@@ -9,8 +9,8 @@ import numpy as np
 
 from lit_ppo.market.stretches import Exam
 from lit_ppo.nets.policy import MarketPolicy
-from lit_ppo.oracles.informed import informed_trader
 from lit_ppo.scoring.evaluation import evaluate
+from lit_ppo.scoring.informed import informed_trader
 
 
 @dataclass(frozen=True)

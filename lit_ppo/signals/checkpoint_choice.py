@@ -1,4 +1,4 @@
-"""Which trained policy a command means: a run folder, one fold's folder or one checkpoint file."""
+"""The checkpoint to load: of a run's folder, of one fold's folder, or a checkpoint file itself."""
 
 from __future__ import annotations
 

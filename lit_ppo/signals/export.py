@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from lit_ppo import __version__
 from lit_ppo.class_paths import take_allowed_modules
 from lit_ppo.nets.encoder import Encoder
 from lit_ppo.nets.policy import MarketPolicy
@@ -31,6 +30,7 @@ from lit_ppo.signals.decisions import Decision, DecisionStep
 from lit_ppo.signals.live import MakeFeed, warn_of_other_code
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes, shown_path
+from lit_ppo.version import __version__
 
 FORMAT = 1
 OPSET = 17

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lit_ppo import __version__
+from lit_ppo.version import __version__
 
 # Those whose version can change a result or its meaning.
 PACKAGES = (

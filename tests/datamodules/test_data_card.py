@@ -1,4 +1,4 @@
-"""The data card tells what was read and decided, and `describe` never fails with a traceback."""
+"""The data card tells what was read and decided, and `lit-ppo data` never fails with a traceback."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ import json
 
 import pytest
 
-from datamodules.bars.data_card import describe
 from datamodules.bars.read import read_bars
+from lit_ppo.cli import main
+
+
+@pytest.fixture
+def data(capsys):
+    """What `lit-ppo data` says of a file, on either stream, and its exit code."""
+
+    def run(*arguments):
+        code = main(["data", *map(str, arguments)])
+        said = capsys.readouterr()
+        return said.out + said.err, code
+
+    return run
 
 
 @pytest.fixture
@@ -18,8 +30,8 @@ def path(bar_frame, tmp_path):
     return path
 
 
-def test_the_card_names_everything_that_was_decided(path):
-    text, code = describe(path)
+def test_the_card_names_everything_that_was_decided(path, data):
+    text, code = data(path)
     assert code == 0
     for part in (
         hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -56,14 +68,14 @@ def _median(path) -> float:
     return float(read_bars(path).frame["spread"].median())
 
 
-def test_names_of_the_file_cannot_steer_a_terminal(bar_frame, tmp_path):
+def test_names_of_the_file_cannot_steer_a_terminal(bar_frame, tmp_path, data):
     path = tmp_path / "\x1b]0;owned\x07\nbars.csv"
     frame = bar_frame().rename(columns={"volume": "Volume\x1b[31m"}).rename(columns={"Volume\x1b[31m": "vo\x1blume"})
     frame.to_csv(path, index=False)
-    good, code = describe(path)
+    good, code = data(path)
     assert code == 0
     path.write_text("time;\x1b[31mopen;high;low;cl\x1bose;a\n2020-01-01;1;1;1;1;1\n")
-    bad, code = describe(path)
+    bad, code = data(path)
     assert code == 2
     for text in (good, bad):
         assert "\x1b" not in text
@@ -71,26 +83,24 @@ def test_names_of_the_file_cannot_steer_a_terminal(bar_frame, tmp_path):
         assert r"\x1b" in text
 
 
-def test_an_unusable_file_is_described_with_all_problems_and_exit_code_two(path):
+def test_an_unusable_file_is_refused_with_all_problems_and_exit_code_two(path, data):
     lines = path.read_text().splitlines()
     lines[4] = lines[4].replace(",", ",x", 1)
     lines[9] = lines[9] + ",1"
     path.write_text("\n".join(lines) + "\n")
-    text, code = describe(path)
+    text, code = data(path)
     assert code == 2
-    assert text.splitlines()[0] == f"{path} cannot be used: 2 problems"
-    assert "detected: encoding: utf-8" in text
-    assert "- line 5: open is 'x" in text
-    assert "- line 10: 8 fields instead of 7" in text
+    assert f"{path}: line 5: open is 'x" in text
+    assert f"{path}: line 10: 8 fields instead of 7" in text
 
 
-def test_describe_passes_the_options_of_the_reader_on(path):
-    text, code = describe(path, point=0.01, timezone="Asia/Tokyo")
+def test_the_flags_of_the_reader_are_obeyed(path, data):
+    text, code = data(path, "--point=0.01", "--timezone=Asia/Tokyo")
     assert code == 0
     assert "0.01 (given)" in text
     assert "time zone    Asia/Tokyo" in text
-    assert describe(path, timezone="nowhere") == (
-        f"{path} cannot be used: 1 problem\n- 'nowhere' is no time zone. "
-        "Give an IANA name (Europe/Berlin, EST), +02:00, or America/New_York+7.",
+    assert data(path, "--timezone=nowhere") == (
+        f"lit-ppo data: {path}: 'nowhere' is no time zone. "
+        "Give an IANA name (Europe/Berlin, EST), +02:00, or America/New_York+7.\n",
         2,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import subprocess
 import sys
@@ -59,6 +60,12 @@ def test_the_package_offers_every_callback_and_nothing_that_is_not_there():
     for name in lit_ppo.__all__:
         assert getattr(lit_ppo, name) is not None
     assert lit_ppo.ValidationSelection is callbacks.ValidationSelection
+
+
+def test_the_module_shows_the_arguments_of_its_recipe():
+    own, recipe = (inspect.signature(kind).parameters for kind in (lit_ppo.LitPPO, lit_ppo.Recipe))
+    assert list(own) == ["seed", *recipe]
+    assert all(own[name].default == recipe[name].default for name in recipe)
 
 
 def test_lightning_is_as_quiet_in_python_as_on_the_command_line(tmp_path, caplog, monkeypatch):

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
-from lit_ppo.scoring.evaluation import decision_table, evaluate, evaluate_bar_by_bar
+from lit_ppo.scoring.evaluation import _votes, evaluate, evaluate_bar_by_bar
 from lit_ppo.seeding import make_generator
 from tests.lit_ppo.markets import market_tensors
 
 ACCOUNT = ("position", "unrealised", "holding_time")
+
+
+def decision_table(policy, market):
+    """[D, P] the position taken next on each decision bar, for every held position."""
+    with torch.no_grad():
+        return _votes(policy, market).argmax(-1)
 
 
 def lively(policy):

@@ -13,7 +13,7 @@ from datamodules.bars.read import read_bars
 from datamodules.planted import Edge, plant
 from lit_ppo.market.books import account
 from lit_ppo.market.costs import Costs, fill_arrays
-from lit_ppo.oracles.informed import hysteresis, informed_trader, share_found, size_edge
+from lit_ppo.scoring.informed import hysteresis, informed_trader, share_found, size_edge
 
 YEAR = 23_500.0
 

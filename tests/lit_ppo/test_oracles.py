@@ -8,6 +8,7 @@ import pytest
 
 from datamodules.synthetic import MAIN_PARAMETERS, Kind, SyntheticMarket
 from lit_ppo.oracles import optima, rules
+from tests.lit_ppo import known_rules
 
 GRID_ERROR = 3e-5  # of the published table
 
@@ -43,12 +44,12 @@ def test_predictor_values_agree_with_the_table(rho, beta, cost, optimum, sign, m
     assert optima.solve_predictor(rho, beta, cost).value == pytest.approx(optimum, abs=tolerance)
     assert rules.predictor_rule_value(rho, beta, cost) == pytest.approx(sign, abs=1e-4)
     assert rules.predictor_rule_value(rho, beta, cost, threshold=cost) == pytest.approx(myopic, abs=2e-4)
-    assert rules.predictor_no_cost_value(rho, beta) == pytest.approx(free, abs=1e-5)
+    assert known_rules.predictor_no_cost_value(rho, beta) == pytest.approx(free, abs=1e-5)
 
 
 @pytest.mark.parametrize(("rho", "beta", "cost"), [row[:3] for row in PREDICTORS])
 def test_the_programme_finds_the_best_band_that_the_integral_equation_finds(rho, beta, cost):
-    optimum, band = optima.solve_predictor(rho, beta, cost), rules.best_predictor_rule(rho, beta, cost)
+    optimum, band = optima.solve_predictor(rho, beta, cost), known_rules.best_predictor_rule(rho, beta, cost)
     assert optimum.value == pytest.approx(band.value, abs=2e-6)
     np.testing.assert_allclose(optimum.borders[0], band.threshold, atol=5e-5)  # held -1: when to buy
     np.testing.assert_allclose(optimum.borders[2], -band.threshold, atol=5e-5)
@@ -67,7 +68,7 @@ def test_a_sign_rule_is_a_band_of_width_zero():
 
 
 def test_the_quadratic_optimum_is_the_closed_form_of_the_table():
-    optimum = optima.solve_quadratic(phi=0.1, signal_std=0.1, sigma=1, risk_aversion=1, impact=10)
+    optimum = known_rules.solve_quadratic(phi=0.1, signal_std=0.1, sigma=1, risk_aversion=1, impact=10)
     assert optimum.value == pytest.approx(0.00309924, abs=1e-8)
     assert optimum.hold == pytest.approx(0.729844, abs=1e-6)
     assert optimum.aim == pytest.approx(0.212695, abs=1e-6)
@@ -84,7 +85,7 @@ def test_no_other_linear_rule_beats_the_quadratic_optimum():
         risk, moves = weights @ correlation @ weights, change @ correlation @ change
         return weights @ correlation[0] - sigma**2 / 2 * (gamma * risk + impact * moves)
 
-    best = optima.solve_quadratic(phi, std, sigma, gamma, impact)
+    best = known_rules.solve_quadratic(phi, std, sigma, gamma, impact)
     assert value(best.hold, best.aim) == pytest.approx(best.value, rel=1e-9)
     for dh, da in product((-0.02, 0.0, 0.02), repeat=2):
         assert value(best.hold + dh, best.aim + da) <= best.value + 1e-15
@@ -109,8 +110,8 @@ def test_the_hard_regime_has_the_value_that_the_docs_state():
 
 def test_knowing_the_regime_is_worth_its_mean_less_the_switches():
     # The table's .1953 and .4716 are simulated; these are exact.
-    assert rules.known_regime_value(**REGIME_MAIN) == pytest.approx(0.1953, abs=1.5e-3)
-    assert rules.known_regime_value(0.02, 0.5, 0.2) == pytest.approx(0.4716, abs=1.5e-3)
+    assert known_rules.known_regime_value(**REGIME_MAIN) == pytest.approx(0.1953, abs=1.5e-3)
+    assert known_rules.known_regime_value(0.02, 0.5, 0.2) == pytest.approx(0.4716, abs=1.5e-3)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_no_other_belief_thresholds_beat_the_best_policy_on_the_same_bars():
     draw, optimum, earned = simulate(400_000, seed=5, **REGIME_MAIN)
     beliefs = optimum.states(draw.returns)
     for threshold in (0.0, 0.2, 0.6, 1.0):
-        other = optima.rewards(rules.hysteresis(beliefs, threshold), draw.returns, 0.1)
+        other = optima.rewards(known_rules.hysteresis(beliefs, threshold), draw.returns, 0.1)
         assert other.mean() < earned.mean() + optima.standard_error(other - earned)
 
 
@@ -235,7 +236,11 @@ def test_the_optimum_lies_between_no_memory_and_being_told_the_regime(seed):
     q, mu, cost = 10 ** draws.uniform(-3, -0.5), 10 ** draws.uniform(-1.5, 0), 10 ** draws.uniform(-2, 0)
     noise, dof = [("normal", None), ("student_t", float(draws.uniform(2.5, 8)))][seed % 2]
     value = optima.solve_regime(q, mu, cost, noise, dof).value
-    assert rules.best_memoryless(q, mu, cost, dof).value - 1e-6 <= value <= rules.known_regime_value(q, mu, cost) + 1e-6
+    assert (
+        rules.best_memoryless(q, mu, cost, dof).value - 1e-6
+        <= value
+        <= known_rules.known_regime_value(q, mu, cost) + 1e-6
+    )
 
 
 def test_a_market_without_a_signal_is_worth_nothing():
@@ -246,22 +251,22 @@ def test_a_market_without_a_signal_is_worth_nothing():
 
 def test_without_cost_the_best_is_to_follow_the_sign():
     optimum = optima.solve_predictor(rho=0.9, beta=0.1, cost=0.0)
-    assert optimum.value == pytest.approx(rules.predictor_no_cost_value(0.9, 0.1), abs=1e-5)
+    assert optimum.value == pytest.approx(known_rules.predictor_no_cost_value(0.9, 0.1), abs=1e-5)
     np.testing.assert_allclose(optimum.borders, 0, atol=1e-6)
 
 
 def test_an_average_of_returns_comes_close_to_the_belief():
     draw, _, earned = simulate(400_000, seed=5, **REGIME_MAIN)
-    best = rules.best_ewma(draw.returns, 0.1, decays=[0.94, 0.955, 0.965], thresholds=[0.4, 0.5, 0.6])
+    best = known_rules.best_ewma(draw.returns, 0.1, decays=[0.94, 0.955, 0.965], thresholds=[0.4, 0.5, 0.6])
     assert 0.97 < best.value / earned.mean() < 1.002
-    average = rules.moving_average(draw.returns, best.decay)
-    again = optima.rewards(rules.hysteresis(average, best.threshold), draw.returns, 0.1).mean()
+    average = known_rules.moving_average(draw.returns, best.decay)
+    again = optima.rewards(known_rules.hysteresis(average, best.threshold), draw.returns, 0.1).mean()
     assert again == pytest.approx(best.value)
 
 
 def test_a_rule_without_memory_earns_its_exact_value():
     draw = SyntheticMarket(num_bars=400_000, seed=9, **REGIME_MAIN).draw()
-    earned = optima.rewards(rules.hysteresis(draw.returns, 1.9), draw.returns, 0.1)
+    earned = optima.rewards(known_rules.hysteresis(draw.returns, 1.9), draw.returns, 0.1)
     assert abs(earned.mean() - rules.memoryless_value(**REGIME_MAIN, threshold=1.9)) < 3 * optima.standard_error(earned)
 
 
