@@ -42,16 +42,6 @@ class PolicyState(NamedTuple):
         """Return the state of some sequences."""
         return self.map(lambda tensor: tensor[:, sequences])
 
-    @staticmethod
-    def join(states: Sequence[PolicyState]) -> PolicyState:
-        """Put the sequences of several states side by side."""
-
-        def joined(parts: Sequence[EncoderState]) -> EncoderState:
-            return state_like(parts[0], (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)))
-
-        critics = [state.critic for state in states if state.critic is not None]
-        return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
-
 
 class Seen(NamedTuple):
     """What a policy sees of S sequences of T steps.
@@ -90,6 +80,19 @@ def select_sequences(parts: Any, sequences: Tensor) -> Any:
         return part.select(sequences)
 
     return parts._make(map(selected, parts))
+
+
+def join_sequences(several: Sequence[Any]) -> Any:
+    """Put side by side what `select_sequences` took apart."""
+
+    def joined(parts: Sequence[Any]) -> Any:
+        if parts[0] is None:
+            return None
+        if isinstance(parts[0], Tensor):
+            return torch.cat(tuple(parts), 1)
+        return join_sequences(parts)
+
+    return several[0]._make(map(joined, zip(*several, strict=True)))
 
 
 class Encoded(NamedTuple):
