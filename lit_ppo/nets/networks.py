@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lit_ppo.nets.encoder import Encoder, EncoderName, EncoderState, state_like
 from lit_ppo.nets.gru import GRU
 from lit_ppo.nets.initialisation import InitScheme
-from lit_ppo.nets.kernels.activations import ACTIVATIONS
-from lit_ppo.nets.lstm import LSTM, Memoryless
+from lit_ppo.nets.kernels.activations import ACTIVATIONS, Tanh
+from lit_ppo.nets.lstm import LSTM, Memoryless, fused_on_cpu
 
 # (num_inputs, hidden_size, num_layers, generator) -> encoder
 ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], Encoder[Any]]] = {
@@ -20,6 +20,8 @@ ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], En
     "gru": GRU,
     "memoryless": Memoryless,
 }
+
+WIDEST_VECTOR = 16  # lanes of any processor's
 
 
 class PolicyState(NamedTuple):
@@ -222,7 +224,18 @@ class PositionHead(nn.Module):
     def forward(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
         """[..., H] -> [..., P, outputs] for all held positions, or [..., outputs] for the given `held` [...]."""
         market = self.market(hidden)
+        if held is None and self.account is None and self._fused(market):
+            from lit_ppo.nets.kernels.position_head import every_position  # numba is optional
+
+            (output,) = self.output
+            assert isinstance(output, nn.Linear)
+            return every_position(market, self.position, output.weight, output.bias)
         inner = market.unsqueeze(-2) + self.position if held is None else market + self.position[held]
         if self.account is not None and account is not None:
             inner = inner + self.account(account)
         return self.output(self.activation(inner))
+
+    def _fused(self, market: Tensor) -> bool:
+        """Whether the kernel for one hidden layer of tanh serves, which gives the same but for rounding."""
+        plain = len(self.output) > 1 or not isinstance(self.activation, Tanh) or torch.jit.is_tracing()
+        return not plain and market.shape[-1] % WIDEST_VECTOR == 0 and fused_on_cpu(market, self.position)
