@@ -23,7 +23,7 @@ from benchmarks.oracles import CONTROL_SUFFIX, ROWS
 ROOT = Path(__file__).parents[1]
 NAMES = ("oracles", "ablation", "vs_peers", "walk_forward", "long_evaluation", "scaling", "gpu", "memory_proofs")
 NAMES += ("popgym", "prior", "planted", "optimisations_regime", "optimisations_regime_results")
-NAMES += ("optimisations_file", "null_searches", "workers")
+NAMES += ("optimisations_file", "null_searches", "workers", "pretraining")
 HEADLINES = {  # rows of the README's table: markets of `oracles`, and how rows of `speed_rows` begin
     "quality": ("o3",),
     "speed": ("first user's recipe", "one LSTM of 256", "whole walk-forward"),
@@ -117,6 +117,7 @@ def speed_rows(results: dict[str, dict[str, Any]]) -> list[Row]:
         *fold_rows(results["walk_forward"], peers.get("original", {}).get("summary")),
         evaluation_row(results["long_evaluation"]),
         *scaling_rows(results["scaling"]),
+        *pretraining_rows(results["pretraining"]),
         *gpu_rows(results["gpu"]),
     ]
     return rows
@@ -231,6 +232,40 @@ def gpu_rows(record: dict[str, Any]) -> list[Row]:
     best = max(record["rows"], key=lambda row: row["steps_per_s"])
     measured = f"{best['steps_per_s']:,.0f} steps/s at {percent(best['share_of_matmul_peak'], 0)} of {record['card']}"
     return [[what, target, measured, verdict(best["steps_per_s"] >= 3e6)]]
+
+
+def pretraining_rows(record: dict[str, Any]) -> list[Row]:
+    """Bars per second count where nobody else was busy; CPU seconds, and ratios of them, elsewhere too."""
+    share = [
+        "pretraining (LSTM 64, markets, features and contexts included): a core's share of its sgemm rate",
+        ">= 60 %",
+    ]
+    rate = ["the same on two threads", ">= 120,000 bars/s on two idle cores"]
+    two, ranks = ["two threads against one, wall time", ">= 1.8x"], ["two ranks against one, bars/s", ">= 1.8x"]
+    plain = ["against the same learner in plain torch (nn.LSTM), CPU time, one thread", "shown"]
+    if not record:
+        return [[*row, UNMEASURED, ""] for row in (share, rate, two, ranks, plain)]
+    idle = record["load_average"] < 0.5
+    told = "" if idle else f"; load {record['load_average']} of others meanwhile"
+    by_name, by_ranks = record["candidates"], record["ranks"]
+    bars, cpu = (by_name["two threads"][key] for key in ("bars_per_s", "cpu_s_a_million_bars"))
+    of_ranks = by_ranks["2"]["bars_per_s"] / by_ranks["1"]["bars_per_s"]
+    of_what = f"{record['sgemm_gflops_a_cpu_second']['median']:.0f} GFLOP a CPU second"
+    return [
+        [
+            *share,
+            f"{percent(record['share_of_sgemm'], 0)} of {of_what}, {record['kflop_per_bar']} kFLOP a bar",
+            verdict(record["share_of_sgemm"] >= 0.6),
+        ],
+        [*rate, f"{bars:,.0f} bars/s, {cpu:.1f} CPU s a million{told}", verdict(bars >= 120_000) if idle else ""],
+        [
+            *two,
+            f"{times(record['one_wall_over_two'])}{told}",
+            verdict(record["one_wall_over_two"]["median"] >= 1.8) if idle else "",
+        ],
+        [*ranks, f"{of_ranks:.2f}x{told}", verdict(of_ranks >= 1.8) if idle else ""],
+        [*plain, times(record["plain_cpu_over_ours"]), ""],
+    ]
 
 
 # Many runs

@@ -10,8 +10,11 @@ used to make this, to choose its numbers, or to train on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -120,7 +123,7 @@ class PriorMarket:
         cost: of changing the position by one, fraction of notional.
         sigma: volatility of each bar known before it, of the noise alone.
         moves: what bar t's return is on average, given all that was drawn for it, in sigma; the rest is noise.
-        forecast: what can be known at the close of bar t of the move of bar t + 1, in sigma; the last one 0.
+        known: what can be known of each move before its bar, in sigma, edge by edge; called where it takes a filter.
         hurdle: charge per bar held, volatilities.
         edges: what there is to find.
     """
@@ -131,26 +134,39 @@ class PriorMarket:
     cost: FloatArray
     sigma: FloatArray
     moves: FloatArray
-    forecast: FloatArray
+    known: tuple[FloatArray | Callable[[], FloatArray], ...]
     hurdle: float
     edges: tuple[Edge, ...]
 
-    def features(self) -> NDArray[np.float32]:
-        """[N, F] float32: the core features and the hurdle."""
-        core = core_features(self.log_return, self.seconds, self.bar_seconds, self.cost)
-        column = np.full((len(core), 1), hurdle_feature(self.hurdle), dtype=np.float32)
-        return np.concatenate([core, column], axis=1)
+    @cached_property
+    def forecast(self) -> FloatArray:
+        """What can be known at the close of bar t of the move of bar t + 1, in sigma; the last one 0."""
+        known = np.zeros(len(self.moves))
+        for part in self.known:
+            known += part() if callable(part) else part
+        return np.append(known[1:], 0.0)
+
+    def features(self, wanted: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """[N, F] float32: the core features and the hurdle; of rows that are not `wanted` [N], anything."""
+        features = core_features(self.log_return, self.seconds, self.bar_seconds, self.cost, wanted, room=1)
+        features[slice(None) if wanted is None else wanted, -1] = hurdle_feature(self.hurdle)
+        return features
 
 
 def draw_market(prior: Prior, seed: int, index: int) -> PriorMarket:
     """Market `index` of `seed`."""
-    g = np.random.default_rng(derive_seed(seed, index, "market"))
-    length = int(_log_uniform(g, prior.bars))
+    g, length = _begin(prior, seed, index)
     bar_seconds = int(g.choice(np.asarray(prior.bar_seconds)))
     seconds = _calendar(g, length, bar_seconds)
     edges = draw_edges(prior, g)
     hurdle, cost = _log_uniform(g, prior.hurdle), _log_uniform(g, prior.cost)
     return make_market(prior, g, seconds, bar_seconds, edges, cost, hurdle)
+
+
+def _begin(prior: Prior, seed: int, index: int) -> tuple[np.random.Generator, int]:
+    """The generator of a market, and its first draw: the market's length."""
+    g = np.random.default_rng(derive_seed(seed, index, "market"))
+    return g, int(_log_uniform(g, prior.bars))
 
 
 def draw_edges(prior: Prior, g: np.random.Generator) -> tuple[Edge, ...]:
@@ -194,7 +210,8 @@ def make_market(
     sigma[:2] = sigma[2]
     still = noise / sigma
     length = len(noise)
-    moves, known = np.zeros(length), np.zeros(length)
+    moves = np.zeros(length)
+    known: list[FloatArray | Callable[[], FloatArray]] = []
     trends: list[tuple[FloatArray, float]] = []
     for edge in edges:
         gate = _gate(g, length) if edge.switches else np.ones(length)
@@ -213,14 +230,15 @@ def make_market(
             signs = np.where(g.random(length) < flip, -1.0, 1.0)
             hidden = edge.size * g.choice([-1.0, 1.0]) * np.multiply.accumulate(signs)
             moves += gate * hidden
-            known += gate * regime_mean(still + hidden, edge.size, flip)
+            known.append(partial(_believed, gate, still + hidden, edge.size, flip))
             continue
         moves += gate * move
-        known += gate * move
+        known.append(gate * move)
     for scale, bars in trends:
         added = np.empty(length)
         _follow(still, moves, scale, bars, added)
-        moves, known = moves + added, known + added
+        moves = moves + added
+        known.append(added)
     rate = cost * float(np.median(sigma)) * np.exp(0.2 * g.standard_normal(length))
     return PriorMarket(
         log_return=noise + sigma * moves,
@@ -229,13 +247,17 @@ def make_market(
         cost=rate,
         sigma=sigma,
         moves=moves,
-        forecast=np.append(known[1:], 0.0),
+        known=tuple(known),
         hurdle=hurdle,
         edges=edges,
     )
 
 
-@numba.njit(cache=True)
+def _believed(gate: FloatArray, seen: FloatArray, size: float, flip: float) -> FloatArray:
+    return gate * regime_mean(seen, size, flip)
+
+
+@numba.njit(cache=True, nogil=True)
 def _follow(still, moves, scale, bars, added):  # type: ignore[no-untyped-def]
     """Moves that follow (or fade) the average of what the market shows, these moves included."""
     rate = 1.0 / bars
@@ -308,22 +330,31 @@ class _Drawn:
     carry: float
 
     @classmethod
-    def of(cls, market: PriorMarket) -> _Drawn:
+    def of(cls, market: PriorMarket, wanted: NDArray[np.bool_]) -> _Drawn:
         sigma = core_volatility(market.log_return)
         sigma = np.append(sigma[1:], sigma[-1])
         mean = np.append((market.moves * market.sigma)[1:], 0.0) / np.maximum(sigma, 1e-12)
         return cls(
-            market.features(),
+            market.features(wanted),
             UNIT * np.clip(mean, -1.0, 1.0),
             UNIT * np.minimum(market.cost / np.maximum(sigma, 1e-12), 5.0),
             UNIT * market.hurdle,
         )
 
 
+class _Plan(NamedTuple):
+    """What one iteration reads: bars of context, and market and first decision of each stretch."""
+
+    burn_in: int
+    markets: list[int]
+    starts: list[int]
+
+
 class PriorStream:
     """Stretches of markets of the prior, other ones in every iteration: a `lit_ppo.market.stretches.MarketStream`.
 
-    A ring of the newest `ring` markets is kept; every iteration draws `fresh` new ones in the place of the oldest.
+    A ring of the newest `ring` markets is kept; every iteration draws `fresh` new ones in the place of the oldest, on
+    torch's threads. Features are found for the rows that some iteration will read, for those are known in advance.
 
     Args:
         prior: the distribution.
@@ -349,7 +380,10 @@ class PriorStream:
         self.prior, self.seed, self.size, self.fresh = prior, seed, ring, fresh
         self.contexts, self.weights = tuple(contexts), np.asarray(context_weights) / sum(context_weights)
         self.device = torch.device(device)
+        self._shape = (0, 0)  # sequences and steps of what follows
         self._ring: dict[int, _Drawn] = {}
+        self._plans: dict[int, _Plan] = {}
+        self._lengths: dict[int, int] = {}
 
     def of_rank(self, rank: int) -> PriorStream:
         if rank == 0:
@@ -362,30 +396,65 @@ class PriorStream:
             return self
         return PriorStream(self.prior, self.seed, self.size, self.fresh, self.contexts, self.weights.tolist(), device)
 
-    def _market(self, index: int) -> _Drawn:
-        if index not in self._ring:
-            self._ring[index] = _Drawn.of(draw_market(self.prior, self.seed, index))
-        return self._ring[index]
+    def _length(self, index: int) -> int:
+        if index not in self._lengths:
+            self._lengths[index] = _begin(self.prior, self.seed, index)[1]
+        return self._lengths[index]
+
+    def _plan(self, iteration: int) -> _Plan:
+        """A function of (seed, iteration), and of the shape."""
+        if iteration not in self._plans:
+            num_sequences, num_steps = self._shape
+            g = np.random.default_rng(derive_seed(self.seed, iteration, "stretches"))
+            burn_in = int(self.contexts[g.choice(len(self.contexts), p=self.weights)])
+            if num_sequences <= self.size:
+                chosen = g.permutation(self.size)[:num_sequences]
+            else:
+                chosen = g.integers(self.size, size=num_sequences)
+            markets = (iteration * self.fresh + chosen).tolist()
+            lasts = [self._length(index) - START_BARS - num_steps - 1 for index in markets]
+            starts = [START_BARS + int(g.integers(max(last, 1))) for last in lasts]
+            self._plans[iteration] = _Plan(burn_in, markets, starts)
+        return self._plans[iteration]
+
+    def _draw(self, index: int) -> _Drawn:
+        """Market `index`, with the features that any iteration of its life reads."""
+        wanted = np.zeros(self._length(index), dtype=np.bool_)
+        for iteration in range(max(0, (index - self.size) // self.fresh + 1), index // self.fresh + 1):
+            plan = self._plans[iteration]
+            for market, start in zip(plan.markets, plan.starts, strict=True):
+                if market == index:
+                    wanted[max(start - plan.burn_in, 0) : start + self._shape[1] + 1] = True
+        return _Drawn.of(draw_market(self.prior, self.seed, index), wanted)
+
+    def _fill(self, iteration: int, num_sequences: int, num_steps: int) -> _Plan:
+        """Make ready what an iteration reads; returns its plan."""
+        first, last = iteration * self.fresh, iteration * self.fresh + self.size - 1
+        life = range(max(0, (first - self.size) // self.fresh + 1), last // self.fresh + 1)  # of all these markets
+        if self._shape != (num_sequences, num_steps):
+            self._shape = num_sequences, num_steps
+            self._plans.clear()
+            self._ring.clear()
+        for kept, needed in ((self._ring, range(first, last + 1)), (self._plans, life)):
+            for old in [key for key in kept if key not in needed]:
+                del kept[old]  # type: ignore[attr-defined]
+        for ahead in life:
+            self._plan(ahead)
+        self._lengths = {index: length for index, length in self._lengths.items() if index >= life[0] * self.fresh}
+        plan = self._plans[iteration]
+        missing = sorted(set(plan.markets) - set(self._ring), key=self._length, reverse=True)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the longest first, so that all end together
+            self._ring.update(zip(missing, pool.map(self._draw, missing), strict=True))
+        return plan
 
     def draw(self, iteration: int, num_sequences: int, num_steps: int) -> tuple[MarketTensors, MarketStretches]:
         """The stretches of one iteration, a function of (seed, iteration)."""
-        g = np.random.default_rng(derive_seed(self.seed, iteration, "stretches"))
-        first = iteration * self.fresh
-        for old in [index for index in self._ring if index < first]:
-            del self._ring[old]
-        burn_in = int(self.contexts[g.choice(len(self.contexts), p=self.weights)])
+        burn_in, markets, starts = self._fill(iteration, num_sequences, num_steps)
         needed = burn_in + num_steps + 1
-        chosen = (
-            first + g.permutation(self.size)[:num_sequences]
-            if num_sequences <= self.size
-            else first + g.integers(self.size, size=num_sequences)
-        )
         features = np.zeros((needed, num_sequences, len(FEATURES)), dtype=np.float32)
         columns = {name: np.zeros((num_steps, num_sequences)) for name in ("price_return", "turnover_cost", "carry")}
-        for s, index in enumerate(chosen):
-            market = self._market(int(index))
-            length = len(market.features)
-            start = START_BARS + int(g.integers(max(length - START_BARS - num_steps - 1, 1)))  # the first decision
+        for s, (index, start) in enumerate(zip(markets, starts, strict=True)):
+            market = self._ring[index]
             begin = max(start - burn_in, 0)
             seen_of_it = market.features[begin : start + num_steps + 1]
             features[needed - len(seen_of_it) :, s] = seen_of_it

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lit_ppo.nets.encoder import Encoder, EncoderName, EncoderState, state_like
 from lit_ppo.nets.gru import GRU
 from lit_ppo.nets.initialisation import InitScheme
-from lit_ppo.nets.kernels.activations import ACTIVATIONS
-from lit_ppo.nets.lstm import LSTM, Memoryless
+from lit_ppo.nets.kernels.activations import ACTIVATIONS, Tanh
+from lit_ppo.nets.lstm import LSTM, Memoryless, fused_on_cpu
 
 # (num_inputs, hidden_size, num_layers, generator) -> encoder
 ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], Encoder[Any]]] = {
@@ -20,6 +20,8 @@ ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], En
     "gru": GRU,
     "memoryless": Memoryless,
 }
+
+WIDEST_VECTOR = 16  # lanes of any processor's
 
 
 class PolicyState(NamedTuple):
@@ -41,16 +43,6 @@ class PolicyState(NamedTuple):
     def select(self, sequences: Tensor | slice) -> PolicyState:
         """Return the state of some sequences."""
         return self.map(lambda tensor: tensor[:, sequences])
-
-    @staticmethod
-    def join(states: Sequence[PolicyState]) -> PolicyState:
-        """Put the sequences of several states side by side."""
-
-        def joined(parts: Sequence[EncoderState]) -> EncoderState:
-            return state_like(parts[0], (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)))
-
-        critics = [state.critic for state in states if state.critic is not None]
-        return PolicyState(joined([state.policy for state in states]), joined(critics) if critics else None)
 
 
 class Seen(NamedTuple):
@@ -90,6 +82,19 @@ def select_sequences(parts: Any, sequences: Tensor) -> Any:
         return part.select(sequences)
 
     return parts._make(map(selected, parts))
+
+
+def join_sequences(several: Sequence[Any]) -> Any:
+    """Put side by side what `select_sequences` took apart."""
+
+    def joined(parts: Sequence[Any]) -> Any:
+        if parts[0] is None:
+            return None
+        if isinstance(parts[0], Tensor):
+            return torch.cat(tuple(parts), 1)
+        return join_sequences(parts)
+
+    return several[0]._make(map(joined, zip(*several, strict=True)))
 
 
 class Encoded(NamedTuple):
@@ -219,7 +224,18 @@ class PositionHead(nn.Module):
     def forward(self, hidden: Tensor, held: Tensor | None = None, account: Tensor | None = None) -> Tensor:
         """[..., H] -> [..., P, outputs] for all held positions, or [..., outputs] for the given `held` [...]."""
         market = self.market(hidden)
+        if held is None and self.account is None and self._fused(market):
+            from lit_ppo.nets.kernels.position_head import every_position  # numba is optional
+
+            (output,) = self.output
+            assert isinstance(output, nn.Linear)
+            return every_position(market, self.position, output.weight, output.bias)
         inner = market.unsqueeze(-2) + self.position if held is None else market + self.position[held]
         if self.account is not None and account is not None:
             inner = inner + self.account(account)
         return self.output(self.activation(inner))
+
+    def _fused(self, market: Tensor) -> bool:
+        """Whether the kernel for one hidden layer of tanh serves, which gives the same but for rounding."""
+        plain = len(self.output) > 1 or not isinstance(self.activation, Tanh) or torch.jit.is_tracing()
+        return not plain and market.shape[-1] % WIDEST_VECTOR == 0 and fused_on_cpu(market, self.position)

@@ -14,7 +14,16 @@ from torch.nn import functional
 from lit_ppo.envs.account import checked_positions
 from lit_ppo.nets.encoder import EncoderName, EncoderState
 from lit_ppo.nets.initialisation import InitScheme
-from lit_ppo.nets.networks import ActorCriticEncoder, Encoded, PolicyState, PositionHead, Seen, check_network, mlp
+from lit_ppo.nets.networks import (
+    ActorCriticEncoder,
+    Encoded,
+    PolicyState,
+    PositionHead,
+    Seen,
+    check_network,
+    join_sequences,
+    mlp,
+)
 
 FORBIDDEN = -1e9  # logit of a masked action: its probability is exactly 0, and p log p stays 0 where -inf would be NaN
 
@@ -231,7 +240,7 @@ class MarketPolicy(nn.Module):
         policy = torch.cat([memory.policy for memory in encoded], 1)
         shared = encoded[0].critic is encoded[0].policy
         critic = policy if shared else torch.cat([memory.critic for memory in encoded], 1)
-        return Encoded(policy, critic), PolicyState.join(states)
+        return Encoded(policy, critic), join_sequences(states)
 
     def _by_network(self, method: str, hidden: Tensor, held: Tensor | None, account: Tensor | None) -> Tensor:
         """Call a head of each network on its own sequences: the last axis but one of `hidden` [..., K S, H]."""

@@ -17,7 +17,7 @@ from lit_ppo.ppo.rollout import Rollout
 from lit_ppo.ppo.schedules import linear
 from lit_ppo.ppo.screening import InputScreen
 from lit_ppo.ppo.sources import Experience, Source, source_of
-from lit_ppo.ppo.threaded_loss import count_pieces, loss_in_threads, share_threads
+from lit_ppo.ppo.threaded_loss import loss_in_threads, pieces_on, share_threads
 from lit_ppo.seeding import make_generator
 from lit_ppo.timing import Stopwatch
 
@@ -192,9 +192,8 @@ class Learner:
 
     def _pieces(self, rollout: Rollout) -> int:
         """How many threads share the sequences of a minibatch, where it pays (`lit_ppo.ppo.threaded_loss`)."""
-        on_cpu = rollout.advantages.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         sequences = rollout.advantages.shape[1] // self.config.num_minibatches
-        return count_pieces(sequences) if on_cpu and self.source.shares_threads else 1
+        return pieces_on(rollout.advantages.device, sequences) if self.source.shares_threads else 1
 
     def _update(self, rollout: Rollout, apply_loss: Callable[[Tensor], None], pieces: int) -> tuple[list[PPOLoss], int]:
         losses: list[PPOLoss] = []

@@ -58,7 +58,8 @@ def ppo_loss(
         from lit_ppo.ppo.fused_objective import counterfactual_loss  # compiled at the first use
 
         given = (outputs.logits, old_log_probs, advantages, weights, outputs.values, targets, state_weights)
-        return PPOLoss(*counterfactual_loss(*given, clip_coef=clip_coef, vf_coef=vf_coef, ent_coef=ent_coef))
+        terms = counterfactual_loss(*given, clip_coef=clip_coef, vf_coef=vf_coef, ent_coef=ent_coef)
+        return PPOLoss(*terms) if pieces == 1 else PPOLoss(*(term / pieces for term in terms))
     weights = weights / (weights.sum() * pieces)
     state_weights = state_weights / (state_weights.sum() * pieces)
     entropies, log_probs = outputs.entropies, outputs.log_probs

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_ppo.envs.protocol import EpisodicEnv, VectorEnv
-from lit_ppo.market.stretches import MarketStream
+from lit_ppo.market.stretches import MarketStream, MarketStretches
 from lit_ppo.market.tensors import MarketTensors
+from lit_ppo.nets.networks import join_sequences
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.ppo.config import PPOConfig
 from lit_ppo.ppo.ranks import Ranks
@@ -25,6 +26,7 @@ from lit_ppo.ppo.rollout import (
     draw_stretches,
 )
 from lit_ppo.ppo.screening import InputScreen, keep_all_features, screen_features
+from lit_ppo.ppo.threaded_loss import in_threads, pieces_on, share_threads
 
 Experience = MarketTensors | MarketStream | VectorEnv
 
@@ -151,6 +153,8 @@ class Stream(Source):
         ValueError: settings that need a window.
     """
 
+    shares_threads = True
+
     def __init__(self, stream: MarketStream, policy: MarketPolicy, config: PPOConfig) -> None:
         unfit = config.screen_features or config.hidden_dropout or config.mirror == "auto"
         if policy.num_networks != 1 or unfit:
@@ -165,7 +169,17 @@ class Stream(Source):
     def collect(self, iteration: int, generator: torch.Generator) -> AllActionRollout:
         config = self.config
         market, stretches = self.stream.draw(iteration, config.num_envs, config.num_steps)
-        return collect_counterfactual(self.policy, market, stretches, config.gamma, config.gae_lambda)
+        pieces = pieces_on(stretches.features.device, config.num_envs)
+
+        def collect(part: MarketStretches) -> AllActionRollout:
+            return collect_counterfactual(self.policy, market, part, config.gamma, config.gae_lambda)
+
+        if pieces == 1:
+            return collect(stretches)
+        features, rows = stretches.features.chunk(pieces, 1), stretches.rows.chunk(pieces, 1)
+        parts = [stretches._replace(features=f, rows=r) for f, r in zip(features, rows, strict=True)]
+        with share_threads(pieces):
+            return join_sequences(in_threads(collect, parts))
 
     def metrics(self, rollout: Rollout) -> dict[str, float]:
         return behaviour(rollout, self.policy.positions.float())

@@ -1,4 +1,4 @@
-"""Loss and gradient of one minibatch on several threads, each with sequences of its own.
+"""Sequences on several threads, each with its own: rollouts of bars, loss and gradient of a minibatch.
 
 torch spreads single operations over its threads, and its threads wait for each other at the end of each. A recurrent
 network is a chain of small ones: at H = 256 a second core made an update 1.1 times as fast. Sequences meet nowhere
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from lit_ppo.ppo.losses import PPOLoss
 from lit_ppo.ppo.rollout import Rollout
 
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 LEAST_SEQUENCES = 4  # of one thread: fewer make its matrix products thin
 
 
@@ -26,6 +29,12 @@ def count_pieces(num_sequences: int) -> int:
     """Pieces of equal size that a minibatch of so many sequences is best cut into for torch's threads."""
     most = min(torch.get_num_threads(), num_sequences // LEAST_SEQUENCES)
     return max((pieces for pieces in range(1, most + 1) if num_sequences % pieces == 0), default=1)
+
+
+def pieces_on(device: torch.device, num_sequences: int) -> int:
+    """`count_pieces` on a CPU, 1 elsewhere; and under autocast, which is of one thread."""
+    plain = device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return count_pieces(num_sequences) if plain else 1
 
 
 @contextmanager
@@ -41,6 +50,28 @@ def share_threads(pieces: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """The results for each part, in their order: the first one on this thread, each other on one of its own.
+
+    Within `share_threads`, whose share of torch's threads each of them gets.
+    """
+    threads = torch.get_num_threads()
+
+    def run(part: Part) -> Result:
+        torch.set_num_threads(threads)  # of the thread that runs this
+        return function(part)
+
+    futures = [_pool().submit(run, part) for part in parts[1:]]
+    try:
+        results = [function(parts[0])]
+    finally:
+        outcomes = [future.exception() for future in futures]  # waits, so that no thread outlives the call
+    for error in outcomes:
+        if error is not None:
+            raise error
+    return results + [future.result() for future in futures]
 
 
 def loss_in_threads(
@@ -66,23 +97,13 @@ class _LossInThreads(torch.autograd.Function):
     def forward(ctx, loss_of, minibatch, pieces, *parameters):
         """Return the five terms of `PPOLoss`."""
         parts = [minibatch.select(part) for part in torch.arange(minibatch.advantages.shape[1]).chunk(pieces)]
-        threads = torch.get_num_threads()
 
         def evaluate(part: Rollout) -> tuple[PPOLoss, tuple[Tensor | None, ...]]:
-            torch.set_num_threads(threads)  # of the thread that runs this
             with torch.enable_grad():
                 loss = loss_of(part)
                 return loss, torch.autograd.grad(loss.total, parameters, allow_unused=True)
 
-        futures = [_pool().submit(evaluate, part) for part in parts[1:]]
-        try:
-            results = [evaluate(parts[0])]
-        finally:
-            outcomes = [future.exception() for future in futures]  # waits, so that no thread outlives the call
-        for error in outcomes:
-            if error is not None:
-                raise error
-        results += [future.result() for future in futures]
+        results = in_threads(evaluate, parts)
         ctx.gradients = [_sum(gradients) for gradients in zip(*(found for _, found in results), strict=True)]
         terms = [
             torch.stack([term.detach() for term in of_pieces]).sum()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_ppo.nets.committee import Committee
 from lit_ppo.nets.encoder import Encoder, EncoderState, state_like
-from lit_ppo.nets.networks import PolicyState
+from lit_ppo.nets.networks import PolicyState, join_sequences
 from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
 from lit_ppo.recipe import Policy
 
@@ -77,7 +77,7 @@ class DecisionStep(nn.Module):
             memories.append(memory[0])
             after.append(PolicyState(state_after))
         votes = self.committee.votes_from(held, torch.cat(memories), account)
-        return votes, PolicyState.join(after).policy
+        return votes, join_sequences(after).policy
 
     def _of_observation(
         self, policy: ObservationPolicy, features: Tensor, held: Tensor, account: Tensor | None, state: EncoderState

@@ -49,6 +49,14 @@ def test_a_hole_in_the_future_is_not_known_either(returns):
     np.testing.assert_array_equal(features_of(returns)[:701], features_of(other)[:701])
 
 
+def test_rows_that_are_wanted_are_those_of_the_whole(returns):
+    wanted = np.random.default_rng(0).random(BARS) < 0.3
+    seconds, cost = 345_600 + np.arange(BARS) * 900, np.full(BARS, 1e-4)
+    some = core.core_features(returns, seconds, 900, cost, wanted, room=2)
+    assert some.shape == (BARS, len(core.NAMES) + 2)
+    np.testing.assert_array_equal(some[wanted, :-2], features_of(returns)[wanted])
+
+
 def test_a_mirrored_market_turns_odd_features_round_and_leaves_even_ones(returns):
     straight, turned = features_of(returns), features_of(-returns)
     np.testing.assert_allclose(turned, straight * np.array(core.PARITY), atol=2e-4)

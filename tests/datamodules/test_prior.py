@@ -102,6 +102,17 @@ def test_an_iteration_of_a_stream_does_not_depend_on_the_ones_before():
     torch.testing.assert_close(market.price_return, again.price_return, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(4, 32), (6, 32), (4, 48), (9, 16)])
+def test_the_order_and_the_shape_of_earlier_draws_do_not_matter(shape):
+    """Features are found for the rows that will be read: other stretches, or an earlier iteration, read others."""
+    used, fresh = stream(), stream()
+    for iteration in (7, 2, 3):
+        used.draw(iteration, 4, 32)
+    for iteration in (3, 1):
+        (_, stretches), (_, same) = used.draw(iteration, *shape), fresh.draw(iteration, *shape)
+        torch.testing.assert_close(stretches.features, same.features, rtol=0, atol=0)
+
+
 def test_stretches_hold_bars_of_the_ring_and_earn_the_mean_of_the_coming_bar():
     source = stream()
     market, stretches = source.draw(2, 5, 24)
