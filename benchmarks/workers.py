@@ -7,8 +7,8 @@ Runs in this process, with one worker and with N take turns, each a `lit-ppo wal
 
     seconds, cpu_s              the whole command, start of Python, of Ray and the report included; CPU of all processes
     ready_s                     what lit-ppo says it waited for workers
-    fold_seconds, fold_cpu_s    a fold, from the line of the first one to the line of the last one, of all but the N that
-                                were under way at once before that first line: no start, no report
+    fold_seconds, fold_cpu_s    a fold, from the line of the first one to the line of the last one, of all but the N
+                                that were under way before that first line: no start, no report
     others                      CPU that other processes of the machine used meanwhile, in cores
 
 A ratio of wall seconds counts only if out_of_sample.csv is the same in all runs, and if others used next to nothing:
