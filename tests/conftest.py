@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import pytest
+
+# Before Lightning is imported: each `Trainer` asks for the entry points of all packages, a file or two each.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 BAR_FILES = Path(os.environ.get("LIT_PPO_BAR_FILES") or Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
 
