@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything loads OpenMP: the tests run side by side, and threads of tiny networks wait for each other by
@@ -20,6 +20,15 @@ import pytest
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 BAR_FILES = Path(os.environ.get("LIT_PPO_BAR_FILES") or Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Intervals of tests' runs and pages by 200 bootstrap draws in place of 2,000; tests of intervals say their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("scoring.significance", "report.compare"):
+            patch.setattr(f"lit_ppo.{module}.draws_for", lambda net_returns: 200)
+        yield
 
 
 @pytest.fixture(scope="session")

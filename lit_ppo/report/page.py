@@ -81,15 +81,19 @@ def render(template: str, *, figures: dict[str, Any], **context: Any) -> str:
     """
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly, plotly_script, reserved_styles = _plotly() if figures else ("", "", ())  # nothing to draw: 2 MB less
-    return _environment().get_template(template).render(
-        policy=policy([plotly_script, script], [style]),
-        style=Markup(style),
-        script=Markup(script),
-        plotly=plotly,
-        reserved_styles=reserved_styles,
-        figures=figures,
-        packed_figures=packed(json.dumps(figures, allow_nan=False, separators=(",", ":"), ensure_ascii=False)),
-        **context,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy([plotly_script, script], [style]),
+            style=Markup(style),
+            script=Markup(script),
+            plotly=plotly,
+            reserved_styles=reserved_styles,
+            figures=figures,
+            packed_figures=packed(json.dumps(figures, allow_nan=False, separators=(",", ":"), ensure_ascii=False)),
+            **context,
+        )
     )
 
 
