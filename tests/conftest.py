@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything loads OpenMP: the tests run side by side, and threads of tiny networks wait for each other by
@@ -14,7 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+# Before Lightning is imported: each `Trainer` asks for the entry points of all packages, a file or two each.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
 BAR_FILES = Path(os.environ.get("LIT_PPO_BAR_FILES") or Path(__file__).parents[1] / ".." / "shared" / "data").resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Intervals of tests' runs and pages by 200 bootstrap draws in place of 2,000; tests of intervals say their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("scoring.significance", "report.compare"):
+            patch.setattr(f"lit_ppo.{module}.draws_for", lambda net_returns: 200)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -75,8 +76,12 @@ class Optimum:
         return grid[scan(step, self.states(observed), float(flat)).astype(np.int64)]
 
 
+@cache
 def solve(kind: str, **parameters: Any) -> Optimum:
-    """Solve the market of one kind; `parameters` are those of `SyntheticMarket.parameters`."""
+    """Solve the market of one kind; `parameters` are those of `SyntheticMarket.parameters`.
+
+    A market is solved once in a process: the runs of `--seeds` share one.
+    """
     if kind not in SOLVERS:
         raise ValueError(f"there is an oracle for {', '.join(SOLVERS)}; asked for {kind!r}")
     return SOLVERS[kind](**parameters)

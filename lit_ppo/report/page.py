@@ -61,6 +61,16 @@ def _plotly() -> tuple[str, str, tuple[str, ...]]:
     return packed(script), script, tuple(re.findall(r'getElementById\("([0-9a-f]{64})"\)', script))
 
 
+@cache
+def _environment() -> jinja2.Environment:
+    """Templates, compiled once for all pages of a process."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "signed": signed, "tint": tint}
+    return environment
+
+
 def render(template: str, *, figures: dict[str, Any], **context: Any) -> str:
     """Fill a template of `templates/` and return the whole page.
 
@@ -69,21 +79,21 @@ def render(template: str, *, figures: dict[str, Any], **context: Any) -> str:
         figures: charts by name, see `plotly_figures`; the page's script draws each into `#chart-NAME`.
         context: what else the template names.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"number": number, "signed": signed, "tint": tint}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly, plotly_script, reserved_styles = _plotly() if figures else ("", "", ())  # nothing to draw: 2 MB less
-    return environment.get_template(template).render(
-        policy=policy([plotly_script, script], [style]),
-        style=Markup(style),
-        script=Markup(script),
-        plotly=plotly,
-        reserved_styles=reserved_styles,
-        figures=figures,
-        packed_figures=packed(json.dumps(figures, allow_nan=False, separators=(",", ":"), ensure_ascii=False)),
-        **context,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy([plotly_script, script], [style]),
+            style=Markup(style),
+            script=Markup(script),
+            plotly=plotly,
+            reserved_styles=reserved_styles,
+            figures=figures,
+            packed_figures=packed(json.dumps(figures, allow_nan=False, separators=(",", ":"), ensure_ascii=False)),
+            **context,
+        )
     )
 
 

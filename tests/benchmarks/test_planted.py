@@ -6,8 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from benchmarks.planted import Cell, Ground, Window, cells_of, line
 from datamodules.synthetic import SyntheticMarket
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def asked(**changes) -> argparse.Namespace:
@@ -31,7 +35,12 @@ def test_a_cell_goes_over_every_fold_of_the_file(tmp_path):
     market = SyntheticMarket(kind="random_walk", num_bars=1100, seed=3, scale=1e-3, cost=0.05)
     path = tmp_path / "bars.csv"
     market.write(path)
-    ground = Ground.of(path, Window(400, 100, 200, 256), "scratch", 0.2)
+    recipe = yaml.safe_load((CONFIGS / "scratch.yaml").read_text(encoding="utf-8"))
+    recipe["model"] = {"num_envs": 4, "num_steps": 16, "burn_in": 4, "hidden_size": 4, "total_timesteps": 256}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    window = Window(400, 100, 200, 256)
+    assert window.flags("scratch") == [*window.flags("small"), "--model.total_timesteps=256"]
+    ground = Ground.of(path, window, str(tmp_path / "small.yaml"), 0.2)
     cell = Cell("bars.csv", "momentum", 400, 0, size=0.2)
     found = ground.run(cell)
     assert found["folds"] == len(ground.subject.data.folds) == found["test_bars"] / 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,25 @@ def run(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="module")
+def runs_made() -> dict[str, Path]:
+    """By the arguments of `WarmStart`: a run, which tests only read."""
+    return {}
+
+
+@pytest.fixture
+def finished(run, runs_made, tmp_path_factory):
+    """Return a function like `run`, for runs that nothing interferes with: each is made once."""
+
+    def call(warm_start: dict[str, Any] | None) -> Path:
+        if (made := repr(warm_start)) not in runs_made:
+            runs_made[made] = tmp_path_factory.mktemp("made") / "7"
+            shutil.copytree(run("finished", warm_start), runs_made[made])
+        return runs_made[made]
+
+    return call
+
+
 def chosen(folder: Path, fold: int) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / f"fold_{fold:03d}/selected.ckpt")["state_dict"]
 
@@ -102,8 +122,8 @@ def test_a_source_that_is_not_done_is_refused():
         WarmStart(source=-1)
 
 
-def test_the_prices_of_the_last_reward_count_as_seen_and_test_bars_do_not(run):
-    folder = run("warm", {})
+def test_the_prices_of_the_last_reward_count_as_seen_and_test_bars_do_not(finished):
+    folder = finished({})
     folds = load_run(folder).folds
     for record in folds:
         assert record.details["seen"] == [max(record.bars["train"][0] - 20, 24), record.bars["validation"][1] + 2]
@@ -116,7 +136,8 @@ def test_the_prices_of_the_last_reward_count_as_seen_and_test_bars_do_not(run):
     ]
 
 
-def test_training_begins_with_the_chosen_weights_and_deleting_the_entry_begins_anew(run, monkeypatch):
+def test_training_begins_with_the_chosen_weights_and_deleting_the_entry_begins_anew(run, finished, monkeypatch):
+    warm = finished({})
     begun: list[dict[str, torch.Tensor]] = []
     original = LitPPO.on_train_start
 
@@ -125,18 +146,20 @@ def test_training_begins_with_the_chosen_weights_and_deleting_the_entry_begins_a
         original(self)
 
     monkeypatch.setattr(LitPPO, "on_train_start", spy)
-    warm, cold = run("warm", {}), run("cold", None)
-    assert equal(begun[2], chosen(warm, 0))
-    assert not equal(begun[4 + 2], chosen(cold, 0))
+    cold = run("cold", None, "--data.fold_limit", "3")
+    again = run("warm", {}, "--data.fold_limit", "3")
+    assert not equal(begun[2], chosen(cold, 0))
+    assert equal(begun[3 + 2], chosen(warm, 0))
     for fold in (0, 1):
         assert equal(chosen(warm, fold), chosen(cold, fold))
+    assert equal(chosen(warm, 2), chosen(again, 2))
     assert not equal(chosen(warm, 2), chosen(cold, 2))
     assert "warm_start" not in load_run(cold).folds[2].details
 
 
 @pytest.mark.slow
-def test_optimizer_and_normaliser_come_along_by_choice(run):
-    plain = run("plain", {})
+def test_optimizer_and_normaliser_come_along_by_choice(run, finished):
+    plain = finished({})
     moments, scaled = run("moments", {"optimizer": True}), run("scaled", {"normaliser": True})
     assert not (plain / "fold_000/warm_start.ckpt").exists()
     assert CheckpointStore(moments / "fold_000").load("warm_start.ckpt")["optimizer"]["state"]
@@ -156,9 +179,9 @@ def test_optimizer_and_normaliser_come_along_by_choice(run):
 
 
 @pytest.mark.parametrize("where", ["training", "before test"])
-def test_killed_and_resumed_equals_uninterrupted(run, monkeypatch, where):
+def test_killed_and_resumed_equals_uninterrupted(run, finished, monkeypatch, where):
     arguments = {"optimizer": True, "normaliser": True}
-    whole = run("whole", arguments)
+    whole = finished(arguments)
     owner, name = (LitPPO, "training_step") if where == "training" else (walk_forward.WalkForward, "_write_test")
     original = getattr(owner, name)
 

@@ -20,7 +20,7 @@ from lit_ppo.store.results import load_run
 CONFIG = """
 seed_everything: 7
 model: {num_envs: 8, num_steps: 32, burn_in: 4, hidden_size: 4, total_timesteps: 2048, hold_bias: 0.0, gamma: 0.9,
-  screen_features: false}
+  update_epochs: 1, screen_features: false}
 data:
   path: market.csv
   features: [{name: log_return}, {column: signal, parity: -1}]

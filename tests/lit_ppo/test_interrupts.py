@@ -17,6 +17,17 @@ from lit_ppo.store.checkpoints import load_checkpoint
 from lit_ppo.store.results import load_run
 from tests.lit_ppo.test_walk_forward import CONFIG, bytes_of, final_weights
 
+SELDOM = CONFIG.replace("every_n_iterations: 1", "every_seconds: 1000")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Folder of an uninterrupted run."""
+    home = tmp_path_factory.mktemp("whole")
+    (home / "config.yaml").write_text(SELDOM)
+    assert main(["walk-forward", "--config", str(home / "config.yaml"), "--results", str(home)]) == 0
+    return home / "7"
+
 
 @pytest.fixture(autouse=True)
 def handlers():
@@ -56,12 +67,11 @@ def signalled(monkeypatch):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_leaves_with_its_exit_code_and_the_resume_equals_the_uninterrupted_run(
-    tmp_path, monkeypatch, signalled, capsys, number, code
+    tmp_path, monkeypatch, signalled, whole, capsys, number, code
 ):
     monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text(CONFIG.replace("every_n_iterations: 1", "every_seconds: 1000"))
+    Path("config.yaml").write_text(SELDOM)
     command = ["walk-forward", "--config", "config.yaml"]
-    assert main([*command, "--results", "whole"]) == 0
     with monkeypatch.context():
         signalled(number)
         assert main([*command, "--results", "cut"]) == code
@@ -73,8 +83,8 @@ def test_a_signal_saves_leaves_with_its_exit_code_and_the_resume_equals_the_unin
     assert [fold.status for fold in run.folds] == ["done", "running"]
     assert load_checkpoint("cut/7/fold_001")["lit_ppo"]["iteration"] == 2  # saved by the signal: no save was due
     assert main([*command, "--results", "cut", "--resume"]) == 0
-    assert bytes_of(Path("whole/7")) == bytes_of(Path("cut/7"))
-    for one, other in zip(final_weights(Path("whole/7")), final_weights(Path("cut/7")), strict=True):
+    assert bytes_of(whole) == bytes_of(Path("cut/7"))
+    for one, other in zip(final_weights(whole), final_weights(Path("cut/7")), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,22 @@ CHANGES: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained_before(tmp_path_factory) -> Callable[..., LitPPO]:
+    """Return a function like `fitted` for trainings that tests only compare with: each is done once.
+
+    `by` names what the callbacks are, where there are some.
+    """
+    made: dict[str, LitPPO] = {}
+
+    def get(callbacks: Sequence[pl.Callback] = (), *, by: str = "", **recipe: Any) -> LitPPO:
+        if (name := f"{by} {recipe}") not in made:
+            made[name] = fitted(tmp_path_factory.mktemp("before"), callbacks, **recipe)
+        return made[name]
+
+    return get
+
+
 def outcome(module: LitPPO) -> list[float]:
     """A fingerprint of the weights that also works across shapes."""
     return [float(value.double().abs().sum()) for value in weights(module).values()]
@@ -134,12 +151,12 @@ def outcome(module: LitPPO) -> list[float]:
 
 # `start` needs the core features: test_prior_weights.py
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe) if field.name != "start"])
-def test_every_option_changes_the_result(tmp_path, name):
+def test_every_option_changes_the_result(tmp_path, trained_before, name):
     value = CHANGES[name]
     changed = value if isinstance(value, dict) else {name: value}
     # An iteration's advantages may clip nothing yet, and options of the encoder need an encoder on both sides.
     base = {"episode_bars": ENCODER, "mirror": {"mirror": True}}.get(name, {})
-    assert outcome(fitted(tmp_path, **base)) != outcome(fitted(tmp_path, **changed))
+    assert outcome(trained_before(**base)) != outcome(fitted(tmp_path, **changed))
 
 
 def test_the_seed_changes_the_result_and_the_same_seed_does_not(tmp_path):
@@ -165,15 +182,16 @@ def everything() -> list[pl.Callback]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("iteration", [1, 3])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind, iteration):
-    whole = fitted(tmp_path / "whole", everything(), **KINDS[kind])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, trained_before, kind, iteration):
+    whole = trained_before(everything(), by="everything", **KINDS[kind])
+    there = Path(whole.trainer.default_root_dir)
     with pytest.raises(KeyError):
         fitted(tmp_path / "cut", [*everything(), Stop(iteration)], **KINDS[kind])
     resumed = fitted(tmp_path / "cut", everything(), ckpt_path=tmp_path / "cut", **KINDS[kind])
     assert same(weights(whole), weights(resumed))
     assert whole.notes.selection == resumed.notes.selection
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
-    states = [load_checkpoint(tmp_path / name) for name in ("whole", "cut")]
+    assert (there / "metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    states = [load_checkpoint(folder) for folder in (there, tmp_path / "cut")]
     for key in ("optimizer_states", "learner", "callbacks", "loops"):
         assert_equal(states[0][key], states[1][key])
 
@@ -229,8 +247,8 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("item", ITEMS)
-def test_a_resume_without_one_item_of_its_state_is_seen_to_differ(tmp_path, item):
-    whole = fitted(tmp_path / "whole", **ENCODER)
+def test_a_resume_without_one_item_of_its_state_is_seen_to_differ(tmp_path, trained_before, item):
+    whole = trained_before(**ENCODER)
     with pytest.raises(KeyError):
         fitted(tmp_path / "cut", [TrainingCheckpoint(None, 1), Stop(2)], **ENCODER)
     state = load_checkpoint(tmp_path / "cut")

@@ -12,6 +12,7 @@ from lit_ppo.cli import main
 LIVELY = {"kind": "regime", "q": 0.05, "mu": 0.8, "cost": 0.02}
 TRAINING = (
     "--model.num_envs 16 --model.num_steps 32 --model.total_timesteps 10000 --model.hold_bias 0.5 --seed 7 "
+    "--model.num_networks 2 "
     "--model.screen_features false --data.train_size 800 --data.validation_size 100 --data.test_size 100 "
     "--data.step_size 100 --data.fold_limit 2 --data.warmup_bars 30 --data.cache false --trainer.accelerator cpu "
     "--trainer.logger false"

@@ -102,7 +102,7 @@ def test_onnx_gives_the_same_actions_and_logits_from_raw_features(case):
     session = onnxruntime.InferenceSession(
         to_onnx(graph, len(account_features) - 1), providers=["CPUExecutionProvider"]
     )
-    raw = market_tensors(num_bars=600, warmup=40)
+    raw = market_tensors(num_bars=400, warmup=40)
     mean, std = (torch.tensor(SCALER[name], dtype=torch.float64) for name in ("mean", "std"))
     raw = dataclasses.replace(raw, features=(raw.features.double() * std + mean).float())
     scaled = ((raw.features.double() - mean) / std).clamp(-10, 10).float()

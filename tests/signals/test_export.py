@@ -111,7 +111,7 @@ def test_policy_json_says_what_the_graph_takes_and_where_it_comes_from(run_folde
         == policy["inputs"]["hidden"]["shape"][1]
     )
     assert len(network["screen_gain"]) == len(network["mirror_sign"]) == 5
-    assert len(network["hold_bias"]) == 3
+    assert len(network["hold_bias"]) == network["num_networks"] == 2
     assert str(run_folder) not in (exported / "policy.json").read_text()
 
 

@@ -375,6 +375,7 @@ def test_a_policy_that_sees_its_account_goes_on_with_it(new_bars, tmp_path, monk
     arguments = (
         f"fit --model.account_at {account_at} --model.estimator sampled --model.num_envs 4 --model.num_steps 32 "
         f"--model.account_features {json.dumps(seen, separators=(',', ':'))} --model.hidden_size 8 "
+        "--model.num_networks 1 "
         f"--model.total_timesteps 128 --data.fill {fill} --data.cache false --trainer.accelerator cpu "
         f"--trainer.logger false --data.path {tmp_path / 'train.csv'} --trainer.default_root_dir {tmp_path / 'fit'}"
     ).split()
