@@ -1,4 +1,4 @@
-"""Training on a CUDA card: steps per second by batch size, and the share of the card's matmul peak.
+"""Training on a CUDA card: steps per second by batch size, share of matmul peak; pretraining of the prior.
 
     python -m benchmarks.gpu               # writes benchmarks/results/gpu.json
 
@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.common import RESULTS, provenance, write
 from benchmarks.lit_ppo_peer import weights_multiplied
+from benchmarks.pretraining import make_learner
 from datamodules.oracle_bars import train_fold
 from datamodules.synthetic import SyntheticMarket
 from lit_ppo.market.tensors import MarketTensors
@@ -40,29 +41,40 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = MATRIX, 
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def measure(market: MarketTensors, num_envs: int, hidden_size: int) -> dict[str, Any]:
-    """Default recipe at LSTM `hidden_size`, 4 epochs, `num_envs` sequences."""
+def steps_per_second(
+    learner: Learner, device: torch.device, iterations: int = ITERATIONS, warmup: int = WARMUP
+) -> float:
+    """Rate of whole PPO iterations, once what is compiled or chosen at the first ones is."""
+    for _ in range(warmup):
+        learner.iterate()
+    finish(device)
+    started = time.perf_counter()
+    for _ in range(iterations):
+        learner.iterate()
+    finish(device)
+    return iterations * learner.config.steps_per_iteration / (time.perf_counter() - started)
+
+
+def finish(device: torch.device) -> None:
+    """Wait for the card."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(market: MarketTensors, num_envs: int, hidden_size: int, **rounds: int) -> dict[str, Any]:
+    """Default recipe at LSTM `hidden_size`, 4 epochs, `num_envs` sequences; `rounds` as in `steps_per_second`."""
     device = market.features.device
     recipe = Recipe(num_envs=num_envs, hidden_size=hidden_size, update_epochs=4, total_timesteps=10**12)
     policy = build_policy(recipe, policy_inputs(market), seed=0).to(device)
     learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0)  # type: ignore[arg-type]
     learner.attach(market)
-    for _ in range(WARMUP):
-        learner.iterate()
-    torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(ITERATIONS):
-        learner.iterate()
-    torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    steps = ITERATIONS * recipe.steps_per_iteration
-    flop = (2 + 6 * recipe.update_epochs) * weights_multiplied(policy) * steps
+    rate = steps_per_second(learner, device, **rounds)
     return {
         "num_envs": num_envs,
         "hidden_size": hidden_size,
-        "steps_per_s": steps / seconds,
-        "tflops": flop / seconds / 1e12,
-        "memory_mb": torch.cuda.max_memory_allocated(device) / 2**20,
+        "steps_per_s": rate,
+        "tflops": (2 + 6 * recipe.update_epochs) * weights_multiplied(policy) * rate / 1e12,
+        "memory_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
     }
 
 
@@ -84,7 +96,10 @@ def main() -> None:
         rows[-1]["share_of_matmul_peak"] = rows[-1]["tflops"] / peaks["torch.float32"]
         print(rows[-1], flush=True)
     card = {"card": torch.cuda.get_device_name(device), "matmul_tflops": peaks}
-    write(arguments.out, {"what": "training on one card", **card, "rows": rows, **provenance()})
+    pretraining = {"bars_per_s": steps_per_second(make_learner(device="cuda"), device)}
+    print(f"pretraining: {pretraining}", flush=True)
+    record = {"what": "training on one card", **card, "rows": rows, "pretraining": pretraining}
+    write(arguments.out, {**record, **provenance()})
 
 
 if __name__ == "__main__":

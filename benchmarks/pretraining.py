@@ -40,11 +40,11 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def make_learner(plain: bool = False, rank: int = 0, world_size: int = 1) -> Learner:
-    """A training as `lit-ppo pretrain --config prior` begins it."""
-    recipe = Recipe(**yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"])
-    stream = PriorStream(Prior(), 1)
-    policy = build_policy(recipe, policy_inputs(stream), seed=0)
+def make_learner(plain: bool = False, rank: int = 0, world_size: int = 1, device: str = "cpu", **other: Any) -> Learner:
+    """A training as `lit-ppo pretrain --config prior` begins it; `other` settings of the model."""
+    recipe = Recipe(**yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"] | other)
+    stream = PriorStream(Prior(), 1, device=device)
+    policy = build_policy(recipe, policy_inputs(stream), seed=0).to(device)
     if plain:
         policy.networks[0].encoder.policy.implementation = "library"
     learner = Learner(policy, build_optimizer(policy, recipe), recipe, seed=0, rank=rank, world_size=world_size)
