@@ -18,6 +18,7 @@ import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -46,6 +47,14 @@ class Scores(BaseCallback):
             point = {"timesteps": self.num_timesteps, "cpu_s": round(cpu_s, 1), "score": round(score, 4)}
             self.points.append(point)
             self.returns = []
+
+
+class Columns(FlattenExtractor):
+    """sb3's default; a MultiDiscrete space has a width of NumPy's int64 there, which no LSTM takes."""
+
+    def __init__(self, observation_space: gymnasium.Space) -> None:
+        super().__init__(observation_space)
+        self._features_dim = int(self._features_dim)
 
 
 def make(task: str) -> gymnasium.Env:
@@ -78,6 +87,7 @@ def main() -> None:
             "shared_lstm": recipe["shared_encoder"],
             "enable_critic_lstm": not recipe["shared_encoder"],
             "net_arch": {"pi": recipe["policy_layers"], "vf": recipe["value_layers"]},
+            "features_extractor_class": Columns,
             "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[recipe["activation"]],
         },
         seed=wanted["seed"],
