@@ -162,21 +162,22 @@ def setting_rows(summary: dict[str, Any] | None) -> list[Row]:
 def fold_rows(walk_forward: dict[str, Any], original: dict[str, Any] | None) -> list[Row]:
     runs = walk_forward.get("runs", {})
     rows: list[Row] = []
-    default = runs.get("default")
+    trained = runs.get("scratch")
     fold = "one fold: 100,000 timesteps, validations, test"
-    if default is None:
+    if trained is None:
         rows.append([fold, "<= 3 s", UNMEASURED, ""])
     else:
-        seconds = default["fold_s"]
+        seconds = trained["fold_s"]
         rows.append([fold, "<= 3 s", span(seconds, "s"), verdict(seconds["median"] <= 3)])
         theirs = (original or {}).get("peers_steps_per_s", {}).get("sb3-contrib")
         if theirs:
             ratio = 100_000 / theirs["median"] / seconds["median"]
             what = "the same against the first user's recipe under sb3-contrib, training alone"
             rows.append([what, ">= 1,000x", f"{ratio:,.0f}x", verdict(ratio >= 1000)])
-    for name, target in (("default", 360), ("aggressive", 120)):
+    recipes = {"zero_shot": (20, "nothing trained"), "scratch": (360, "trained"), "aggressive": (120, "aggressive")}
+    for name, (target, how) in recipes.items():
         run = runs.get(name)
-        what = "whole walk-forward of the 57,072-bar file" + ("" if name == "default" else f", profile {name}")
+        what = f"whole walk-forward of the 57,072-bar file, {how}"
         if run is None:
             rows.append([what, f"<= {target} s", UNMEASURED, ""])
         else:

@@ -1,12 +1,13 @@
 """How long one fold of 100,000 timesteps takes, evaluation included, and the whole walk-forward of a bar file.
 
-    python -m benchmarks.walk_forward --data bars.csv             # all folds of configs/scratch.yaml
-    python -m benchmarks.walk_forward --data bars.csv --profiles aggressive
+    python -m benchmarks.walk_forward --data bars.csv             # all folds, every recipe of RECIPES
+    python -m benchmarks.walk_forward --data bars.csv --recipes zero_shot
     python -m benchmarks.walk_forward --data bars.csv --folds 5   # a look
 
 The command is the user's own, `lit-ppo walk-forward`, in its own process; the seconds of a fold are those of its ledger
 (data, fit, validation, test, checkpoint), the total is the wall time of the command, report included. A fold is
-compared with the first user's recipe by the ratio of benchmarks/results/vs_peers.json, if that is there.
+compared with the first user's recipe by the ratio of benchmarks/results/vs_peers.json, if that is there. The screen of
+the features is off: in most folds of real bars no feature passes it, and such a fold trains nothing.
 """
 
 from __future__ import annotations
@@ -31,15 +32,19 @@ from lit_ppo.scoring.significance import draws_for, sharpe_interval
 from lit_ppo.store.results import load_run
 
 ROOT = Path(__file__).parents[1]
+TRAINED = ["--config", "scratch", "--model.screen_features", "false"]
+RECIPES = {
+    "zero_shot": ["--config", "zero_shot"],
+    "scratch": TRAINED,
+    "aggressive": [*TRAINED[:2], "--config", "configs/profiles/aggressive.yaml", *TRAINED[2:]],
+}
 DEFAULT_FILE = ROOT / ".." / "shared" / "data" / "XAUUSDm_15min_exness_2022-11_2025-05.csv.gz"
 
 
-def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
+def run(data: Path, recipe: list[str], folds: int | None) -> dict[str, Any]:
     """One walk-forward in a process of its own."""
     with tempfile.TemporaryDirectory() as results:
-        command = [sys.executable, "-m", "lit_ppo", "walk-forward", "--config", "configs/scratch.yaml"]
-        for overlay in overlays:
-            command += ["--config", f"configs/profiles/{overlay}.yaml"]
+        command = [sys.executable, "-m", "lit_ppo", "walk-forward", *recipe]
         command += ["--data.path", str(data), "--results", results, "--data.cache", "false"]
         if folds is not None:
             command += ["--data.fold_limit", str(folds)]
@@ -54,7 +59,7 @@ def run(data: Path, overlays: list[str], folds: int | None) -> dict[str, Any]:
     of_folds = [sum(record["seconds"].values()) for record in records]
     stages = sorted({stage for record in records for stage in record["seconds"]})
     return {
-        "overlays": overlays,
+        "arguments": recipe,
         "folds": len(records),
         "total_s": round(seconds, 1),
         "fold_s": {"median": statistics.median(of_folds), "min": min(of_folds), "max": max(of_folds)},
@@ -92,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="bar file; default: the first user's, where it is at hand")
     parser.add_argument("--folds", type=int, default=None, help="only the first so many")
-    parser.add_argument("--profiles", nargs="*", default=["", "aggressive"], help="overlays, one run each; '' is none")
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES), help="one run each")
     parser.add_argument("--out", type=Path, default=RESULTS / "walk_forward.json")
     arguments = parser.parse_args()
     data = arguments.data or DEFAULT_FILE
@@ -100,10 +105,10 @@ def main() -> None:
         print(f"left out: there is no bar file {data}; name one with --data")
         return
     record = read(arguments.out) or {"what": "lit-ppo walk-forward, wall time"}
-    for profile in arguments.profiles:
-        result = run(data.resolve(), [profile] if profile else [], arguments.folds)
-        print(profile or "configs/scratch.yaml", result, flush=True)
-        record.setdefault("runs", {})[profile or "default"] = result
+    for name in arguments.recipes:
+        result = run(data.resolve(), RECIPES[name], arguments.folds)
+        print(name, result, flush=True)
+        record.setdefault("runs", {})[name] = result
         record |= {"file": data.name, **provenance()}
         write(arguments.out, record)
 
