@@ -26,8 +26,8 @@ MAX_BARS = 100_000  # the newest bars of a longer window decide: enough to see a
 VOLATILITY_BARS = 100.0
 LARGEST_MOVE = 5.0  # volatilities
 DRIFT = "drift"  # what the constant is called among the evidence of a side
-STRETCHES = 20  # of the train bars, whose means tell a drift from trends and regimes, which last for bars
-DRIFT_NEEDS = 2.86  # standard errors: what Student's t of 20 means passes with 1 % probability
+STRETCHES = 8  # of the train bars, whose means tell a drift from trends and regimes, which last for bars
+DRIFT_NEEDS = 3.5  # standard errors: what Student's t of 8 means passes with 1 % probability
 
 
 class InputScreen(NamedTuple):
@@ -78,7 +78,7 @@ class InputScreen(NamedTuple):
 
 
 def mirror_line(record: Mapping[str, Any]) -> str:
-    """An `InputScreen.mirror_record` in words: `not mirrored (drift 4.1, needs 2.6)`; "" where it is mirrored."""
+    """An `InputScreen.mirror_record` in words: `not mirrored (drift 4.1, needs 3.5)`; "" where it is mirrored."""
     if record["mirrored"]:
         return ""
     score, needed = record["score"], record["threshold"]
