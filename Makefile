@@ -58,6 +58,9 @@ bench: $(STAMP)
 	$(if $(DATA),$(BIN)/python -m benchmarks.optimisations --data "$(DATA)")
 	$(BIN)/python -m benchmarks.prior
 	$(BIN)/python -m benchmarks.planted
+	$(BIN)/python -m benchmarks.pretraining
+	$(BIN)/python -m benchmarks.null_searches
+	$(BIN)/python -m benchmarks.workers $(if $(DATA),--config scratch --data.path "$(DATA)" --data.fold_limit 24 --model.screen_features false,--config quickstart)
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.tables
 

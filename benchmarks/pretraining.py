@@ -29,7 +29,7 @@ from datamodules.prior import FEATURES, Prior, PriorStream
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
 
-CONFIG = Path("configs/prior.yaml")
+CONFIG = Path(__file__).parents[1] / "configs/prior.yaml"
 CANDIDATES = {"one thread": (1, False), "two threads": (2, False), "plain, one thread": (1, True)}
 
 

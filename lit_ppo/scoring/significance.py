@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from arch.bootstrap import StationaryBootstrap
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft, stats
+from scipy import fft, integrate, stats
 from scipy.cluster import hierarchy
 
 from lit_ppo.scoring.performance import sharpe_per_bar
 
 Floats = NDArray[np.float64]
+Convention = Literal["2012", "2025"]
 
 EULER_GAMMA = 0.5772156649015329
 
@@ -60,30 +61,36 @@ def probabilistic_sharpe(
     count: int,
     skew: float = 0.0,
     kurtosis: float = 3.0,
+    convention: Convention = "2012",
 ) -> float:
     """Probability that the true Sharpe ratio is above `benchmark`, given the one seen (PSR).
 
-        PSR = Phi[(SR - SR*) sqrt(n - 1) / sqrt(1 - skew SR + (kurtosis - 1) / 4 SR^2)]
+        2012:  PSR = Phi[(SR - SR*) sqrt(n - 1) / sqrt(1 - skew SR + (kurtosis - 1) / 4 SR^2)]
+        2025:  PSR = Phi[(SR - SR*) sqrt(n) / sqrt(1 - skew SR* + (kurtosis - 1) / 4 SR*^2)]
 
-    This is the convention of 2012. Lopez de Prado, Lipton & Zoonekynd 2025, "How to Use the Sharpe Ratio", take the
-    variance at SR* and n bars instead, which differs much for skewed returns (0.987 in place of 0.913 for one fund).
+    The second takes the variance under the hypothesis that is tested. The two differ much for skewed returns (0.913
+    and 0.987 for one fund), so a figure is quoted with its convention; lit-ppo reports 2012.
 
     Args:
         sharpe, benchmark: SR and SR*, per bar.
         count: n, bars.
 
-    Source: Bailey & Lopez de Prado 2012, "The Sharpe Ratio Efficient Frontier".
+    Source: Bailey & Lopez de Prado 2012, "The Sharpe Ratio Efficient Frontier"; Lopez de Prado, Lipton & Zoonekynd
+    2025, "How to Use the Sharpe Ratio".
     """
-    deviation = math.sqrt(_sharpe_variance(sharpe, skew, kurtosis) / (count - 1))
+    if convention == "2012":
+        deviation = math.sqrt(_sharpe_variance(sharpe, skew, kurtosis) / (count - 1))
+    else:
+        deviation = math.sqrt(_sharpe_variance(benchmark, skew, kurtosis) / count)
     return float(stats.norm.cdf((sharpe - benchmark) / deviation))
 
 
-def expected_max_normal(trials: int) -> float:
+def expected_max_normal(trials: int, exact: bool = False) -> float:
     """Expected largest of N independent standard normal numbers; 0 for one.
 
         (1 - gamma) Phi^-1(1 - 1/N) + gamma Phi^-1(1 - 1/(N e)),   gamma = 0.5772...
 
-    is the usual approximation (within 0.04 from N = 10 on).
+    is the usual approximation (within 0.04 from N = 10 on); `exact` integrates instead.
 
     Raises:
         ValueError: fewer than one trial.
@@ -94,6 +101,10 @@ def expected_max_normal(trials: int) -> float:
         raise ValueError(f"The number of trials counts every configuration that was looked at, so >= 1; got {trials}")
     if trials == 1:
         return 0.0
+    if exact:
+        norm = stats.norm
+        density = lambda x: x * trials * math.exp(norm.logpdf(x) + (trials - 1) * norm.logcdf(x))  # noqa: E731
+        return float(integrate.quad(density, -10.0, 10.0 + math.log(trials), limit=200)[0])
     first, second = stats.norm.ppf([1.0 - 1.0 / trials, 1.0 - 1.0 / (trials * math.e)])
     return float((1.0 - EULER_GAMMA) * first + EULER_GAMMA * second)
 
@@ -124,17 +135,21 @@ def minimum_track_record(
     skew: float = 0.0,
     kurtosis: float = 3.0,
     alpha: float = 0.05,
+    convention: Convention = "2012",
 ) -> float:
     """Bars needed before PSR reaches 1 - alpha if the same Sharpe ratio goes on (MinTRL); inf if it is not above SR*.
 
-        1 + [1 - skew SR + (kurtosis - 1) / 4 SR^2] (Phi^-1(1 - alpha) / (SR - SR*))^2
+        2012:  1 + [1 - skew SR + (kurtosis - 1) / 4 SR^2] (Phi^-1(1 - alpha) / (SR - SR*))^2
+        2025:  the same with SR* inside the brackets, without the leading 1
 
     Source: as `probabilistic_sharpe`.
     """
     if sharpe <= benchmark:
         return math.inf
     factor = float(stats.norm.ppf(1.0 - alpha) / (sharpe - benchmark)) ** 2
-    return 1.0 + _sharpe_variance(sharpe, skew, kurtosis) * factor
+    if convention == "2012":
+        return 1.0 + _sharpe_variance(sharpe, skew, kurtosis) * factor
+    return _sharpe_variance(benchmark, skew, kurtosis) * factor
 
 
 def clusters(net_returns: ArrayLike, correlation: float = 0.5) -> int:
@@ -158,6 +173,31 @@ def clusters(net_returns: ArrayLike, correlation: float = 0.5) -> int:
     upper = distance[np.triu_indices(len(distance), 1)]
     found = hierarchy.fcluster(hierarchy.linkage(upper, "average"), 1.0 - correlation, "distance")
     return count + int(found.max())
+
+
+def minimum_backtest_years(trials: int, annual_sharpe: float = 1.0) -> float:
+    """Years of history below which the best of N worthless trials is expected to show `annual_sharpe` (MinBTL).
+
+    Source: Bailey, Borwein, Lopez de Prado & Zhu 2014, "Pseudo-Mathematics and Financial Charlatanism".
+    """
+    return (expected_max_normal(trials) / annual_sharpe) ** 2
+
+
+def false_discovery_rate(
+    sharpe: float, count: int, skew: float, kurtosis: float, *, prior: float, skilled_sharpe: float
+) -> float:
+    """Probability that a strategy with this Sharpe ratio is worthless after all (observed FDR, 2025 convention).
+
+    Args:
+        sharpe: seen, per bar.
+        prior: share of strategies that have skill, before looking.
+        skilled_sharpe: the true ratio per bar of one that has.
+
+    Source: Lopez de Prado, Lipton & Zoonekynd 2025, "How to Use the Sharpe Ratio".
+    """
+    false = (1.0 - prior) * (1.0 - probabilistic_sharpe(sharpe, 0.0, count, skew, kurtosis, "2025"))
+    true = prior * (1.0 - probabilistic_sharpe(sharpe, skilled_sharpe, count, skew, kurtosis, "2025"))
+    return false / (false + true)
 
 
 class Overfitting(NamedTuple):

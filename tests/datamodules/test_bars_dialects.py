@@ -276,7 +276,9 @@ def valid_frames(draw: st.DrawFn) -> pd.DataFrame:
 PLAIN = sorted(set(DIALECTS) - {"thousands, quoted", "thousands, semicolon", "zone", "New York plus seven"})
 
 
-@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(made=valid_frames(), dialect=st.sampled_from(PLAIN))
 def test_any_valid_bars_written_in_any_dialect_read_back_equal(made, dialect, tmp_path):
     written = DIALECTS[dialect](made)

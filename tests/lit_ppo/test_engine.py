@@ -46,13 +46,13 @@ def walk(tmp_path, monkeypatch):
 def ray() -> Iterator[object]:
     """A small cluster on this machine, which every run of this file uses."""
     ray = pytest.importorskip("ray")
-    RayWorkers(1)._start()
+    RayWorkers(2)._start()
     yield ray
     ray.shutdown()
 
 
 def test_workers_give_the_bytes_of_this_process_and_stay_out_of_the_configuration(ray, walk, here, capfd):
-    code, folder = walk("--workers", "1", results="workers")
+    code, folder = walk("--workers", "2", results="workers")
     assert code == 0
     assert "workers ready after" in capfd.readouterr().out
     assert_same_run(here, folder)

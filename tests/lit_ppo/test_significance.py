@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from lit_ppo.scoring import significance
 from lit_ppo.scoring.significance import deflated_sharpe, minimum_track_record, probabilistic_sharpe
 
-pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of files that other tests left open
+pytestmark = pytest.mark.filterwarnings("error")
 DAYS = 250
 DAILY = 2.5 / math.sqrt(DAYS)  # the deflated Sharpe paper's example: annual 2.5
 VARIANCE = 0.5 / DAYS  # of the trials' Sharpe ratios, 1/2 annual
@@ -55,15 +55,23 @@ def test_probabilistic_sharpe_reference_numbers(skew, kurtosis, expected):
     assert probabilistic_sharpe(0.458, 0.0, 24, skew, kurtosis) == pytest.approx(expected, abs=5e-5)
 
 
-@pytest.mark.parametrize(("benchmark", "expected"), [(0.0, 0.9127), (0.1, 0.8554)])
-def test_a_fund_of_skewed_returns_has_the_published_probability(benchmark, expected):
-    assert probabilistic_sharpe(**FUND, benchmark=benchmark) == pytest.approx(expected, abs=5e-5)
+@pytest.mark.parametrize(
+    ("benchmark", "convention", "expected", "digits"),
+    [(0.0, "2012", 0.9127, 4), (0.1, "2012", 0.8554, 4), (0.0, "2025", 0.987, 3), (0.1, "2025", 0.939, 3)],
+)
+def test_the_two_conventions_differ_as_published(benchmark, convention, expected, digits):
+    psr = probabilistic_sharpe(**FUND, benchmark=benchmark, convention=convention)
+    assert psr == pytest.approx(expected, abs=0.5 * 10**-digits)
 
 
-def test_the_standard_error_of_a_sharpe_ratio_is_the_published_one():
+def test_numbers_of_the_2025_convention():
     moments = {key: FUND[key] for key in ("sharpe", "skew", "kurtosis")}
+    # The standard error at the observed ratio is what one standard deviation below it gives 84 % against.
     error = math.sqrt(significance._sharpe_variance(**moments) / FUND["count"])
     assert error == pytest.approx(0.329, abs=5e-4)
+    assert minimum_track_record(**moments, benchmark=0.0, convention="2025") == pytest.approx(13.029, abs=5e-4)
+    rate = significance.false_discovery_rate(**FUND, prior=0.05, skilled_sharpe=0.5)
+    assert rate == pytest.approx(0.306, abs=5e-4)
 
 
 def test_impossible_moments_are_refused_instead_of_giving_nan():
@@ -105,8 +113,9 @@ def test_minimum_track_record_of_skewed_monthly_returns():
 
 
 def test_after_the_minimum_track_record_the_probability_is_one_minus_alpha():
-    bars = minimum_track_record(0.12, 0.02, -0.5, 6.0, alpha=0.01)
-    assert probabilistic_sharpe(0.12, 0.02, bars, -0.5, 6.0) == pytest.approx(0.99, abs=1e-9)
+    for convention in ("2012", "2025"):
+        bars = minimum_track_record(0.12, 0.02, -0.5, 6.0, alpha=0.01, convention=convention)
+        assert probabilistic_sharpe(0.12, 0.02, bars, -0.5, 6.0, convention) == pytest.approx(0.99, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +124,20 @@ def test_after_the_minimum_track_record_the_probability_is_one_minus_alpha():
 )
 def test_expected_maximum_reference_numbers(trials, approximate, exact):
     assert significance.expected_max_normal(trials) == pytest.approx(approximate, abs=5e-5)
-    assert abs(approximate - exact) < 0.04
+    assert significance.expected_max_normal(trials, exact=True) == pytest.approx(exact, abs=5e-5)
 
 
 def test_expected_maximum_of_one_trial_is_zero_and_of_none_an_error():
     assert significance.expected_max_normal(1) == 0.0
+    assert significance.expected_max_normal(2, exact=True) == pytest.approx(1 / math.sqrt(math.pi))
     with pytest.raises(ValueError, match="got 0"):
         significance.expected_max_normal(0)
+
+
+@pytest.mark.parametrize(("trials", "years"), [(10, 2.5), (45, 5.0), (100, 6.4), (1000, 10.6)])
+def test_minimum_backtest_reference_numbers(trials, years):
+    assert significance.minimum_backtest_years(trials) == pytest.approx(years, abs=0.05)
+    assert significance.minimum_backtest_years(trials, 2.0) == pytest.approx(years / 4, abs=0.0125)
 
 
 # ---- overfitting
