@@ -93,7 +93,7 @@ def train(task: str, agent: str, seed: int, stop_at: float) -> dict[str, Any]:
             if learner.iteration % 10 == 0:
                 print(f"{task} {agent} seed {seed}: {points[-1]}", file=sys.stderr, flush=True)
     test = evaluate_episodes(policy, next(iter(data.test_dataloader())), seed)
-    return {"points": points, "greedy_test": round(test.score, 4)}
+    return {"points": points, "timesteps": learner.timesteps, "greedy_test": round(test.score, 4)}
 
 
 def train_peer(python: str, task: str, seed: int, stop_at: float) -> dict[str, Any]:
@@ -115,7 +115,6 @@ def judged(run: dict[str, Any], goal: Goal) -> dict[str, Any]:
     every = -(-len(points) // CURVE_POINTS)
     return {
         **run,
-        "timesteps": points[-1]["timesteps"],
         "cpu_s": points[-1]["cpu_s"],
         "final": points[-1]["score"],
         "best": max(point["score"] for point in points),

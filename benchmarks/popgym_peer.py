@@ -96,7 +96,7 @@ def main() -> None:
     scores = Scores(wanted["stop_at"])
     model.learn(recipe["total_timesteps"], callback=scores)
     scores.note()
-    print(json.dumps({"points": scores.points, "version": sb3_contrib.__version__}))
+    print(json.dumps({"points": scores.points, "timesteps": model.num_timesteps, "version": sb3_contrib.__version__}))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ def points(*scores: float) -> list[dict[str, float]]:
 
 
 def run(seed: int, *scores: float) -> dict:
-    return popgym.judged({"seed": seed, "points": points(*scores)}, popgym.Goal(1.0, 1.0))
+    return popgym.judged(
+        {"seed": seed, "timesteps": 100 * len(scores), "points": points(*scores)}, popgym.Goal(1.0, 1.0)
+    )
 
 
 def test_a_goal_is_reached_where_the_score_rounds_to_it_first():
@@ -29,6 +31,11 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point():
     curve = run(0, *[0.1] * 200)["curve"]
     assert len(curve) == popgym.CURVE_POINTS
     assert curve[-1]["timesteps"] == 20_000
+
+
+def test_a_training_whose_last_episodes_ended_earlier_went_as_far_as_it_went():
+    ended = popgym.judged({"seed": 0, "timesteps": 700, "points": points(0.5)}, popgym.Goal(1.0, 1.0))
+    assert not popgym.missing({"RepeatFirstMedium": {"lit_ppo": [ended]}}, "RepeatFirstMedium", "lit_ppo", 0, 700)
 
 
 def test_a_shorter_run_is_made_again_and_a_longer_one_kept(tmp_path):
