@@ -19,45 +19,33 @@ MANY_REGISTERS = LANES == 16  # AVX-512 has 32: with 16, four sequences of four 
 
 
 @inline
-def _finish_forward(row, entrance, forget, candidate, exit_, gates, cell, output, cells, flags, width):
-    """Activate the unit vector of one sequence, `row` after the one that the addresses (from `gates` on) belong to.
+def _add(i, f, g, o, gate, width, flags, row):
+    """Add one sequence's products to its gates' inputs, unless it starts anew; `row` after the one of `gate`, `flags`.
 
-    `width` is H in bytes; `cells` and `flags` are 0 where there are none.
+    `width` is H in bytes; `flags` is 0 where there are none.
     """
-    gates, cell, output = gates + 4 * row * width, cell + row * width, output + row * width
-    if flags != 0 and load_flag(flags + row):
-        entrance, forget, candidate, exit_ = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
-        previous = constant(0.0)
-    else:
-        previous = load(cell)
-    entrance = sigmoid(entrance + load(gates))
-    forget = sigmoid(forget + load(gates + width))
-    candidate = tanh(candidate + load(gates + 2 * width))
-    exit_ = sigmoid(exit_ + load(gates + 3 * width))
-    current = fma(forget, previous, entrance * candidate)
-    store(cell, current)
-    store(output, exit_ * tanh(current))
-    if cells != 0:
-        store(gates, entrance)
-        store(gates + width, forget)
-        store(gates + 2 * width, candidate)
-        store(gates + 3 * width, exit_)
-        store(cells + row * width, current)
+    gate = gate + 4 * row * width
+    if flags == 0 or not load_flag(flags + row):
+        store(gate, i + load(gate))
+        store(gate + width, f + load(gate + width))
+        store(gate + 2 * width, g + load(gate + 2 * width))
+        store(gate + 3 * width, o + load(gate + 3 * width))
 
 
 @inline
-def _one_forward(hidden, weights, H, gates, cell, output, cells, flags):
+def _one_product(hidden, weights, H, gate, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
+    width = 4 * H
     for k in range(H):
         w = weights + k * 4 * BYTES
         h = load_all(hidden + 4 * k)
         i0, f0 = fma(load(w), h, i0), fma(load(w + BYTES), h, f0)
         g0, o0 = fma(load(w + 2 * BYTES), h, g0), fma(load(w + 3 * BYTES), h, o0)
-    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, 4 * H)
+    _add(i0, f0, g0, o0, gate, width, flags, 0)
 
 
 @inline
-def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
+def _two_products(hidden, weights, H, gate, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     width = 4 * H
@@ -68,12 +56,12 @@ def _two_forward(hidden, weights, H, gates, cell, output, cells, flags):
         i0, f0, g0, o0 = fma(wi, h, i0), fma(wf, h, f0), fma(wg, h, g0), fma(wo, h, o0)
         h = load_all(hidden + width + 4 * k)
         i1, f1, g1, o1 = fma(wi, h, i1), fma(wf, h, f1), fma(wg, h, g1), fma(wo, h, o1)
-    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, width)
-    _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
+    _add(i0, f0, g0, o0, gate, width, flags, 0)
+    _add(i1, f1, g1, o1, gate, width, flags, 1)
 
 
 @inline
-def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
+def _four_products(hidden, weights, H, gate, flags):
     i0, f0, g0, o0 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i1, f1, g1, o1 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
     i2, f2, g2, o2 = constant(0.0), constant(0.0), constant(0.0), constant(0.0)
@@ -90,10 +78,26 @@ def _four_forward(hidden, weights, H, gates, cell, output, cells, flags):
         i2, f2, g2, o2 = fma(wi, h, i2), fma(wf, h, f2), fma(wg, h, g2), fma(wo, h, o2)
         h = load_all(hidden + 3 * width + 4 * k)
         i3, f3, g3, o3 = fma(wi, h, i3), fma(wf, h, f3), fma(wg, h, g3), fma(wo, h, o3)
-    _finish_forward(0, i0, f0, g0, o0, gates, cell, output, cells, flags, width)
-    _finish_forward(1, i1, f1, g1, o1, gates, cell, output, cells, flags, width)
-    _finish_forward(2, i2, f2, g2, o2, gates, cell, output, cells, flags, width)
-    _finish_forward(3, i3, f3, g3, o3, gates, cell, output, cells, flags, width)
+    _add(i0, f0, g0, o0, gate, width, flags, 0)
+    _add(i1, f1, g1, o1, gate, width, flags, 1)
+    _add(i2, f2, g2, o2, gate, width, flags, 2)
+    _add(i3, f3, g3, o3, gate, width, flags, 3)
+
+
+@inline
+def _activate(gate, width, cell, previous, output, kept):
+    """Turn one vector of units' gates into its new cell and output; keep activations and cell where `kept`."""
+    entrance, forget = sigmoid(load(gate)), sigmoid(load(gate + width))
+    candidate, exit_ = tanh(load(gate + 2 * width)), sigmoid(load(gate + 3 * width))
+    current = fma(forget, previous, entrance * candidate)
+    store(cell, current)
+    store(output, exit_ * tanh(current))
+    if kept != 0:
+        store(gate, entrance)
+        store(gate + width, forget)
+        store(gate + 2 * width, candidate)
+        store(gate + 3 * width, exit_)
+        store(kept, current)
 
 
 @compiled
@@ -108,23 +112,30 @@ def forward(first, last, T, S, H, gates, hidden, cell, outputs, cells, starts, p
     for t in range(T):
         if t > 0:
             hidden = outputs + (t - 1) * S * width
-        s = first
-        while s < last:
-            rows = 4 if s + 4 <= last and MANY_REGISTERS else 2 if s + 2 <= last else 1
-            flags = starts + t * S + s if starts != 0 else 0
-            for block in range(H // LANES):
-                source, weights = hidden + s * width, packed + block * H * 4 * BYTES
-                offset = (t * S + s) * width + block * BYTES
-                gate = gates + 4 * (t * S + s) * width + block * BYTES
-                state, output = cell + s * width + block * BYTES, outputs + offset
-                kept = cells + offset if cells != 0 else 0
+        for block in range(H // LANES):  # outermost: its weights stay in the core's nearest cache for every sequence
+            weights = packed + block * H * 4 * BYTES
+            s = first
+            while s < last:
+                rows = 4 if s + 4 <= last and MANY_REGISTERS else 2 if s + 2 <= last else 1
+                flags = starts + t * S + s if starts != 0 else 0
+                source, gate = hidden + s * width, gates + 4 * (t * S + s) * width + block * BYTES
                 if rows == 4:
-                    _four_forward(source, weights, H, gate, state, output, kept, flags)
+                    _four_products(source, weights, H, gate, flags)
                 elif rows == 2:
-                    _two_forward(source, weights, H, gate, state, output, kept, flags)
+                    _two_products(source, weights, H, gate, flags)
                 else:
-                    _one_forward(source, weights, H, gate, state, output, kept, flags)
-            s += rows
+                    _one_product(source, weights, H, gate, flags)
+                s += rows
+        for s in range(first, last):
+            row = t * S + s
+            fresh = starts != 0 and load_flag(starts + row)
+            for unit in range(0, width, BYTES):
+                state = cell + s * width + unit
+                previous = constant(0.0)
+                if not fresh:
+                    previous = load(state)
+                kept = cells + row * width + unit if cells != 0 else 0
+                _activate(gates + 4 * row * width + unit, width, state, previous, outputs + row * width + unit, kept)
 
 
 @inline
