@@ -26,8 +26,8 @@ MAX_BARS = 100_000  # the newest bars of a longer window decide: enough to see a
 VOLATILITY_BARS = 100.0
 LARGEST_MOVE = 5.0  # volatilities
 DRIFT = "drift"  # what the constant is called among the evidence of a side
-STRETCHES = 8  # of the train bars, whose means tell a drift from trends and regimes, which last for bars
-DRIFT_NEEDS = 3.5  # standard errors: what Student's t of 8 means passes with 1 % probability
+DRIFT_ERROR = 0.005  # probability of seeing a drift where there is none
+DRIFT_BARS, DRIFT_STRETCHES = 200, (8, 40)  # what a regime does not outlast; so many of them at the least and at most
 
 
 class InputScreen(NamedTuple):
@@ -142,7 +142,7 @@ def screen_features(market: MarketTensors, seed: int) -> InputScreen:
         threshold[others] = _threshold(family, rest, derive_seed(seed, 0, "screening of the others"))
         rest = _select(averages, rest, others, threshold, gain, score)
     moves = gain > 0
-    sides = {DRIFT: (_drift(target), DRIFT_NEEDS)}
+    sides = {DRIFT: _drift(target)}
     names = market.feature_names
     sides |= {names[x]: (float(score[x]), float(threshold[x])) for x in range(width) if parity[x] > 0 and moves[x]}
     modulates = np.zeros(width, bool)
@@ -181,11 +181,19 @@ def _in_volatility(returns: np.ndarray) -> np.ndarray:
     return np.clip(scaled, -LARGEST_MOVE, LARGEST_MOVE)
 
 
-def _drift(target: np.ndarray) -> float:
-    """Mean of `target` [N] in standard errors that its stretches show: a regime within them is no drift."""
-    means = np.array([stretch.mean() for stretch in np.array_split(target, STRETCHES)])
-    error = means.std(ddof=1) / math.sqrt(STRETCHES)
-    return abs(float(means.mean())) / float(error) if error > 1e-12 else 0.0
+def _drift(target: np.ndarray) -> tuple[float, float]:
+    """Mean of `target` [N] in standard errors that its stretches show, and what that needs: Student's t of their means.
+
+    A regime or a trend within a stretch is no drift. A stretch has at least `DRIFT_BARS` bars, unless there are few.
+    """
+    from scipy.special import stdtrit
+
+    fewest, most = DRIFT_STRETCHES
+    number = min(max(len(target) // DRIFT_BARS, fewest), most)
+    means = np.array([stretch.mean() for stretch in np.array_split(target, number)])
+    error = float(means.std(ddof=1)) / math.sqrt(number)
+    score = abs(float(means.mean())) / error if error > 1e-12 else 0.0
+    return score, float(stdtrit(number - 1, 1 - DRIFT_ERROR / 2))
 
 
 def _products(levels: np.ndarray, averages: np.ndarray, known: np.ndarray) -> np.ndarray:
