@@ -1,4 +1,4 @@
-"""Training on a CUDA card: steps per second by batch size, share of matmul peak; pretraining of the prior.
+"""Training on a CUDA card: steps per second by batch size, share of matmul peak; pretraining; all folds as one batch.
 
     python -m benchmarks.gpu               # writes benchmarks/results/gpu.json
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import RESULTS, provenance, write
+from benchmarks.folds_as_one import FoldsAsOne, fold_learners
 from benchmarks.lit_ppo_peer import weights_multiplied
 from benchmarks.pretraining import make_learner
 from datamodules.oracle_bars import train_fold
@@ -26,6 +27,7 @@ from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
 BATCHES = (256, 1024, 4096, 16_384)  # sequences side by side
 ITERATIONS, WARMUP = 10, 3
 MATRIX = 8192
+FOLDS = 109  # of the first user's file
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = MATRIX, repeats: int = 10) -> float:
@@ -78,6 +80,20 @@ def measure(market: MarketTensors, num_envs: int, hidden_size: int, **rounds: in
     }
 
 
+def folds_as_one(folds: int, device: torch.device, **settings: Any) -> dict[str, Any]:
+    """Every fold's training from scratch as one batch, evaluation apart; `settings` of the recipe."""
+    folds_together = FoldsAsOne(fold_learners(folds, str(device), **settings))
+    folds_together.iterate()  # what is chosen at the first one is; it counts as a share of the whole
+    finish(device)
+    started = time.perf_counter()
+    while not folds_together.finished:
+        folds_together.iterate()
+    finish(device)
+    seconds = time.perf_counter() - started
+    iterations = folds_together.learners[0].iteration
+    return {"folds": folds, "networks": folds_together.networks, "seconds": seconds * iterations / (iterations - 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden-size", type=int, default=256)
@@ -98,7 +114,9 @@ def main() -> None:
     card = {"card": torch.cuda.get_device_name(device), "matmul_tflops": peaks}
     pretraining = {"bars_per_s": steps_per_second(make_learner(device="cuda"), device)}
     print(f"pretraining: {pretraining}", flush=True)
-    record = {"what": "training on one card", **card, "rows": rows, "pretraining": pretraining}
+    folds = folds_as_one(FOLDS, device)
+    print(f"folds as one: {folds}", flush=True)
+    record = {"what": "training on one card", **card, "rows": rows, "pretraining": pretraining, "folds_as_one": folds}
     write(arguments.out, {**record, **provenance()})
 
 
