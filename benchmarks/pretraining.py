@@ -1,21 +1,28 @@
 """Pretraining of the prior trader: bars per second and CPU seconds a million bars, on one and two threads and ranks.
 
     python -m benchmarks.pretraining               # minutes; writes benchmarks/results/pretraining.json
+    python -m benchmarks.pretraining --peer-python VENV/bin/python --peers ../shared/peers   # with sb3-contrib's update
 
 Whole PPO iterations of configs/prior.yaml: markets drawn, features, contexts, rollout, update. "plain" is the same
 learner on the same draws in torch alone (`nn.LSTM`'s kernel, heads and loss of torch operations). All take turns, one
 iteration and one sgemm each; CPU seconds are of all threads, and the share of the sgemm rate counts the products of
 bars with weights only, a CPU second of ours against a CPU second of a 1024 x 1024 product. On a busy machine bars per
 second say nothing, and CPU seconds little less than on an idle one.
+
+sb3-contrib's update is that of as many sequences, steps, epochs and minibatches through one shared LSTM of the same
+width (24 inputs, one action of four a bar) in its own environment: the update alone, CPU seconds, in the same turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,19 +75,39 @@ def timed(run: Any) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def turns(rounds: int) -> dict[str, Any]:
-    """Every candidate in turn; the first round, which compiles and fills the ring of markets, is not counted."""
+def peer_update(python: str, peers: Path, config: Any) -> float:
+    """CPU seconds of sb3-contrib's update for a million bars, one thread: its second iteration."""
+    bars = config.num_envs * config.num_steps
+    sizes = {"n-envs": config.num_envs, "n-steps": config.num_steps, "batch-size": bars // config.num_minibatches}
+    sizes |= {"epochs": config.update_epochs, "hidden": config.hidden_size, "steps": bars, "threads": 1}
+    command = [python, "bench_sb3_recurrent.py", "--shared-lstm", *(f"--{name}={size}" for name, size in sizes.items())]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=peers, env=alone, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return 1e6 * found["cpu_per_wall"] / found["sps"] * found["update_frac"]
+
+
+def turns(rounds: int, peer: Callable[[Any], float] | None = None) -> dict[str, Any]:
+    """Every candidate in turn; the first round, which compiles and fills the ring of markets, is not counted.
+
+    Args:
+        peer: gives the CPU seconds of another trainer's update for a million bars at our settings.
+    """
     learners = {name: make_learner(plain) for name, (_, plain) in CANDIDATES.items()}
     config = next(iter(learners.values())).config
     bars = config.steps_per_iteration
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in [*CANDIDATES, "sgemm"]}
     a, b = (torch.rand(SGEMM_SIZE, SGEMM_SIZE) for _ in range(2))
-    contexts = []
-    for _ in range(rounds + 1):
+    contexts, updates = [], []
+    metrics: dict[str, float] = {}
+    for number in range(rounds + 1):
         for name, (threads, plain) in CANDIDATES.items():
             torch.set_num_threads(threads)
             with plain_torch() if plain else mock.patch.dict({}):
-                found[name].append(timed(learners[name].iterate))
+                found[name].append(timed(lambda learner=learners[name]: metrics.update(learner.iterate())))
+            if name == "one thread" and peer is not None and number:
+                share = metrics["time/update_s"] / (metrics["time/update_s"] + metrics["time/rollout_s"])
+                updates.append((1e6 / bars * share * found[name][-1][1], peer(config)))
         torch.set_num_threads(1)
         found["sgemm"].append(min(timed(lambda: a @ b) for _ in range(5)))
         one = learners["one thread"]
@@ -102,7 +129,15 @@ def turns(rounds: int) -> dict[str, Any]:
         "sgemm_gflops_a_cpu_second": spread(sgemm),
         "gflops_a_cpu_second": gflops,
         "share_of_sgemm": gflops / statistics.median(sgemm),
+        "sb3_contrib_update": updates and update_figures(updates),
     }
+
+
+def update_figures(updates: list[tuple[float, float]]) -> dict[str, Any]:
+    """Ours and theirs, CPU seconds a million bars, and their ratio turn by turn."""
+    ours, theirs = zip(*updates, strict=True)
+    by_turn = spread([b / a for a, b in updates])
+    return {"ours_cpu_s": spread(list(ours)), "theirs_cpu_s": spread(list(theirs)), "theirs_over_ours": by_turn}
 
 
 def figures(seconds: list[tuple[float, float]], bars: int) -> dict[str, Any]:
@@ -140,9 +175,13 @@ def ranks(rounds: int, world_size: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="counted iterations of each candidate")
+    parser.add_argument("--peer-python", help="interpreter of an environment with sb3-contrib; without: left out")
+    parser.add_argument("--peers", type=Path, default=CONFIG.parents[2] / "shared/peers", help="the peers' scripts")
     parser.add_argument("--out", type=Path, default=RESULTS / "pretraining.json")
     arguments = parser.parse_args()
-    record = {**provenance(), **turns(arguments.rounds)}
+    python, peers = arguments.peer_python, arguments.peers.resolve()
+    peer = (lambda config: peer_update(python, peers, config)) if python else None
+    record = {**provenance(), **turns(arguments.rounds, peer)}
     with tempfile.TemporaryDirectory() as folder:
         record["ranks"] = {str(n): ranks(arguments.rounds, n, Path(folder)) for n in (1, 2)}
     write(arguments.out, record)

@@ -97,6 +97,16 @@ def run(trainer: Trainer, python: Path, peers: Path, threads: int, timeout: floa
     return json.loads(lines[-1])
 
 
+def lightning_import_mb() -> float:
+    """What importing Lightning and torchmetrics adds to torch's memory, in processes of their own."""
+    peaks = []
+    for modules in ("torch", "torch, torchmetrics, lightning.pytorch"):
+        code = f"import {modules}; from benchmarks.common import peak_memory_mb; print(peak_memory_mb())"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+    return round(peaks[1] - peaks[0], 1)
+
+
 def per_second(result: dict[str, Any], of_cpu: bool) -> float | None:
     """Steps per second of wall time or of CPU time; None without a result."""
     if "sps" not in result:
@@ -168,6 +178,7 @@ def main() -> None:
         print(f"left out: the peers' scripts are not in {peers}; name their folder with --peers")
         return
     record = read(arguments.out) or {"what": "steps per second, updates included, against other trainers"}
+    record["lightning_import_mb"] = lightning_import_mb()
     for setting in arguments.setting:
         missing, chosen = [], []
         for trainer in SETTINGS[setting]:
