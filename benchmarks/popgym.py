@@ -2,7 +2,7 @@
 
     python -m benchmarks.popgym                                           # ours and its two controls, five seeds
     python -m benchmarks.popgym --tasks RepeatFirstMedium --seeds 0 1     # goes on with what is missing
-    python -m benchmarks.popgym --agents as_long --tasks NoisyPositionOnlyCartPoleMedium --seeds 0    # 15,000,000 timesteps
+    python -m benchmarks.popgym --agents as_long --tasks NoisyPositionOnlyCartPoleMedium --seeds 0    # 15 M steps
     python -m benchmarks.popgym --agents sb3_contrib --peer-python VENV/bin/python --stop-at 200000
 
 Needs `pip install "lit-ppo[popgym]"`. The recipe is configs/popgym.yaml; agents differ from it in one setting. A score
