@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_ppo.nets.initialisation import InitScheme
 
-EncoderName = Literal["lstm", "gru", "memoryless"]
+EncoderName = Literal["lstm", "lstm_direct", "gru", "memoryless"]
 
 
 class EncoderState(Protocol):
