@@ -511,13 +511,19 @@ def where_measured(results: dict[str, dict[str, Any]]) -> str:
     return "; ".join(sorted(machines)) or "no machine yet"
 
 
+def others_load(record: dict[str, Any]) -> str:
+    """What to know of seconds that were taken beside others' work."""
+    load = record.get("load_average", 0.0)
+    return f"; seconds include others' work, load {load:.1f} at the end" if load > 2 else ""
+
+
 def summary(results: dict[str, dict[str, Any]]) -> str:
     """The tables that docs/benchmarks.md begins with."""
     return "\n\n".join(
         [
             "## Quality",
             "Share of the known optimum captured on fresh bars, one recipe for all markets "
-            f"([oracles.md](oracles.md); {where_measured(results)}).",
+            f"([oracles.md](oracles.md); {where_measured(results)}{others_load(results['oracles'])}).",
             quality_table(results["oracles"]),
             "## What each part of the learner is worth",
             "On a small window: `python -m benchmarks.ablation`.",
