@@ -39,8 +39,7 @@ class Recipe(PPOConfig):
         positions: target exposures, share of notional, rising, with 0; an action is the next position.
         num_networks: networks that learn side by side and vote; None: three with the account at the heads, one at the
             encoder, which has no more.
-        encoder: what remembers: "lstm"; "lstm_direct", where the bar's own inputs have a direct way to the heads;
-            "gru"; or "memoryless", the control that sees one bar at a time.
+        encoder: what remembers: "lstm", "gru", or "memoryless", the control that sees one bar at a time.
         hidden_size, num_layers: H and number of the encoder's layers.
         shared_encoder: one encoder for policy and critic, or one each.
         policy_layers, value_layers: widths of the heads' hidden layers.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_ppo.nets.initialisation import InitScheme
 
-EncoderName = Literal["lstm", "lstm_direct", "gru", "memoryless"]
+EncoderName = Literal["lstm", "gru", "memoryless"]
 
 
 class EncoderState(Protocol):

@@ -158,43 +158,6 @@ class Memoryless(LSTM):
         return super().forward(inputs, state, always)
 
 
-class DirectLSTM(LSTM):
-    """An LSTM whose output has a direct way for the step's own input: h_t + tanh(D x_t), h_t of the last layer.
-
-    Inputs that say by themselves what counts (those of the prior trader are posterior means) need not pass the gates,
-    which first have to learn to hand them on: pretraining then takes a twentieth of the bars (docs/log.md).
-    """
-
-    weight_layout = f"{LSTM.weight_layout}; `direct` [H, F] has no bias"
-
-    def __init__(
-        self,
-        num_inputs: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        generator: torch.Generator | None = None,
-        implementation: str = "auto",
-    ) -> None:
-        super().__init__(num_inputs, hidden_size, num_layers, generator, implementation)
-        self.direct = nn.Parameter(torch.empty(hidden_size, num_inputs))
-        self._draw_direct(generator)
-
-    @torch.no_grad()
-    def _draw_direct(self, generator: torch.Generator | None) -> None:
-        self.direct.normal_(0.0, self.num_inputs**-0.5, generator=generator)
-
-    def initialise(self, scheme: InitScheme, generator: torch.Generator | None) -> None:
-        super().initialise(scheme, generator)
-        self._draw_direct(generator)
-
-    def forward(
-        self, inputs: Tensor, state: LSTMState, episode_starts: Tensor | None = None
-    ) -> tuple[Tensor, LSTMState]:
-        hidden, after = super().forward(inputs, state, episode_starts)
-        with torch.autocast(inputs.device.type, enabled=False):
-            return hidden + (inputs.to(hidden.dtype) @ self.direct.t()).tanh(), after
-
-
 def layer_function(implementation: str) -> LayerFunction:
     """Return the `LayerFunction` of that name.
 

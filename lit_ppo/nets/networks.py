@@ -12,12 +12,11 @@ from lit_ppo.nets.encoder import Encoder, EncoderName, EncoderState, state_like
 from lit_ppo.nets.gru import GRU
 from lit_ppo.nets.initialisation import InitScheme
 from lit_ppo.nets.kernels.activations import ACTIVATIONS, Tanh
-from lit_ppo.nets.lstm import LSTM, DirectLSTM, Memoryless, fused_on_cpu
+from lit_ppo.nets.lstm import LSTM, Memoryless, fused_on_cpu
 
 # (num_inputs, hidden_size, num_layers, generator) -> encoder
 ENCODERS: dict[EncoderName, Callable[[int, int, int, torch.Generator | None], Encoder[Any]]] = {
     "lstm": LSTM,
-    "lstm_direct": DirectLSTM,
     "gru": GRU,
     "memoryless": Memoryless,
 }

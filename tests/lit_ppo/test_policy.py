@@ -69,7 +69,7 @@ def test_without_memory_the_past_does_not_matter():
     features = torch.randn(9, 1, 3, generator=make_generator(6))
     other_past = features.clone()
     other_past[:8] = 0.0
-    for encoder, equal in (("memoryless", True), ("lstm", False), ("lstm_direct", False), ("gru", False)):
+    for encoder, equal in (("memoryless", True), ("lstm", False), ("gru", False)):
         policy = market_policy(encoder=encoder)
         last = [policy.encode(x, policy.initial_state(1))[0].policy[-1] for x in (features, other_past)]
         assert torch.equal(*last) == equal

@@ -45,7 +45,6 @@ CASES = {
     "one network, five positions": (lambda g: MarketPolicy(3, (-1, -0.5, 0, 0.5, 1), generator=g), ALONE),
     "two layers, own critic": (lambda g: MarketPolicy(3, num_layers=2, shared_encoder=False, generator=g), ALONE),
     "memoryless": (lambda g: MarketPolicy(3, encoder="memoryless", generator=g), ALONE),
-    "direct": (lambda g: mirrored(MarketPolicy(3, encoder="lstm_direct", num_layers=2, generator=g)), ALONE),
     "gru": (lambda g: mirrored(MarketPolicy(3, encoder="gru", num_networks=2, num_layers=2, generator=g)), ALONE),
     "gru at the encoder": (lambda g: ObservationPolicy(4, 3, hold_column=3, encoder="gru", generator=g), ALONE),
     "encoder": (lambda g: ObservationPolicy(4, 3, hold_column=3, num_layers=2, generator=g), ALONE),
