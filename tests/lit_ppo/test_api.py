@@ -248,6 +248,13 @@ def test_a_frame_may_name_its_columns_as_a_file_may(bars):
     assert _csv(frame.assign(time=1704153600)).endswith(b"\n1704153600,1.0,1.0,1.0,1.0\n")  # seconds since 1970
 
 
+def test_the_file_of_a_datamodule_may_be_a_path(bars, tmp_path):
+    bars.to_csv(tmp_path / "bars.csv", index=False)
+    data = WalkForwardDataModule(path=tmp_path / "bars.csv", **SIZES)
+    data.setup()
+    assert (len(data.folds), data.source) == (2, "bars.csv")
+
+
 def test_rows_without_times_are_refused_as_such(bars, tmp_path):
     with pytest.raises(ValueError, match="no column time"):
         lit_ppo.walk_forward(bars.drop(columns="time"), results=tmp_path)
