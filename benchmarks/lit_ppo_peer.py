@@ -114,6 +114,7 @@ def run(setting: str, peers: Path, steps: int, warmup: int, threads: int, change
     recipe["total_timesteps"] = (warmup + max(1, round(steps / per_iteration))) * per_iteration
     env = reference_market(peers, recipe["num_envs"])
     module, clock = LitPPO(seed=0, **recipe), Clock(warmup)
+    module.threads = threads
     module.build(env)  # type: ignore[arg-type]
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -109,7 +109,7 @@ def make_run(
             write_fills(run.fold_path(fold), FillTable(time[rows], np.full(test_bars, fold), *columns))
         run.append_out_of_sample(fold, ledger)
         run.append_trades(fold, trades(ledger, columns[0]))
-        run.metrics_path(fold).write_text("".join(_training_lines(generator)))
+        (run.fold_path(fold) / "metrics.jsonl").write_text("".join(_training_lines(generator)))
         start = fold * test_bars
         bars_of = {
             "train": [start, start + 2000],

@@ -40,9 +40,8 @@ class ValidationSelection(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.monitor not in trainer.callback_metrics:
-            raise RuntimeError(
-                f"ValidationSelection monitors {self.monitor!r}, but validation gave {sorted(trainer.callback_metrics)}"
-            )
+            gave = sorted(name for name in trainer.callback_metrics if name.startswith("validation/"))
+            raise RuntimeError(f"ValidationSelection monitors {self.monitor!r}, but validation gave {gave}")
         assert pl_module.policy is not None
         score = float(trainer.callback_metrics[self.monitor])
         # Of equals the later one, it has learnt more; a score of NaN is never best.

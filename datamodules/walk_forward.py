@@ -126,7 +126,8 @@ class WalkForwardDataModule(pl.LightningDataModule):
             raise ValueError(f"data.fold_start is a number of folds >= 0, got {fold_start}")
         if warmup_bars < 0:
             raise ValueError(f"data.warmup_bars is a number of bars >= 0, got {warmup_bars}")
-        self.path, self.synthetic, self.fold, self.fold_limit = path, synthetic, fold, fold_limit
+        self.path = str(path) if isinstance(path, Path) else path
+        self.synthetic, self.fold, self.fold_limit = synthetic, fold, fold_limit
         self.fold_start = fold_start
         self.split = WalkForwardSplit(
             train_size=train_size,

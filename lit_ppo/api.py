@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from lit_ppo.report.analysis import Analysis
     from lit_ppo.report.verdict import Verdict
 
-REQUIRED = ("time", "close")  # with close_only nothing else is needed; without it the reader asks for the rest
-
 
 @dataclass(frozen=True)
 class Run:
@@ -216,8 +214,9 @@ def walk_forward(
         model, trainer: keys of `model.*` and `trainer.*`.
         costs: keys of `data.costs.*`, or a `Costs`, or a `CostModel` of your own, which is added to the recipe's costs
             and comes from a module that can be imported.
-        features: "default", "full", a YAML file or a list: names, entries as in a recipe, and functions of your own,
-            which take the DataFrame of the bars and return a value for each (docs/python.md).
+        features: "core", "default", "full", a YAML file or a list: names (also of these sets), entries as in a recipe,
+            and functions of your own, which take the DataFrame of the bars and give a value for each (docs/python.md).
+            The default recipe begins from the prior trader, which needs "core" among them; `config="scratch"` does not.
         callbacks: added to those of the recipe, in place of one of the same class: objects, class paths or entries as
             in a recipe. Every fold gets a copy, made anew. `trainer={"callbacks": [...]}` replaces all of them.
         config: a recipe by its name or its path; the keywords go over it.
@@ -517,7 +516,8 @@ def _with_callbacks(
         elif isinstance(given, Callback):
             entry = {"class_path": _named(type(given), key, modules), "init_args": made_with(given, key)}
         else:
-            raise ValueError(f"{key} is a callback, its class path, or an entry as in a recipe; got {given!r}")
+            got = f"the class: make one, {given.__name__}()" if inspect.isclass(given) else repr(given)
+            raise ValueError(f"{key} is a callback, its class path, or an entry as in a recipe; got {got}")
         kind = str(entry.get("class_path")).rpartition(".")[2]
         kinds = [str(one.get("class_path")).rpartition(".")[2] for one in entries]
         if kind in kinds:
@@ -566,7 +566,7 @@ class TrainedPolicy:
         """
         from datamodules.features.feed import Feed
         from lit_ppo.signals.decisions import DecisionStep
-        from lit_ppo.signals.live import SignalState, decide, seen_in_training
+        from lit_ppo.signals.live import SignalState, decide, seen_in_training, too_few_bars, warn_of_other_code
 
         chosen = self._chosen
         policy, recipe = chosen.load_policy()
@@ -575,7 +575,8 @@ class TrainedPolicy:
             feed = feed.settled(path)
             state = SignalState.begin({}, step).with_bars(feed.read(path), str(path), feed.bar_seconds)
         state = decide(state, 0, step, feed, recipe.account_features)
-        for warning in (chosen.not_trained, seen_in_training(state.times, feed.seen_until)):
+        warn_of_other_code(feed)
+        for warning in (chosen.not_trained, seen_in_training(state.times, feed.seen_until), too_few_bars(state, feed)):
             if warning:
                 warnings.warn(warning, stacklevel=2)
         positions = policy.positions.numpy()[state.actions]
@@ -650,12 +651,14 @@ def _csv(bars: pd.DataFrame) -> bytes:
     """A DataFrame of bars as a bar file: every number to its last digit, times in UTC."""
     if not isinstance(bars, pd.DataFrame):
         raise TypeError(f"`bars` is a DataFrame or the path of a bar file, got {type(bars).__name__}")
-    frame = bars if "time" in bars.columns else bars.rename_axis("time").reset_index()
-    if missing := [name for name in REQUIRED if name not in frame.columns]:
+    number = pd.api.types.is_numeric_dtype
+    frame = bars if "time" in bars.columns or number(bars.index) else bars.rename_axis("time").reset_index()
+    if "close" not in {str(name).lower() for name in frame.columns}:
         raise ValueError(
-            f"A DataFrame of bars needs time, open, high, low and close; {', '.join(missing)} not found among "
+            "A DataFrame of bars needs time (or has it as its index), open, high, low and close; close not found among "
             f"{', '.join(map(str, frame.columns))}"
         )
-    times = pd.to_datetime(frame["time"], utc=True)
-    frame = frame.assign(time=times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    if "time" in frame.columns and not number(frame["time"]):  # numbers are the reader's affair
+        times = pd.to_datetime(frame["time"], utc=True)
+        frame = frame.assign(time=times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return frame.to_csv(index=False).encode()

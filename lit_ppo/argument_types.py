@@ -79,6 +79,8 @@ def _plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy
+        return value.tolist()
     raise TypeError
 
 

@@ -41,6 +41,7 @@ from lit_ppo.recipe import (
     experience,
     policy_inputs,
     resume_differences,
+    suitable_threads,
 )
 from lit_ppo.scoring.episode_evaluation import EpisodeEvaluation, evaluate_episodes
 from lit_ppo.scoring.evaluation import Evaluation, evaluate
@@ -81,6 +82,7 @@ class LitPPO(pl.LightningModule):
         screen: what the screen of the features found, see `InputScreen.record`; {} where there was none.
         mirror_record: what the train bars decided about the mirror, see `InputScreen.mirror_record`; None: nothing.
         allow_mismatch: resume a checkpoint of other settings, as long as the network is the same.
+        threads: of torch, while it trains; None: as many as suit the network, see `suitable_threads`.
     What callbacks read and write of it is `lit_ppo.trainee.Trainee`.
     """
 
@@ -105,6 +107,8 @@ class LitPPO(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
         self.allow_mismatch = False
+        self.threads: int | None = None
+        self._threads_before = torch.get_num_threads()
         self.stop_requested = False
         self.notes = TrainingNotes()
         self.figures: MetricCollection | None = None  # of the path that `test` and `validate` go along
@@ -176,11 +180,13 @@ class LitPPO(pl.LightningModule):
         check_precision(self.trainer.precision)
 
     def on_fit_start(self) -> None:
-        """Give every logger the settings of model and data, before Lightning makes them write theirs.
+        """Set torch's threads; give loggers the settings of model and data, before Lightning makes them write its own.
 
         Raises:
             ValueError: a file that a logger would write is a link; loggers follow them.
         """
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or suitable_threads(self.recipe))
         if not self.trainer.is_global_zero:
             return
         data = getattr(self.trainer, "datamodule", None)
@@ -229,6 +235,9 @@ class LitPPO(pl.LightningModule):
             self.trainer.should_stop = True
         self._resume = None
 
+    def on_fit_end(self) -> None:
+        torch.set_num_threads(self._threads_before)
+
     def _tell_screen(self) -> None:
         """Keep what the screen found for the ledger (`screen`, `mirror_record`), and give it to the loggers."""
         assert self.learner is not None
@@ -267,6 +276,7 @@ class LitPPO(pl.LightningModule):
         except FloatingPointError as error:
             raise diagnosed(error, self.learner, self.trainer.default_root_dir) from error
         self._record(self.metrics)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
         stop = self.trainer.strategy.reduce_boolean_decision(interrupts.requested(), all=False)
         self.stop_requested = bool(stop)
         if self.learner.finished:

@@ -1,6 +1,7 @@
 """Features declared as data: a list of what to compute, read from YAML, turned into a float32 matrix [N, F].
 
     - {name: log_return, bars: 1}           an indicator of `datamodules.features.indicators` and its parameters
+    - {name: core}                          all features of the set configs/features/core.yaml
     - {column: sentiment, parity: -1}       a further column of the bar file
     - {class_path: my_features.Skew, window: 50}   a user's class or function, from a module that was allowed by name
 
@@ -15,7 +16,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -82,7 +83,8 @@ def load_features(
     """Turn "default", "full", a YAML file or a list of entries into feature specs.
 
     Args:
-        features: name of a file in configs/features, path of a YAML file, or the list itself.
+        features: name of a file in configs/features, path of a YAML file, or the list itself, where {name: core} stands
+            for all entries of configs/features/core.yaml.
         allow_modules: modules (and their submodules) that `class_path` entries may import. What is shipped is named
             by `name`, so a `class_path` names nothing of this project unless its module is allowed too.
 
@@ -94,7 +96,7 @@ def load_features(
     entries = _read_entries(features) if isinstance(features, str | Path) else features
     if not isinstance(entries, Sequence) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
         raise ValueError(f"data.features must be a list of entries like {{name: rsi, period: 14}}, got {entries!r}")
-    specs = [_spec(dict(entry), allow_modules) for entry in entries]
+    specs = [_spec(dict(entry), allow_modules) for entry in _expanded(entries)]
     labels = [spec.label for spec in specs]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -200,14 +202,27 @@ def code_version() -> str:
     ).hexdigest()
 
 
+def _sets() -> list[str]:
+    return sorted(file.stem for file in FEATURE_SETS.glob("*.yaml"))
+
+
+def _expanded(entries: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The entries, with those of a set in the place of its name."""
+    sets = _sets()
+    for entry in entries:
+        if list(entry) == ["name"] and entry["name"] in sets:
+            yield from _read_entries(entry["name"])
+        else:
+            yield entry
+
+
 def _read_entries(name: str | Path) -> Any:
     path = FEATURE_SETS / f"{name}.yaml"
     if Path(name).suffix in (".yaml", ".yml"):
         path = Path(name)
     if not path.is_file():
-        known = sorted(file.stem for file in FEATURE_SETS.glob("*.yaml"))
         raise FileNotFoundError(
-            f"data.features is {str(name)!r}: no set of that name ({', '.join(known)}) and no YAML file at {path}"
+            f"data.features is {str(name)!r}: no set of that name ({', '.join(_sets())}) and no YAML file at {path}"
         )
     return read_yaml(path.read_bytes(), f"data.features: {path}")
 
@@ -229,7 +244,7 @@ def _spec(entry: dict[str, Any], allow_modules: Sequence[str]) -> FeatureSpec:
 
 def _indicator_spec(name: str, parameters: dict[str, Any]) -> FeatureSpec:
     if name not in REGISTRY:
-        hint = did_you_mean(name, sorted(REGISTRY))
+        hint = did_you_mean(name, [*sorted(REGISTRY), *_sets()])
         raise ValueError(f"data.features: there is no feature {name!r}; {hint}")
     entry = REGISTRY[name]
     known = {key: value.default for key, value in list(inspect.signature(entry.function).parameters.items())[1:]}
@@ -295,7 +310,7 @@ def _user_spec(class_path: str, parameters: dict[str, Any], allow_modules: Seque
         raise ValueError(
             f"data.features: {class_path} is no shipped feature (those have a `name`), and its module is not among the "
             f"allowed ones ({', '.join(allow_modules) or 'none'}): it was not imported. If you trust module "
-            f"{module_name!r}, name it with --allow-module {module_name}"
+            f"{module_name!r}, name it with --allow-module {module_name} (load_policy: allow_modules=[{module_name!r}])"
         )
     try:
         module = importlib.import_module(module_name)

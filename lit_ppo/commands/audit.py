@@ -27,6 +27,7 @@ from lit_ppo.lab.audit import (
 from lit_ppo.lab.null_controls import NULLS, NullResult, edge_p_value, null_frame
 from lit_ppo.market.costs import fill_delay
 from lit_ppo.module import LitPPO
+from lit_ppo.report.summary import console_of
 from lit_ppo.seeding import derive_seed, make_generator
 
 MOST_FOLDS = 3
@@ -40,9 +41,7 @@ def audit(cli: LitPPOCLI, console: Console | None = None) -> int:
             raise UsageError(f"--{name} must be >= {least}, got {config[name]}")
     cli.set_threads()
     data.setup("fit")
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = console or console_of(140)
     console.print(f"{data.source}: {len(data.bars.frame):,} bars, {len(data.folds)} folds", highlight=False)
     seed = config["seed_everything"]
     draws = np.random.default_rng(derive_seed(seed, 0, "audit"))

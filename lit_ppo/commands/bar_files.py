@@ -19,7 +19,7 @@ WIDTH = 80  # columns
 ENDINGS = (".csv", ".txt", ".tsv", ".prn", ".parquet", ".feather", ".arrow")
 
 
-def data(arguments: Sequence[str], read_bars: Callable[..., Any], console: Console | None = None) -> int:
+def data(arguments: Sequence[str], read_bars: Callable[..., Any]) -> int:
     """Print the card of a file, or a row for each file of a folder; returns 0, or 2 where a file cannot be used.
 
     Args:
@@ -61,7 +61,7 @@ def data(arguments: Sequence[str], read_bars: Callable[..., Any], console: Conso
             cells, problems, warnings = [""] * 4, "refused", [str(each) for each in getattr(error, "problems", [error])]
         told += [f"{name}: {text if text.isprintable() else repr(text)}" for text in warnings]
         table.add_row(escape(name), *cells, problems)
-    console = console or Console(width=WIDTH)
+    console = Console(width=WIDTH)
     console.print(table)
     for text in told:
         console.print(f"- {text}", markup=False, highlight=False, soft_wrap=not console.is_terminal)

@@ -24,7 +24,6 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lit_ppo import interrupts
@@ -45,6 +44,7 @@ from lit_ppo.module import LitPPO
 from lit_ppo.oracles.optima import solve
 from lit_ppo.ppo.learner import Learner
 from lit_ppo.recipe import build_optimizer, experience
+from lit_ppo.report.summary import console_of
 from lit_ppo.scoring.evaluation import evaluate_bar_by_bar
 from lit_ppo.scoring.significance import Interval
 from lit_ppo.store.atomic import atomic_write
@@ -325,11 +325,9 @@ def paired_interval(
     return Interval(float(differences.mean()), low, high, 1.0)
 
 
-def print_table(result: dict[str, Any], console: Console | None = None) -> None:
+def print_table(result: dict[str, Any]) -> None:
     """Print a result as a table."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH, file=console.file)
+    console = console_of(WIDTH)
     counts = ", ".join(plural(n, what) for n, what in ((len(result["folds"]), "fold"), (result["seeds"], "seed")))
     table = Table(
         title=f"{counts}, interleaved, {plural(result['threads'], 'thread')}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ppo.store.files import read_yaml
+from lit_ppo.words import did_you_mean
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs"
 
@@ -42,17 +43,31 @@ def recipe_file(asked: str, kind: str = "") -> Path:
 
 
 def with_recipe_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every name of a recipe replaced by its file."""
+    """The arguments with every name of a recipe replaced by its file.
+
+    Raises:
+        FileNotFoundError: there is no such recipe.
+    """
     found, waiting = [], iter(arguments)
     for argument in waiting:
         flag, equals, value = argument.partition("=")
         if flag not in ("--config", "-c"):
             found.append(argument)
         elif equals:
-            found.append(f"{flag}={recipe_file(value)}")
+            found.append(f"{flag}={_existing(value)}")
         else:
-            found += [flag, *(str(recipe_file(name)) for name in (next(waiting, None),) if name is not None)]
+            found += [flag, *(str(_existing(name)) for name in (next(waiting, None),) if name is not None)]
     return found
+
+
+def _existing(asked: str) -> Path:
+    path = recipe_file(asked)
+    if re.fullmatch(r"\w[\w./\\-]*", asked) and not path.exists():  # else it is the parser's affair
+        names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        raise FileNotFoundError(
+            f"--config {asked}: there is no such file, and no recipe of that name; {did_you_mean(asked, names)}"
+        )
+    return path
 
 
 def _data_keys(path: Path) -> Mapping[str, Any]:

@@ -495,6 +495,7 @@ class Shell:
         seed = self.model["seed"] if seed is None else seed
         module = LitPPO(**{**self.model, **(overlay or {}), "seed": seed})
         module.allow_mismatch = self.allow_mismatch
+        module.threads = torch.get_num_threads()  # the command has set them
         return module
 
     def make_trainer(self, directory: Path) -> pl.Trainer:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.lab.oracle_score import FreshBars
@@ -26,6 +25,7 @@ from lit_ppo.lab.oracle_training import LEVELS, SeedResult, train_seed
 from lit_ppo.market.tensors import MarketTensors
 from lit_ppo.oracles import optima, rules
 from lit_ppo.recipe import Recipe, suitable_threads
+from lit_ppo.report.summary import console_of
 from lit_ppo.scoring.significance import interquartile_mean, interquartile_mean_interval
 from lit_ppo.seeding import derive_seed
 from lit_ppo.store.atomic import atomic_write
@@ -123,9 +123,7 @@ def oracle(arguments: Sequence[str], make: MarketMaker) -> int:
     optimum = optima.solve(kind, **market.parameters)
     recipe = {**options["model"], "total_timesteps": options["timesteps"]}
     torch.set_num_threads(suitable_threads(Recipe(**recipe)))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = console_of(140)
     console.print(
         f"{kind} {market.parameters}: the optimum is {optimum.value:.5f} units per bar. Learning from "
         f"{task.train_bars:,} bars, {options['timesteps']:,} timesteps; tested on {task.test_bars:,} fresh ones.",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.commands.lightning_cli import LitPPOCLI, UsageError
@@ -20,6 +19,7 @@ from lit_ppo.folds.candidates import overlays_of
 from lit_ppo.folds.loop import WalkForward
 from lit_ppo.lab.power import Battery, Planted, Silent, Subject, run_battery
 from lit_ppo.report.power_page import cell, half_cell, null_text, power_page
+from lit_ppo.report.summary import WIDTH, console_of
 from lit_ppo.scoring.power import FILE_NAME, SCHEMA, curves, remedies, sentence, settings_of
 from lit_ppo.store.atomic import atomic_write
 from lit_ppo.store.files import json_bytes, make_writable, refuse_link, shown_path
@@ -67,7 +67,7 @@ def of_a_run(arguments: Sequence[str]) -> Iterator[list[str]]:
         yield ["--config", str(path), "--results", str(run.path), *given]
 
 
-def power(cli: LitPPOCLI, make: EdgeMaker, console: Console | None = None) -> int:
+def power(cli: LitPPOCLI, make: EdgeMaker) -> int:
     """Run the battery, print the table, write RESULTS/power.json and power.html; returns 0.
 
     Raises:
@@ -81,9 +81,7 @@ def power(cli: LitPPOCLI, make: EdgeMaker, console: Console | None = None) -> in
         raise FileExistsError(f"{path} is there already. Replace it with --overwrite, or choose another --results")
     subject = subject_of(cli, make)
     make_writable(folder, "battery", "--results")
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=100)
+    console = console_of(WIDTH)
     started = time.perf_counter()
     console.print(
         f"{subject.data.source}: {len(battery.edges)} edges, each {len(battery.seeds)} seeds of {battery.folds} of "

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lit_ppo.commands.memory_errors import out_of_memory
 from lit_ppo.report.build import write_report
+from lit_ppo.report.summary import console_of
 from lit_ppo.scoring.pooling import FILE_NAME, POOLED, pool, pooled_text
 
 RUN_FAILED = (RuntimeError, ArithmeticError, MemoryError, ValueError, OSError)
@@ -71,11 +71,9 @@ def run_seeds(
     return 1 if failed else max(codes)
 
 
-def print_pooled(record: dict[str, Any], console: Console | None = None) -> None:
+def print_pooled(record: dict[str, Any]) -> None:
     """Print one line a seed, the interquartile means with their intervals, and what they say."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = console_of(140)
     rows = record["by_seed"]
     columns = [column for column in COLUMNS if any(column[1] in row for row in rows)]
     table = Table(title="All test bars, stitched, by seed")

@@ -40,6 +40,7 @@ from lit_ppo.signals.live import (
     decide,
     missing_bytes,
     seen_in_training,
+    too_few_bars,
     warn_of_other_code,
     write_state,
 )
@@ -353,10 +354,9 @@ def _summary(
     state: SignalState, seen: int, decided: int, output: Path, feed: BarFeed, positions: NDArray[np.float64]
 ) -> str:
     time, actions = state.bars["time"], state.actions
-    first = feed.warmup + feed.memory_bars
     text = f"{len(time) - seen:,} new bars, {len(actions) - decided:,} new decisions in {output}"
-    if not len(actions):
-        return f"{text}; the first decision needs {first + 1:,} bars, there are {len(time):,}"
+    if too_few := too_few_bars(state, feed):
+        return f"{text}; {too_few}"
     last, before = positions[actions[-1]], positions[actions[-2]] if len(actions) > 1 else 0.0
     step = "as before" if last == before else f"was {before:+g}"
     return f"{text}; at the close of bar {utc_cells(time[-1:])[0]}: position {last:+g} ({step})"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_ppo import interrupts
@@ -133,6 +134,7 @@ def train_seed(
         callbacks: further ones.
     """
     module = LitPPO(seed=seed, **recipe)
+    module.threads = torch.get_num_threads()  # the command has set them
     seen = module.recipe.account_features
     part = fresh.head(min(curve_decisions, len(fresh.best))) if curve_decisions else None
     worth = fresh.optimum.value > 0

@@ -111,11 +111,6 @@ def trend(close: ArrayLike, size: float = 1.0) -> FloatArray:
     return size * np.round(4 * total / np.maximum(fitting, 1)) / 4
 
 
-def sign_rule(signal: ArrayLike, size: float = 1.0) -> FloatArray:
-    """Follow the sign of the last return, or of any signal known at the close: [D]; flat where it is 0."""
-    return size * np.sign(_finite("signal", signal))
-
-
 def matched_turnover(positions: ArrayLike, draws: int, generator: np.random.Generator) -> FloatArray:
     """Random traders with the agent's own habits: same exposures, holding times and turnover, at random times.
 

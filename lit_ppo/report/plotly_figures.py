@@ -221,7 +221,7 @@ def distribution(net_returns: Floats, normal_std: float) -> Figure:
     }
 
 
-def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, digits: int = 2) -> Figure:
+def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str) -> Figure:
     """One column per label, green above zero and red below."""
     return {
         "data": [
@@ -230,7 +230,7 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, title: str, 
                 "x": list(labels),
                 "y": rounded(np.asarray(values, dtype=np.float64), 5),
                 "marker": {"color": ["gain" if value >= 0 else "loss" for value in values]},
-                "hovertemplate": f"%{{x}}: %{{y:.{digits}f}} {unit}<extra></extra>",
+                "hovertemplate": f"%{{x}}: %{{y:.2f}} {unit}<extra></extra>",
             }
         ],
         "layout": {

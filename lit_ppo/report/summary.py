@@ -34,17 +34,20 @@ COUNTS = ("trades", "max_drawdown_bars")  # figures that are whole numbers
 OPTIMUM = "optimum\n%"  # share of it
 
 
+def console_of(width: int) -> Console:
+    """Standard output: as wide as the terminal, or `width` columns where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
 def print_summary(analysis: Analysis, console: Console | None = None) -> None:
     """Print what a finished run is worth.
 
     Args:
         analysis: of the run, the one that its page shows.
-        console: where to; the default is `WIDTH` wide when there is no terminal.
+        console: where to; None: standard output.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    run = analysis.run
+    console, run = console or console_of(WIDTH), analysis.run
     if analysis.position.any():
         console.print(_folds(run))
     if "oracle" in run.record:

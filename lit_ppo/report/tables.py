@@ -43,11 +43,11 @@ class Card(NamedTuple):
     range: str = ""
 
 
-def between(interval: Interval, factor: float = 1.0, digits: int = 2) -> str:
+def between(interval: Interval, factor: float = 1.0) -> str:
     """ "[low to high]", or nothing where there is no interval."""
     if math.isnan(interval.estimate):
         return ""
-    return f"[{signed(factor * interval.low, digits)} to {signed(factor * interval.high, digits)}]"
+    return f"[{signed(factor * interval.low)} to {signed(factor * interval.high)}]"
 
 
 def cards(analysis: Analysis) -> list[Card]:

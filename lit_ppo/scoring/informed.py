@@ -144,9 +144,7 @@ def share_found(agent_net: ArrayLike, informed_net: ArrayLike) -> float:
     return float(agent.sum() / informed.sum())
 
 
-def size_edge(
-    sharpe_of: Callable[[float], float], wanted: float, largest: float = LARGEST_EDGE, tolerance: float = 0.05
-) -> float:
+def size_edge(sharpe_of: Callable[[float], float], wanted: float, tolerance: float = 0.05) -> float:
     """The size m of an edge whose informed trader has the annual Sharpe ratio `wanted`, by bisection.
 
     Sizes are doubled until one is enough; then every other step is a straight line's guess, for above the size that
@@ -155,22 +153,21 @@ def size_edge(
     Args:
         sharpe_of: size -> informed annual Sharpe, always of the same noise and draws, so that it rises with the size.
         wanted: annual Sharpe ratio, above 0.
-        largest: size that must be enough.
         tolerance: of the Sharpe ratio. Where it jumps over `wanted`, the size of the jump is returned.
 
     Raises:
-        ValueError: even the largest size does not reach it.
+        ValueError: even `LARGEST_EDGE` does not reach it.
     """
     if not wanted > 0:
         raise ValueError(f"size_edge needs a Sharpe ratio above 0, got {wanted}")
-    low, below, high = 0.0, 0.0, min(FIRST_EDGE, largest)
+    low, below, high = 0.0, 0.0, FIRST_EDGE
     while (above := sharpe_of(high)) < wanted:
-        if high >= largest:
+        if high >= LARGEST_EDGE:
             raise ValueError(
-                f"an edge of size {largest} has an informed annual Sharpe of {above:.2f}, below the wanted {wanted}; "
-                f"give a larger `largest`, or lower costs"
+                f"an edge of size {LARGEST_EDGE} has an informed annual Sharpe of {above:.2f}, below the wanted "
+                f"{wanted}; ask for a smaller one, or lower the costs"
             )
-        low, below, high = high, above, min(2 * high, largest)
+        low, below, high = high, above, min(2 * high, LARGEST_EDGE)
     if above - wanted <= tolerance:
         return high
     middle = high

@@ -381,6 +381,14 @@ def warn_of_other_code(feed: BarFeed) -> None:
         )
 
 
+def too_few_bars(state: SignalState, feed: BarFeed) -> str:
+    """What to say where no decision was made yet; "" where one was."""
+    if len(state.actions):
+        return ""
+    needed = feed.warmup + feed.memory_bars + 1
+    return f"the first decision needs {needed:,} bars, there are {len(state.bars['time']):,}"
+
+
 def seen_in_training(times: NDArray[np.int64], seen_until: int) -> str:
     """What to warn of decisions on bars that training or the choice of the weights saw, or that lie before them.
 

@@ -112,7 +112,7 @@ class PriorWeights:
             raise ValueError(
                 f"model.start: these weights see {len(self.features)} features, and data.features lacks "
                 f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Set data.features: core, or a list "
-                "that holds configs/features/core.yaml and yours"
+                "that begins with {name: core}; or train on yours alone, with the recipe `scratch` (config)"
             )
         columns = [known.index(name) for name in self.features]
         for name, tensor in self.tensors.items():

@@ -195,10 +195,6 @@ class RunFolder:
         """Folder `fold_000` of a fold, made if absent."""
         return own_folder(self.file(fold_name(fold)))
 
-    def metrics_path(self, fold: int) -> Path:
-        """`metrics.jsonl` of a fold: one line per PPO iteration."""
-        return self.fold_path(fold) / "metrics.jsonl"
-
     def write_config(self, text: str) -> None:
         """Keep the merged configuration (YAML)."""
         atomic_write(self.file("config.yaml"), text)

@@ -20,7 +20,8 @@ from callbacks import ProgressiveHyperparameters, ValidationSelection
 from datamodules.features.compute import load_features
 from datamodules.synthetic import SyntheticMarket
 from datamodules.walk_forward import WalkForwardDataModule
-from lit_ppo.api import _cost_keys, _feature_entries, _with_callbacks
+from lit_ppo.api import _cost_keys, _csv, _feature_entries, _with_callbacks
+from lit_ppo.argument_types import as_flag
 from lit_ppo.cli import main
 from lit_ppo.commands.lightning_cli import LitPPOCLI
 from lit_ppo.market.costs import CostModel, Costs
@@ -174,7 +175,7 @@ def test_functions_and_objects_give_the_run_of_a_recipe_that_names_them(bars, tm
     few = bars[:400]
     decided = lit_ppo.load_policy(run).decide(few)
     assert len(decided) == len(few) - 20 - SIZES["warmup_bars"]  # 19 means of 20 bars, and one difference, are missing
-    with pytest.raises(ValueError, match=f"--allow-module {__name__}"):
+    with pytest.raises(ValueError, match=rf"--allow-module {__name__} \(load_policy: allow_modules=\['{__name__}'\]\)"):
         lit_ppo.load_policy(run.path).decide(few)
     again = lit_ppo.load_policy(run.path, allow_modules=[__name__]).decide(few)
     pd.testing.assert_frame_equal(decided, again)
@@ -236,7 +237,52 @@ def test_a_frame_without_prices_or_a_setting_that_no_recipe_can_hold_is_refused_
     assert not any(tmp_path.glob("*/run.json"))
 
 
+def test_a_frame_may_name_its_columns_as_a_file_may(bars):
+    first = {"time": "2024-01-02T00:00:00Z", "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0}
+    frame = pd.DataFrame([first]).assign(time=lambda x: pd.to_datetime(x["time"]))
+    expected = b"time,open,high,low,close\n2024-01-02T00:00:00Z,1.0,1.0,1.0,1.0\n"
+    assert _csv(frame) == _csv(frame.set_index("time")) == _csv(frame.set_index("time").rename_axis("Date")) == expected
+    capital = frame.set_index("time").rename(columns=str.capitalize)
+    assert _csv(capital).startswith(b"time,Open,High,Low,Close\n2024-01-02T00:00:00Z,")
+    assert _csv(frame.rename(columns=str.capitalize)).startswith(b"Time,Open,")
+    assert _csv(frame.assign(time=1704153600)).endswith(b"\n1704153600,1.0,1.0,1.0,1.0\n")  # seconds since 1970
+
+
+def test_the_file_of_a_datamodule_may_be_a_path(bars, tmp_path):
+    bars.to_csv(tmp_path / "bars.csv", index=False)
+    data = WalkForwardDataModule(path=tmp_path / "bars.csv", **SIZES)
+    data.setup()
+    assert (len(data.folds), data.source) == (2, "bars.csv")
+
+
+def test_rows_without_times_are_refused_as_such(bars, tmp_path):
+    with pytest.raises(ValueError, match="no column time"):
+        lit_ppo.walk_forward(bars.drop(columns="time"), results=tmp_path)
+
+
+def test_a_feature_of_ones_own_goes_behind_the_priors_own_and_alone_is_refused_with_both_ways_out(bars, tmp_path):
+    data = WalkForwardDataModule(path="b.csv", features=_feature_entries(["core", "log_return"], []))
+    core = load_features("core")
+    assert [spec.label for spec in data.specs] == [*(spec.label for spec in core), "log_return"]
+    with pytest.raises(ValueError, match=r"lacks core_return.*begins with \{name: core\}; or .* recipe `scratch`"):
+        lit_ppo.walk_forward(bars, features=["log_return"], results=tmp_path, **SIZES)
+
+
+@pytest.mark.filterwarnings("error")
+def test_bars_that_are_too_few_for_a_decision_are_told(bars):
+    with pytest.warns(UserWarning, match="the first decision needs 301 bars, there are 100"):
+        assert lit_ppo.load_policy("prior").decide(bars[:100]).empty
+
+
+def test_numbers_and_arrays_of_numpy_are_numbers_and_lists_of_a_recipe():
+    assert as_flag("model.total_timesteps", np.int64(7)) == "7"
+    assert as_flag("model.positions", np.array([-1.0, 0.0, 1.0])) == "[-1.0, 0.0, 1.0]"
+    assert as_flag("model.x", {"a": [np.float64(0.5)]}) == '{"a": [0.5]}'
+
+
 WRONG = [
+    (lambda: lit_ppo.walk_forward("b.csv", config="scrach"), "no recipe of that name; did you mean scratch?"),
+    (lambda: lit_ppo.walk_forward("b.csv", callbacks=[Witness]), "got the class: make one, Witness()"),
     (lambda: lit_ppo.LitPPO(hidden_size="x"), "model.hidden_size must be a whole number or None, got 'x'"),
     (lambda: lit_ppo.LitPPO(gamma="much"), "model.gamma must be a number, got 'much'"),
     (
@@ -284,7 +330,7 @@ WRONG = [
 def test_an_argument_that_cannot_be_meant_is_refused_in_plain_words(tmp_path, monkeypatch, call, message):
     monkeypatch.chdir(tmp_path)
     SyntheticMarket(num_bars=30, seed=1).write(tmp_path / "b.csv")
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the message is compared below
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
         call()
     assert message in str(refused.value)
     assert "<class" not in str(refused.value)

@@ -10,7 +10,6 @@ from lit_ppo.market.baselines import (
     last_year,
     matched_turnover,
     percentile_among,
-    sign_rule,
     sma_cross,
     trend,
 )
@@ -103,13 +102,9 @@ def test_what_follows_prices_does_not_see_later_bars_nor_moves_on_a_price_that_d
     assert len(rule(np.array([5.0]))) == 1
 
 
-def test_the_sign_rule_follows_the_sign():
-    assert sign_rule([0.3, -2.0, 0.0], size=0.5).tolist() == [0.5, -0.5, 0.0]
-
-
 def test_a_baseline_names_the_row_of_a_number_that_is_missing():
-    with pytest.raises(ValueError, match="signal has nan at row 1"):
-        sign_rule([1.0, np.nan])
+    with pytest.raises(ValueError, match="close has nan at row 1"):
+        trend([1.0, np.nan])
 
 
 def test_random_traders_have_the_exposure_of_the_agent_exactly():

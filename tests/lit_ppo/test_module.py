@@ -69,6 +69,45 @@ def test_evaluation_from_python_pays_the_exit_as_the_command_does():
     assert module.evaluate(market, close_at_end=False).score == left_open.score
 
 
+class Seen(pl.Callback):
+    """What a callback of a bare trainer finds after each epoch."""
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+        self.threads: set[int] = set()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: LitPPO) -> None:
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.threads.add(torch.get_num_threads())
+
+
+def test_a_bare_trainer_has_the_training_metrics_in_its_callback_metrics(tmp_path):
+    module = fitted(tmp_path, [seen := Seen()])
+    assert len(seen.metrics) == 4
+    names = {name for name in module.metrics if name.startswith("train/")}
+    assert {"train/approx_kl", "train/loss"} <= names
+    assert names | {"validation/score"} <= module.trainer.callback_metrics.keys()
+    assert len({found["train/loss"] for found in seen.metrics}) == 4
+    for name in names:
+        np.testing.assert_allclose(seen.metrics[-1][name], module.metrics[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("hidden_size", "asked", "expected"), [(4, None, 1), (4, 2, 2), (65, None, 2)])
+def test_a_bare_trainer_trains_on_the_threads_that_suit_the_network_and_gives_the_others_back(
+    tmp_path, hidden_size, asked, expected
+):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        module = LitPPO(seed=5, **{**SMALL, "hidden_size": hidden_size, "total_timesteps": 64})
+        module.threads = asked
+        small_trainer(tmp_path, [seen := Seen()]).fit(module, datamodule=small_data())
+        assert seen.threads == {expected}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_global_generators_are_not_drawn_from(tmp_path):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     fitted(tmp_path)

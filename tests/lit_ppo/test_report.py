@@ -564,7 +564,7 @@ def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
         for name in ("optimisations", "screen"):
             record.details.pop(name, None)
         folder.record_fold(record)
-        folder.metrics_path(record.index).unlink()
+        (folder.fold_path(record.index) / "metrics.jsonl").unlink()
     page = report.write_report(run).read_text(encoding="utf-8")
     for section in ("features", "seeds", "price", "stress", "learning", "optimisations"):
         assert f'id="{section}"' not in page

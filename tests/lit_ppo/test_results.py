@@ -306,7 +306,7 @@ def test_a_run_that_is_there_is_neither_mixed_with_nor_deleted_unasked(tmp_path)
     assert folder.begin(resume=True) is False
     folder.write_run({})
     write_folds(folder, [0])
-    folder.metrics_path(0).write_text('{"step": 1}\n{"st')
+    (folder.fold_path(0) / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     (folder.path / "notes.txt").write_text("mine")
     assert load_run(folder.path).metrics(0) == [{"step": 1}]
     assert load_run(folder.path).metrics(5) == []
