@@ -228,7 +228,7 @@ def real(path: Path, start: str, results: Path) -> dict[str, Any]:
     for other in analysis.baselines:
         if other.key in ("buy_and_hold", "trend"):
             found[other.key] = {name: other.metrics[name] for name in figures}
-    print(f"{path.name[:40]:40s} {analysis.verdict.sentence}", flush=True)
+    print(f"{path.name[:40]:40s} {analysis.verdict.text}", flush=True)
     return found
 
 

@@ -1,7 +1,7 @@
 """What Python users call: the same functions behind the commands, with DataFrames in and out.
 
     run = lit_ppo.walk_forward("bars.csv", model={"total_timesteps": 50_000}, test_size=500, results="results/mine")
-    run.verdict.sentence, run.decisions, run.trades, run.folds, run.report()
+    run.verdict.text, run.decisions, run.trades, run.folds, run.report()
     policy = lit_ppo.load_policy("results/mine/42")
     policy.decide(new_bars)
 

@@ -119,7 +119,7 @@ def search(cli: LitPPOCLI, arguments: Sequence[str]) -> int:
         print(_folded(what, plan.settings(best.params)))
         print(f"recipe: {recipe}, page: {page}", flush=True)
         code = _test(own, recipe, plan, ground, len(history.study.trials), engine)
-        verdict = analyse(root / str(seed)).verdict.sentence
+        verdict = analyse(root / str(seed)).verdict.text
         atomic_write(page, search_page(optuna, history.study, plan.to_dict(), _ground_record(ground), verdict))
     return code
 

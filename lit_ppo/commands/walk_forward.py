@@ -84,7 +84,7 @@ def _tell(cli: LitPPOCLI, analysis: Analysis, report: Path | None, out: TextIO) 
         out.write(json_bytes(outcome(analysis, report)).decode())
     elif cli.config["quiet"]:
         where = [] if report is None else [f"report: {_for_the_terminal(report)}"]
-        print(analysis.verdict.sentence, *where, sep="\n", file=out)
+        print(analysis.verdict.text, *where, sep="\n", file=out)
 
 
 def _run(

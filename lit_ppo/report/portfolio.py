@@ -132,7 +132,7 @@ def _analysed(root: Path, names: Sequence[str], seed: int, failed: Mapping[str, 
     alphas = {label: alpha_over(net, *(portfolio.net(key) for key in keys)) for label, keys in FACTORS.items()}
     verdict = judge(evidence, "" if traded else "No instrument was ever held.")
     if traded:
-        verdict = verdict._replace(sentence=f"{verdict.sentence} {beyond_trend(alphas[JUDGED], portfolio)}")
+        verdict = verdict._replace(text=f"{verdict.text} {beyond_trend(alphas[JUDGED], portfolio)}")
     result = Result(legs, portfolio, verdict, evidence.sharpe, evidence.mean, alphas)
     per_year = portfolio.days_per_year
     first, last = (str(day) for day in portfolio.day[[0, -1]].astype("datetime64[D]"))
@@ -240,7 +240,7 @@ def portfolio_text(record: Mapping[str, Any]) -> str:
     head = (
         f"{plural(len(record['instruments']), 'instrument')} at equal risk, {record['days']:,} days, {first} to {last}"
     )
-    return f"\n{head}\n\n{text_table(columns, rows)}\n\n{record['verdict']['sentence']}"
+    return f"\n{head}\n\n{text_table(columns, rows)}\n\n{record['verdict']['text']}"
 
 
 def page(result: Result, record: Mapping[str, Any]) -> str:

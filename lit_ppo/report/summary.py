@@ -147,7 +147,7 @@ def _statistics(analysis: Analysis) -> list[str]:
     lines = [f"{plural(len(analysis.time), 'test bar')}. Folds: {len(run.folds)}."]
     lines += filter(None, (decided_by(run), unmirrored(run.folds)))
     if not analysis.position.any():
-        return [*lines, analysis.verdict.sentence, "To try:", *(f"  {text}" for text in remedies(run.folds))]
+        return [*lines, analysis.verdict.text, "To try:", *(f"  {text}" for text in remedies(run.folds))]
     interval = evidence.mean
     if not math.isnan(interval.estimate):  # of a few bars there is none, and no rank worth telling
         lines.append(
@@ -157,7 +157,7 @@ def _statistics(analysis: Analysis) -> list[str]:
         if evidence.rank is not None:
             rank = evidence.rank
             lines.append(f"Better than {rank.percentile:.1f} % of {rank.draws} random traders with the same habits.")
-    lines.append(f"Verdict: {analysis.verdict.sentence}")
+    lines.append(f"Verdict: {analysis.verdict.text}")
     return lines
 
 

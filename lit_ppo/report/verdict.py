@@ -87,7 +87,7 @@ class Verdict(NamedTuple):
     """kind: "edge", "none" or "loss"."""
 
     kind: str
-    sentence: str
+    text: str
     reasons: list[str]
 
 

@@ -98,7 +98,7 @@ def test_a_run_has_its_decisions_trades_folds_and_verdict(run):
     assert set(decisions["fold"]) == {0, 1}
     np.testing.assert_allclose(decisions["equity"], (1 + decisions["net_return"]).cumprod(), rtol=1e-12)
     assert run.folds["status"].tolist() == ["done", "done"]
-    assert run.verdict.sentence
+    assert run.verdict.text
     assert run.report().is_file()
     assert lit_ppo.load_run(run.path).decisions.equals(decisions)
 

@@ -174,9 +174,9 @@ def test_a_dict_of_frames_is_a_run_each_and_their_portfolio_and_what_fails_is_le
 def test_the_page_says_whether_trend_is_beaten_and_report_writes_it_again(portfolio, capsys):
     page = portfolio.path / "portfolio.html"
     text = page.read_text(encoding="utf-8")
-    for part in (portfolio.verdict.sentence, "Newey-West t", "long + trend", "gold", "oil", "Left out", "new ("):
+    for part in (portfolio.verdict.text, "Newey-West t", "long + trend", "gold", "oil", "Left out", "new ("):
         assert part in text
-    assert "being long and following the trend" in portfolio.verdict.sentence
+    assert "being long and following the trend" in portfolio.verdict.text
     page.unlink()
     assert main(["report", str(portfolio.path)]) == 0
     assert page.read_text(encoding="utf-8") == text
@@ -242,6 +242,6 @@ def test_the_command_line_takes_files_by_name_refuses_runs_that_are_there_and_re
     assert main(["walk-forward", *flags, "--resume"]) == 0
     told = capsys.readouterr().out
     assert "2 instruments at equal risk" in told
-    assert portfolio.verdict.sentence in told
+    assert portfolio.verdict.text in told
     assert before == {name: (run.path / "out_of_sample.csv").read_bytes() for name, run in portfolio.runs.items()}
     assert json.loads((portfolio.path / "portfolio.json").read_text())["failed"] == {}

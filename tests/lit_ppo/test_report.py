@@ -313,7 +313,7 @@ def test_volatility_thirds_use_only_returns_known_at_the_decision() -> None:
 
 def test_luck_is_called_no_edge_and_skill_an_edge(tmp_path: Path, analysis: Analysis) -> None:
     assert analysis.verdict.kind == "none"
-    assert "indistinguishable from flat" in analysis.verdict.sentence
+    assert "indistinguishable from flat" in analysis.verdict.text
     skilled = analyse(demo.make_run(tmp_path, seed=7, folds=6, test_bars=500, skill=0.5))
     assert skilled.verdict.kind == "edge"
     assert skilled.evidence.sharpe.low > 0
@@ -330,7 +330,7 @@ def verdict_of(net: np.ndarray, trials: int = 1, ruined: bool = False, why: str 
 
 def said(evidence: Evidence, why: str = "") -> str:
     verdict = judge(evidence, why)
-    return f"{verdict.kind}: {verdict.sentence}"
+    return f"{verdict.kind}: {verdict.text}"
 
 
 def test_an_interval_above_zero_is_no_edge_when_many_trials_explain_it() -> None:
@@ -369,7 +369,7 @@ def test_a_test_of_a_few_bars_says_that_they_are_too_few(tmp_path: Path, capsys:
         print_summary(analysis)
         printed = " ".join(capsys.readouterr().out.split())
         assert f"{plural(bars, 'test bar')}. Folds: 1." in printed
-        assert analysis.verdict.sentence in printed  # the page's own
+        assert analysis.verdict.text in printed  # the page's own
         page = report.write_report(run).read_text(encoding="utf-8")
         assert f"{plural(bars, 'test bar')}, " in page
         for text in (printed, page.partition("<script")[0]):

@@ -433,7 +433,7 @@ def test_the_end_of_a_run_says_the_verdict_of_the_page_and_nothing_of_a_speed_up
     assert code == 0
     told = " ".join(capsys.readouterr().out.split())
     analysis = analyse(folder)
-    sentence = " ".join(analysis.verdict.sentence.split())
+    sentence = " ".join(analysis.verdict.text.split())
     assert sentence in told
     assert "before counting trials" not in told
     assert "peed-up" not in told.split("All test bars")[0]
@@ -458,7 +458,7 @@ def test_a_script_reads_one_object_and_a_quiet_run_says_two_lines(run, capsys, m
     assert json.loads(capsys.readouterr().out) == found
     assert run("--quiet", "--overwrite", "--data.fold_limit", "1")[0] == 0
     sentence, page = capsys.readouterr().out.splitlines()
-    assert sentence == found["verdict"]["sentence"]
+    assert sentence == found["verdict"]["text"]
     assert page == "report: results/7/report.html"
     assert run("--json", "--seeds", "2")[0] == 2
 
