@@ -54,12 +54,15 @@ def spoil(newest: dict[str, Any], older: dict[str, Any], path: tuple[str | int, 
     owner, source = state, older
     for key in path[:-1]:
         owner, source = owner[key], source[key]  # type: ignore[index]
-    if same(owner[path[-1]], source[path[-1]]):  # type: ignore[index]
+    if path == ITEMS["chosen weights"]:
+        # At a score never reached again: those of the checkpoint before, or, where they are still the best, the last.
+        weights = {name.removeprefix("policy."): value for name, value in newest["state_dict"].items()}
+        last = {"weights": weights} if same(owner[path[-1]], source[path[-1]]) else {}  # type: ignore[index]
+        owner[path[-1]] = {**source[path[-1]], **last, "score": 1e9}  # type: ignore[index]
+    elif same(owner[path[-1]], source[path[-1]]):  # type: ignore[index]
         del owner[path[-1]]  # type: ignore[arg-type]
     else:
         owner[path[-1]] = source[path[-1]]  # type: ignore[index]
-    if path == ITEMS["chosen weights"]:  # or the better weights of a later iteration would hide it
-        owner[path[-1]]["score"] = 1e9  # type: ignore[index]
     return state
 
 
