@@ -26,8 +26,7 @@ from lit_ppo.nets.lstm import LSTM
 from lit_ppo.nets.networks import Seen
 from lit_ppo.nets.policy import AllActionOutputs, MarketPolicy
 from lit_ppo.ppo.learner import Learner
-from lit_ppo.ppo.losses import ppo_loss
-from lit_ppo.ppo.rollout import AllActionRollout, collect_counterfactual, draw_stretches
+from lit_ppo.ppo.rollout import AllActionRollout, collect_counterfactual
 from lit_ppo.ppo.schedules import linear
 from lit_ppo.ppo.sources import Window
 from lit_ppo.recipe import Recipe, build_optimizer, build_policy, policy_inputs
@@ -149,22 +148,11 @@ class FoldsAsOne:
         recipe, drawn = self.recipe, []
         for learner, source in zip(self.learners, self.sources, strict=True):
             assert isinstance(source, Window)
-            dropout = recipe.hidden_dropout / (1 + source.market.num_decisions / 50_000)
-            stretches = draw_stretches(
-                source.policy,
-                source.market,
-                recipe.num_envs,
-                recipe.num_steps,
-                recipe.burn_in,
-                source.mirrored,
-                dropout,
-                learner.rollout_generator,
-                recipe.random_start,
-            )
+            stretches = source.draw(learner.rollout_generator)
             if stretches.mirror is None:
                 upright = torch.ones(stretches.rows.shape[1], device=self.device)
                 stretches = stretches._replace(mirror=upright)
-            drawn += [self._of_network(stretches, network) for network in range(self.networks)]
+            drawn += stretches.split(self.networks)
 
         def of_network(weights, fixed, bars, stretches):
             market = replace(self.market, **bars)
@@ -172,16 +160,6 @@ class FoldsAsOne:
 
         rollout = batched(of_network, self.weights, self.fixed, self.bars, stacked(drawn))
         return by_tensor(lambda x: x.unflatten(0, (-1, self.networks)), rollout)
-
-    def _of_network(self, stretches: MarketStretches, network: int) -> MarketStretches:
-        """The stretches of one network: its share of the sequences."""
-        return MarketStretches(
-            stretches.features.chunk(self.networks, 1)[network],
-            stretches.rows.chunk(self.networks, 1)[network],
-            None if stretches.mirror is None else stretches.mirror.chunk(self.networks)[network],
-            None if stretches.hidden_mask is None else stretches.hidden_mask.chunk(self.networks, 1)[network],
-            stretches.burn_in,
-        )
 
     def _step(self, minibatch: AllActionRollout) -> Tensor:
         """One step of the optimizer on one minibatch of every fold; returns their losses [F]."""
@@ -192,10 +170,7 @@ class FoldsAsOne:
             return functional_call(self.one, {**weights, **fixed}, (seen, None, recipe))
 
         def of_fold(logits, values, minibatch):
-            coefficients = {"clip_coef": recipe.clip_coef, "vf_coef": recipe.vf_coef, "ent_coef": recipe.ent_coef}
-            return ppo_loss(
-                AllActionOutputs(logits, values), minibatch, clip_value=recipe.clip_value, **coefficients
-            ).total
+            return self.learners[0].objective(AllActionOutputs(logits, values), minibatch).total
 
         outputs = batched(of_network, self.weights, self.fixed, seen)
         losses = batched(of_fold, *(x.unflatten(0, (-1, self.networks)) for x in outputs), minibatch)
@@ -204,8 +179,7 @@ class FoldsAsOne:
         self._clip()
         self.optimizer.step()
         with torch.no_grad():
-            fades = 1 + self.market.num_decisions / 200_000
-            strength = self.optimizer.param_groups[0]["lr"] * recipe.pull_to_start / fades
+            strength = self.optimizer.param_groups[0]["lr"] * self.sources[0].pull  # type: ignore[attr-defined]
             for name, start in self.start.items():
                 self.weights[name].lerp_(start, strength)
         return losses.detach()
@@ -213,9 +187,7 @@ class FoldsAsOne:
     def _clip(self) -> None:
         """Clip the norm of each network's gradient, as `Learner.prepare_gradients` does."""
         gradients = [weights.grad for weights in self.weights.values() if weights.grad is not None]
-        squares = torch.stack([gradient.square().view(len(gradient), -1).sum(1) for gradient in gradients]).sum(
-            0
-        )  # [F K]
+        squares = torch.stack([x.square().view(len(x), -1).sum(1) for x in gradients]).sum(0)  # [F K]
         scale = (self.recipe.max_grad_norm / self.networks / (squares.sqrt() + 1e-6)).clamp(max=1)
         for gradient in gradients:
             gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))

@@ -129,7 +129,7 @@ def turns(rounds: int, peer: Callable[[Any], float] | None = None) -> dict[str, 
         "sgemm_gflops_a_cpu_second": spread(sgemm),
         "gflops_a_cpu_second": gflops,
         "share_of_sgemm": gflops / statistics.median(sgemm),
-        "sb3_contrib_update": updates and update_figures(updates),
+        "sb3_contrib_update": update_figures(updates) if updates else None,
     }
 
 

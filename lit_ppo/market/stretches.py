@@ -19,6 +19,14 @@ class MarketStretches(NamedTuple):
     hidden_mask: Tensor | None  # [1, S, H]
     burn_in: int
 
+    def split(self, pieces: int) -> list[MarketStretches]:
+        """Equal shares of the sequences, in order."""
+        features, rows = self.features.chunk(pieces, 1), self.rows.chunk(pieces, 1)
+        mirrors = [None] * pieces if self.mirror is None else self.mirror.chunk(pieces)
+        masks = [None] * pieces if self.hidden_mask is None else self.hidden_mask.chunk(pieces, 1)
+        parts = zip(features, rows, mirrors, masks, strict=True)
+        return [MarketStretches(*part, self.burn_in) for part in parts]
+
 
 @runtime_checkable
 class MarketStream(Protocol):

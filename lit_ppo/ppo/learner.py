@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_ppo.nets.policy import MarketPolicy, ObservationPolicy
+from lit_ppo.nets.policy import AllActionOutputs, MarketPolicy, ObservationPolicy, SampledOutputs
 from lit_ppo.ppo.config import PPOConfig
 from lit_ppo.ppo.losses import PPOLoss, ppo_loss
 from lit_ppo.ppo.ranks import Ranks
@@ -180,8 +180,13 @@ class Learner:
 
     def _loss_of(self, part: Rollout, pieces: int) -> PPOLoss:
         """The objective of one of `pieces` equal parts of a minibatch; parts add up to it."""
+        # The source collected it with this policy.
+        return self.objective(part.evaluate(self.policy), part, pieces)  # type: ignore[arg-type]
+
+    def objective(self, outputs: SampledOutputs | AllActionOutputs, part: Rollout, pieces: int = 1) -> PPOLoss:
+        """`ppo_loss` with the coefficients of this iteration."""
         return ppo_loss(
-            part.evaluate(self.policy),  # type: ignore[arg-type]  # the source collected it with this policy
+            outputs,
             part,
             clip_coef=self.clip_coef,
             vf_coef=self.config.vf_coef,

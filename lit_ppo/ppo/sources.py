@@ -98,10 +98,11 @@ class Window(Source):
         self.sees_nothing = blind and tuple(config.account_features) == ("position",)
         self._start: list[Tensor] = [parameter.detach().clone() for parameter in self._pulled()]
 
-    def collect(self, iteration: int, generator: torch.Generator) -> Rollout:
-        config, policy, market = self.config, self.policy, self.market
-        stretches = draw_stretches(
-            policy,
+    def draw(self, generator: torch.Generator) -> MarketStretches:
+        """The stretches of one rollout, for every network."""
+        config, market = self.config, self.market
+        return draw_stretches(
+            self.policy,
             market,
             config.num_envs,
             config.num_steps,
@@ -111,6 +112,10 @@ class Window(Source):
             generator,
             config.random_start,
         )
+
+    def collect(self, iteration: int, generator: torch.Generator) -> Rollout:
+        config, policy, market = self.config, self.policy, self.market
+        stretches = self.draw(generator)
         if config.estimator == "counterfactual":
             return collect_counterfactual(policy, market, stretches, config.gamma, config.gae_lambda)
         return collect_sampled(
@@ -133,8 +138,12 @@ class Window(Source):
     def after_step(self, learning_rate: float) -> None:
         """Decoupled decay towards the start values (as Loshchilov and Hutter 2019, arXiv:1711.05101, towards 0)."""
         if self._start:
-            strength = self.config.pull_to_start / (1 + self.market.num_decisions / 200_000)
-            torch._foreach_lerp_(list[Tensor](self._pulled()), self._start, learning_rate * strength)
+            torch._foreach_lerp_(list[Tensor](self._pulled()), self._start, learning_rate * self.pull)
+
+    @property
+    def pull(self) -> float:
+        """Strength with which weights are drawn back, per unit of step size: `pull_to_start`, less for many bars."""
+        return self.config.pull_to_start / (1 + self.market.num_decisions / 200_000)
 
     def metrics(self, rollout: Rollout) -> dict[str, float]:
         return behaviour(rollout, self.policy.positions.float())
@@ -176,10 +185,8 @@ class Stream(Source):
 
         if pieces == 1:
             return collect(stretches)
-        features, rows = stretches.features.chunk(pieces, 1), stretches.rows.chunk(pieces, 1)
-        parts = [stretches._replace(features=f, rows=r) for f, r in zip(features, rows, strict=True)]
         with share_threads(pieces):
-            return join_sequences(in_threads(collect, parts))
+            return join_sequences(in_threads(collect, stretches.split(pieces)))
 
     def metrics(self, rollout: Rollout) -> dict[str, float]:
         return behaviour(rollout, self.policy.positions.float())

@@ -1,7 +1,8 @@
 """The LSTM layer on a CPU in float32: one fused pass over the sequence in each direction.
 
 Four (or two) sequences and one vector of units are taken at a time, so that the recurrent product of all four gates
-(forward) and of the gradient (backward) stays in registers until the activations are applied. The weights are packed
+(forward) and of the gradient (backward) stays in registers until it is whole; forward, the activations of a step follow
+when all its products are added to the gates. The weights are packed
 to be read in order. No sequence's numbers depend on another's, nor on how sequences are grouped or spread over
 threads: every sum runs over k in one order, and a reset is a selection, so NaN stays in its sequence.
 
